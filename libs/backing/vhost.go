@@ -1,0 +1,46 @@
+package backing
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// newVHost makes a virtual host and lets the operator do everything in it.
+func newVHost(ctx context.Context, services *Services) (Broker, error) {
+	address, err := url.Parse(services.RabbitMQURL)
+	if err != nil || address.User == nil {
+		return Broker{}, fmt.Errorf("RABBITMQ_URL is not a URL with a login: amqp://user:password@host:port/")
+	}
+	broker := Broker{ManagementURL: services.RabbitMQManagementURL, VHost: testName("mtm_test_")}
+	api, err := newManagement(broker.ManagementURL)
+	if err != nil {
+		return Broker{}, err
+	}
+	if err := api.do(ctx, http.MethodPut, broker.path(), struct{}{}); err != nil {
+		return Broker{}, err
+	}
+	permissions := struct {
+		Configure string `json:"configure"`
+		Write     string `json:"write"`
+		Read      string `json:"read"`
+	}{".*", ".*", ".*"}
+	path := "/api/permissions/" + url.PathEscape(broker.VHost) + "/" + url.PathEscape(address.User.Username())
+	if err := api.do(ctx, http.MethodPut, path, permissions); err != nil {
+		return Broker{}, err
+	}
+	address.Path = "/" + broker.VHost
+	broker.URL = address.String()
+	return broker, nil
+}
+
+func (b Broker) path() string { return "/api/vhosts/" + url.PathEscape(b.VHost) }
+
+func (b Broker) remove(ctx context.Context) error {
+	api, err := newManagement(b.ManagementURL)
+	if err != nil {
+		return err
+	}
+	return api.do(ctx, http.MethodDelete, b.path(), nil)
+}

@@ -1,0 +1,131 @@
+// Package command is the command line that all services have in common: serve (the default), healthcheck and config,
+// with the configuration from a YAML file and the environment.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/urfave/cli/v3"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/config"
+	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
+)
+
+// Service describes a binary whose configuration is a C.
+type Service[C any] struct {
+	// Name is the name in logs, metrics and on the servers that the service connects to.
+	Name  string
+	Usage string
+	// Defaults is the configuration before the file and the environment.
+	Defaults func() C
+	// Log and OpsAddr are the parts of the configuration that this package needs.
+	Log     func(C) logging.Config
+	OpsAddr func(C) string
+	// Serve runs the service until ctx ends.
+	Serve func(ctx context.Context, cfg C, log *zap.Logger) error
+	// More are further commands, by name: what they do, and how.
+	More map[string]Extra[C]
+}
+
+// Extra is a command that only one service has.
+type Extra[C any] struct {
+	Usage string
+	Run   func(ctx context.Context, cfg C, log *zap.Logger) error
+}
+
+// ErrArgument refuses a misspelt command, which would otherwise run the service.
+var ErrArgument = errors.New("unknown command or argument")
+
+// Command builds the command line. Logs and what is printed go to out.
+func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
+	root := &cli.Command{
+		Name:        s.Name,
+		Usage:       s.Usage,
+		Description: "Configuration is a YAML file with environment variables over it:\n\n" + config.Help(s.Defaults()),
+		Writer:      out,
+		HideVersion: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "config", Usage: "YAML `FILE`; the default one may be absent", Value: "config.yaml"},
+		},
+	}
+	logged := func(run func(context.Context, C, *zap.Logger) error) func(context.Context, C) error {
+		return func(ctx context.Context, cfg C) error {
+			log, err := logging.New(s.Log(cfg), s.Name, out)
+			if err != nil {
+				return err
+			}
+			return run(ctx, cfg, log)
+		}
+	}
+	action := func(run func(context.Context, C) error) cli.ActionFunc {
+		return func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Present() {
+				return fmt.Errorf("%w %q; see --help", ErrArgument, c.Args().First())
+			}
+			cfg := s.Defaults()
+			if err := config.Load(&cfg, c.String("config"), c.IsSet("config"), environ); err != nil {
+				return err
+			}
+			return run(ctx, cfg)
+		}
+	}
+	serve := action(logged(s.Serve))
+	root.Action = serve
+	root.Commands = []*cli.Command{
+		{Name: "serve", Usage: "run the service (the default)", Action: serve},
+		{Name: "healthcheck", Usage: "exit with 0 if the service on this machine is ready", Action: action(func(ctx context.Context, cfg C) error {
+			return healthcheck(ctx, s.OpsAddr(cfg), out)
+		})},
+		{Name: "config", Usage: "print the configuration in effect, without secrets", Action: action(func(_ context.Context, cfg C) error {
+			_, err := out.Write(config.Masked(cfg))
+			return err
+		})},
+	}
+	for name, extra := range s.More {
+		root.Commands = append(root.Commands, &cli.Command{Name: name, Usage: extra.Usage, Action: action(logged(extra.Run))})
+	}
+	return root
+}
+
+// healthcheckTimeout is below what a container engine gives a health check.
+const healthcheckTimeout = 3 * time.Second
+
+// ErrNotReady is the answer of healthcheck to a service that runs but cannot work.
+var ErrNotReady = errors.New("not ready")
+
+// healthcheck asks the operations listener, which may be bound to all addresses, and prints what it says.
+func healthcheck(ctx context.Context, addr string, out io.Writer) (err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("ops.addr: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "localhost"
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", http.NoBody)
+	if err != nil {
+		return fmt.Errorf("make the health request: %w", err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("ask for health: %w", err)
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	if _, err := io.Copy(out, io.LimitReader(response.Body, 64<<10)); err != nil {
+		return fmt.Errorf("read health: %w", err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return ErrNotReady
+	}
+	return nil
+}

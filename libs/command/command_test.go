@@ -1,0 +1,103 @@
+package command_test
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/command"
+	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type settings struct {
+	Addr string         `koanf:"addr" validate:"required" usage:"where to listen"`
+	Key  string         `koanf:"key" secret:"true" usage:"a secret"`
+	Log  logging.Config `koanf:"log"`
+}
+
+func service(serve func(context.Context, settings, *zap.Logger) error) command.Service[settings] {
+	return command.Service[settings]{
+		Name: "test-service", Usage: "a service under test",
+		Defaults: func() settings { return settings{Log: logging.DefaultConfig()} },
+		Log:      func(s settings) logging.Config { return s.Log },
+		OpsAddr:  func(s settings) string { return s.Addr },
+		Serve:    serve,
+		More: map[string]command.Extra[settings]{
+			"greet": {Usage: "say hello", Run: func(_ context.Context, s settings, log *zap.Logger) error {
+				log.Info("hello " + s.Addr)
+				return nil
+			}},
+		},
+	}
+}
+
+func TestServeIsTheDefault(t *testing.T) {
+	for _, args := range [][]string{{"x"}, {"x", "serve"}} {
+		var got settings
+		c := service(func(_ context.Context, s settings, _ *zap.Logger) error {
+			got = s
+			return nil
+		}).Command([]string{"ADDR=:1"}, &bytes.Buffer{})
+		require.NoError(t, c.Run(t.Context(), args))
+		require.Equal(t, ":1", got.Addr)
+	}
+}
+
+// A typing mistake must not start a service.
+func TestUnknownCommand(t *testing.T) {
+	c := service(func(context.Context, settings, *zap.Logger) error {
+		t.Error("served")
+		return nil
+	}).Command([]string{"ADDR=:1"}, &bytes.Buffer{})
+	require.ErrorContains(t, c.Run(t.Context(), []string{"x", "sevre"}), "sevre")
+}
+
+func TestConfigHidesSecrets(t *testing.T) {
+	var out bytes.Buffer
+	c := service(nil).Command([]string{"ADDR=:1", "KEY=hunter2hunter2"}, &out)
+	require.NoError(t, c.Run(t.Context(), []string{"x", "config"}))
+	require.Contains(t, out.String(), ":1")
+	require.NotContains(t, out.String(), "hunter2")
+}
+
+func TestMissingConfigurationNamesTheKey(t *testing.T) {
+	c := service(nil).Command(nil, &bytes.Buffer{})
+	require.ErrorContains(t, c.Run(t.Context(), []string{"x", "config"}), "addr")
+}
+
+func TestExtraCommand(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, service(nil).Command([]string{"ADDR=:1"}, &out).Run(t.Context(), []string{"x", "greet"}))
+	require.Contains(t, out.String(), "hello :1")
+}
+
+// An orchestrator decides by this exit status whether to send traffic.
+func TestHealthcheck(t *testing.T) {
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/readyz" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.WriteHeader(status)
+	}))
+	defer server.Close()
+	addr := strings.TrimPrefix(server.URL, "http://")
+	run := func(addr string) error {
+		return service(nil).Command([]string{"ADDR=" + addr}, &bytes.Buffer{}).Run(t.Context(), []string{"x", "healthcheck"})
+	}
+	require.NoError(t, run(addr))
+	status = http.StatusServiceUnavailable
+	require.Error(t, run(addr))
+	server.Close()
+	require.Error(t, run(addr))
+}

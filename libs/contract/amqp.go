@@ -1,0 +1,87 @@
+package contract
+
+import (
+	"strings"
+	"time"
+)
+
+// Exchanges. All are durable.
+const (
+	// MessagesExchange is where producers publish; a topic exchange, because RabbitMQ can then limit a user to routing
+	// keys. The routing key is the tenant id.
+	MessagesExchange = "messages"
+	// RetryReturnExchange brings messages back from the retry tiers into their tenant's queue (topic, routing key =
+	// tenant id). What it cannot route (the tenant is gone) goes to [ParkingExchange], its alternate exchange.
+	RetryReturnExchange = "retry-return"
+	// DeadLettersExchange takes what cannot be stored, published by workers (fanout into [DeadLettersQueue]).
+	DeadLettersExchange = "dead-letters"
+	// ParkingExchange takes what the broker itself gives up on: the delivery limit of a tenant queue, and returns of
+	// deleted tenants (fanout into [ParkingQueue]).
+	ParkingExchange = "parking"
+)
+
+// Queues that all tenants share.
+const (
+	DeadLettersQueue = "dead-letters"
+	ParkingQueue     = "parking"
+)
+
+// ParkingRoutingKey is the fixed routing key with which a tenant queue dead-letters into [ParkingExchange].
+const ParkingRoutingKey = "parking"
+
+const queuePrefix = "tenant."
+
+// QueueName is the name of a tenant's queue.
+func QueueName(tenantID string) string { return queuePrefix + tenantID }
+
+// TenantOfQueue is the reverse of [QueueName]. It reports false for the name of another queue.
+func TenantOfQueue(queue string) (tenantID string, ok bool) {
+	return strings.CutPrefix(queue, queuePrefix)
+}
+
+// RetryTierName is the name of the exchange (fanout) and of the queue that hold messages back for delay: "retry.5s".
+func RetryTierName(delay time.Duration) string { return "retry." + delay.String() }
+
+// Headers that workers write. A producer may send them, too: they count only on what comes back through
+// [RetryReturnExchange].
+const (
+	// HeaderAttempt (int32) is how many times the message has been tried.
+	HeaderAttempt = "x-mtm-attempt"
+	// HeaderFirstFailedAt (int64) is the time of the first failure in Unix milliseconds.
+	HeaderFirstFailedAt = "x-mtm-first-failed-at"
+	// HeaderTenant (string) is the tenant through whose queue a dead letter came.
+	HeaderTenant = "x-mtm-tenant"
+	// HeaderReason (string) is the [Reason] of a dead letter.
+	HeaderReason = "x-mtm-reason"
+	// HeaderError (string) is the error that made a message a dead letter, at most [MaxErrorBytes] long.
+	HeaderError = "x-mtm-error"
+	// HeaderDeadLetterID (string) is the UUID of a dead letter. It follows from tenant, message id, reason and content,
+	// so that a message that is dead-lettered twice, because a worker died in between, is one dead letter.
+	HeaderDeadLetterID = "x-mtm-dead-letter-id"
+)
+
+// MaxErrorBytes is how much of an error a dead letter keeps.
+const MaxErrorBytes = 1024
+
+// Reason says why a message is a dead letter.
+type Reason string
+
+// The reasons of dead letters.
+const (
+	ReasonNotJSON       Reason = "not_json"       // the body is not one JSON value in UTF-8
+	ReasonUnstorable    Reason = "unstorable"     // JSON that cannot be kept: \u0000, a lone surrogate, a number over the limit
+	ReasonTooDeep       Reason = "too_deep"       // nested over MaxDepth
+	ReasonTooLarge      Reason = "too_large"      // over the limit of a body
+	ReasonForeignKey    Reason = "foreign_key"    // the routing key is not the tenant of the queue
+	ReasonRejected      Reason = "rejected"       // the database refuses the content of this message
+	ReasonMaxAttempts   Reason = "max_attempts"   // tried too often
+	ReasonDeliveryLimit Reason = "delivery_limit" // the broker gave up after too many deliveries
+)
+
+// Reasons are all reasons, in the order of their declaration.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonNotJSON, ReasonUnstorable, ReasonTooDeep, ReasonTooLarge, ReasonForeignKey,
+		ReasonRejected, ReasonMaxAttempts, ReasonDeliveryLimit,
+	}
+}

@@ -1,0 +1,37 @@
+package rabbitmq
+
+import "time"
+
+// Config is the section rabbitmq of a service's configuration.
+type Config struct {
+	// URL is amqp:// or amqps://, with user, password and virtual host.
+	URL string `koanf:"url" validate:"required,url" secret:"true" usage:"AMQP URL of the broker, amqp://user:password@host:5672/vhost"`
+	// Connections is how many connections the consumers of an instance share. A connection carries at most 2,047
+	// channels, and a consumer takes one.
+	Connections int `koanf:"connections" validate:"min=1,max=64" usage:"connections that the consumers of this instance share"`
+	// Heartbeat is the interval agreed with the broker, in whole seconds. A silent broker is given up after 1.5 times
+	// this interval.
+	Heartbeat time.Duration `koanf:"heartbeat" validate:"min=1s,max=5m" usage:"heartbeat interval; a silent broker is given up after 1.5 times as long"`
+	// ConnectTimeout bounds one attempt to connect, the handshakes included.
+	ConnectTimeout time.Duration `koanf:"connect_timeout" validate:"min=100ms,max=1m" usage:"limit of one attempt to connect"`
+}
+
+// Default is the configuration without an URL.
+func Default() Config {
+	return Config{Connections: 2, Heartbeat: 10 * time.Second, ConnectTimeout: 5 * time.Second}
+}
+
+// withDefaults fills what is zero, for callers that were not configured by hand.
+func (c Config) withDefaults() Config {
+	d := Default()
+	if c.Connections <= 0 {
+		c.Connections = d.Connections
+	}
+	if c.Heartbeat <= 0 {
+		c.Heartbeat = d.Heartbeat
+	}
+	if c.ConnectTimeout <= 0 {
+		c.ConnectTimeout = d.ConnectTimeout
+	}
+	return c
+}

@@ -1,0 +1,351 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// laneBound is how many messages of a channel may be unconfirmed. With a confirm latency of 5 to 25 ms of a quorum
+	// queue it allows more than a broker takes over one channel, and the library's cost of a confirm that stands for
+	// several (it scans all unconfirmed ones) stays small.
+	laneBound = 512
+	// blockedGrace is how long a message that is already on its way waits for its confirmation after the broker has
+	// said that it is blocked. What was accepted just before is confirmed within it.
+	blockedGrace = 250 * time.Millisecond
+	// retireGrace is how long a channel that is being replaced waits for what is unconfirmed on it.
+	retireGrace = time.Second
+)
+
+// lane is one channel in confirm mode with its unconfirmed messages.
+//
+// Which message a basic.return means is not in the protocol. RabbitMQ sends it before the confirmation of the same
+// message, and one goroutine of the library hands both on; so when a confirmation is seen, a return of that message is
+// already in returns, if there is one. The return is matched by exchange, routing key and message id against all that
+// is unconfirmed. If several unconfirmed messages are the same in these three, all of them count as returned: an
+// accepted one may be called unroutable (its publisher repeats it, under the same id), never the other way round.
+type lane struct {
+	session *Session
+	ch      *amqp.Channel
+	returns <-chan amqp.Return
+	closed  <-chan *amqp.Error
+
+	free      chan int      // indexes of unused entries, which bounds what is unconfirmed; laneBound of them
+	abandoned chan int      // entries whose publisher has left; laneBound of them
+	forsaken  atomic.Int64  // how many entries are abandoned
+	retire    chan struct{} // one element: asks the goroutine of the lane to replace it
+	gone      chan struct{} // closed when the lane takes no more messages
+
+	mu      sync.Mutex
+	entries [laneBound]entry // guarded by mu
+	cause   error            // guarded by mu, as a rule set before gone is closed: the exception that closed the channel
+}
+
+// entry is one unconfirmed message.
+type entry struct {
+	exchange, key, id string
+	confirmation      *amqp.DeferredConfirmation // nil when the entry is unused
+	returned          string                     // why the broker returned the message, or empty
+}
+
+// openLane opens a channel on s and puts it into confirm mode.
+func openLane(ctx context.Context, s *Session) (*lane, error) {
+	ch, err := s.Channel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &lane{
+		session: s, ch: ch,
+		// A message returns at most once and keeps its entry until that was seen, so the library never waits here. It
+		// would drop a return after 5 s of waiting, and with it the news that the message is lost.
+		returns:   ch.NotifyReturn(make(chan amqp.Return, laneBound)),
+		closed:    ch.NotifyClose(make(chan *amqp.Error, 1)),
+		free:      make(chan int, laneBound),
+		abandoned: make(chan int, laneBound),
+		retire:    make(chan struct{}, 1),
+		gone:      make(chan struct{}),
+	}
+	for i := range laneBound {
+		l.free <- i
+	}
+	stop := s.giveUpAfter(rpcTimeout, "confirm.select")
+	defer stop()
+	if err := ch.Confirm(false); err != nil {
+		return nil, fmt.Errorf("confirm.select: %w: %w", ErrUnavailable, err)
+	}
+	return l, nil
+}
+
+// run owns the lane until its channel is closed, it is to be replaced, or ctx ends. It settles what publishers have
+// abandoned, so that nobody else ever waits for a confirmation that may not come.
+func (l *lane) run(ctx context.Context) error {
+	held := -1 // the abandoned entry whose confirmation is waited for
+	for {
+		next, confirmed := l.abandoned, (<-chan struct{})(nil)
+		if held >= 0 {
+			next, confirmed = nil, l.confirmation(held).Done()
+		}
+		select {
+		case held = <-next:
+		case <-confirmed:
+			l.settle(held) // its publisher has left; nobody wants to know
+			l.forsaken.Add(-1)
+			held = -1
+		case reason := <-l.closed:
+			return l.die(reason)
+		case <-l.retire:
+			return l.leave(rpcTimeout)
+		case <-ctx.Done():
+			return l.leave(closeTimeout)
+		}
+	}
+}
+
+// die ends a lane whose channel was closed by the broker or with its connection.
+func (l *lane) die(reason *amqp.Error) error {
+	defer close(l.gone)
+	if reason == nil {
+		return fmt.Errorf("%w: channel closed", ErrUnavailable)
+	}
+	l.blame(reason)
+	return fmt.Errorf("%w: channel closed: %w", ErrUnavailable, reason)
+}
+
+// blame keeps why the channel was closed, for those whose messages went down with it.
+func (l *lane) blame(reason error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cause = reason
+}
+
+// leave ends a lane in order: it takes no more messages, gives those on the way a moment, and closes the channel within
+// limit. What is unconfirmed then is answered with ErrUnavailable.
+func (l *lane) leave(limit time.Duration) error {
+	close(l.gone)
+	if _, blocked := l.session.Blocked(); blocked {
+		return nil // nothing would be answered; the channel goes with the connection
+	}
+	grace := time.NewTimer(retireGrace)
+	defer grace.Stop()
+	for left := laneBound - int(l.forsaken.Load()); left > 0; left-- {
+		select {
+		case <-l.free:
+		case reason := <-l.closed:
+			if reason != nil {
+				l.blame(reason)
+			}
+			return nil
+		case <-grace.C:
+			left = 0
+		}
+	}
+	l.session.closeChannel(l.ch, limit)
+	return nil
+}
+
+// publish takes an entry and hands m to the connection. It waits for a free entry and for room in the connection's
+// buffer, never for the network. After an error nothing was sent.
+func (l *lane) publish(ctx context.Context, m *Message) (int, error) {
+	if _, blocked := l.session.Blocked(); blocked {
+		return 0, l.blockedError()
+	}
+	i, err := l.acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		full, err := l.write(i, m)
+		if full != nil {
+			err = l.waitFor(ctx, full)
+		}
+		if err != nil {
+			l.free <- i
+			return 0, err
+		}
+		if full == nil {
+			return i, nil
+		}
+	}
+}
+
+// acquire waits for a free entry.
+func (l *lane) acquire(ctx context.Context) (int, error) {
+	if i, ok := l.tryAcquire(); ok {
+		return i, nil
+	}
+	select {
+	case i := <-l.free:
+		return i, nil
+	case <-l.session.blocking():
+		return 0, l.blockedError()
+	case <-l.gone:
+		return 0, errLaneGone
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (l *lane) tryAcquire() (int, bool) {
+	select {
+	case i := <-l.free:
+		return i, true
+	default:
+		return 0, false
+	}
+}
+
+// waitFor waits for c while there is a point in it.
+func (l *lane) waitFor(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-c:
+		return nil
+	case <-l.session.blocking():
+		return l.blockedError()
+	case <-l.gone:
+		return errLaneGone
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// write hands m to the library under entry i, or returns a channel to wait for if the connection has enough to write.
+func (l *lane) write(i int, m *Message) (full <-chan struct{}, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if full := l.session.stream.ready(); full != nil {
+		return full, nil
+	}
+	confirmation, err := l.ch.PublishWithDeferredConfirm(m.Exchange, m.Key, true, false, m.Publishing)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errLaneGone, err)
+	}
+	l.entries[i] = entry{exchange: m.Exchange, key: m.Key, id: m.Publishing.MessageId, confirmation: confirmation}
+	return nil, nil
+}
+
+// wait waits for the confirmation of entry i and gives the entry back. When the context ends first, or the broker is
+// blocked, the entry is left to the goroutine of the lane.
+func (l *lane) wait(ctx context.Context, i int) error {
+	confirmed := l.confirmation(i).Done()
+	var err error
+	select {
+	case <-confirmed:
+		return l.outcome(l.settle(i))
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-l.session.blocking():
+		grace := time.NewTimer(blockedGrace)
+		defer grace.Stop()
+		select {
+		case <-confirmed:
+		case <-ctx.Done():
+		case <-grace.C:
+		}
+		err = l.blockedError()
+	}
+	select {
+	case <-confirmed: // at the same time as the other event
+		return l.outcome(l.settle(i))
+	default:
+		l.abandon(i)
+		return err
+	}
+}
+
+// abandon leaves entry i to the goroutine of the lane. When half of the lane is taken by confirmations that do not
+// come, such as those of a queue that has lost its quorum, the lane is replaced: it must not stop everyone else.
+func (l *lane) abandon(i int) {
+	n := l.forsaken.Add(1)
+	l.abandoned <- i
+	if _, blocked := l.session.Blocked(); n > laneBound/2 && !blocked {
+		select {
+		case l.retire <- struct{}{}:
+		default: // already asked
+		}
+	}
+}
+
+func (l *lane) confirmation(i int) *amqp.DeferredConfirmation {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.entries[i].confirmation
+}
+
+// settle frees entry i, whose confirmation is there, and returns what it held.
+func (l *lane) settle(i int) entry {
+	l.mu.Lock()
+	l.takeReturns()
+	e := l.entries[i]
+	l.entries[i] = entry{}
+	l.mu.Unlock()
+	l.free <- i
+	return e
+}
+
+// takeReturns marks what the broker has returned. The caller holds mu.
+func (l *lane) takeReturns() {
+	for {
+		select {
+		case r, open := <-l.returns:
+			if !open {
+				return
+			}
+			for i := range l.entries {
+				e := &l.entries[i]
+				if e.confirmation != nil && e.id == r.MessageId && e.key == r.RoutingKey && e.exchange == r.Exchange {
+					e.returned = fmt.Sprintf("%s (exchange %s, key %s)", r.ReplyText, r.Exchange, r.RoutingKey)
+				}
+			}
+		default:
+			return
+		}
+	}
+}
+
+// outcome says what became of a message.
+func (l *lane) outcome(e entry) error {
+	switch {
+	case e.returned != "":
+		return fmt.Errorf("%w: %s", ErrUnroutable, e.returned)
+	case e.confirmation.Acked():
+		return nil
+	case !l.ch.IsClosed():
+		return ErrRejected
+	}
+	// The library marks a channel as closed, tells why, and only then gives up its confirmations: run is about to know.
+	<-l.gone
+	l.mu.Lock()
+	cause := l.cause
+	l.mu.Unlock()
+	if cause == nil {
+		return fmt.Errorf("%w: channel closed before the confirmation", ErrUnavailable)
+	}
+	if missingExchange(cause, e.exchange) {
+		return fmt.Errorf("%w: %w", ErrUnroutable, cause)
+	}
+	return fmt.Errorf("%w: channel closed before the confirmation: %w", ErrUnavailable, cause)
+}
+
+func (l *lane) blockedError() error {
+	reason, _ := l.session.Blocked()
+	return fmt.Errorf("%w: %s", ErrBlocked, reason)
+}
+
+// errLaneGone: nothing was sent; another lane may take the message.
+var errLaneGone = errors.New("channel gone")
+
+// over reports whether the lane takes no more messages.
+func (l *lane) over() bool {
+	select {
+	case <-l.gone:
+		return true
+	default:
+		return l.ch.IsClosed()
+	}
+}

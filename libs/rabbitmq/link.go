@@ -1,0 +1,201 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+)
+
+const (
+	shortestRedial = 100 * time.Millisecond
+	longestRedial  = 5 * time.Second
+	// stable is how long a session must have lived for the next dial to start over with the shortest delay. A broker
+	// that accepts and closes at once is thus not hammered.
+	stable = 5 * time.Second
+)
+
+// Link keeps one connection to the broker alive.
+type Link struct {
+	cfg    Config
+	name   string
+	log    *zap.Logger
+	report func(error)
+
+	mu      sync.Mutex
+	session *Session      // guarded by mu: the living session, or nil
+	err     error         // guarded by mu: why there is none
+	changed chan struct{} // guarded by mu: closed when session changes
+}
+
+// NewLink returns a link that connects once [Link.Run] is called. The broker shows name among its connections. report
+// is called from Run with nil when the connection is up, with an error when it is lost, cannot be made or is blocked.
+func NewLink(cfg Config, name string, log *zap.Logger, report func(error)) *Link {
+	if report == nil {
+		report = func(error) {}
+	}
+	return &Link{
+		cfg: cfg.withDefaults(), name: name, log: log.With(zap.String("link", name)), report: report,
+		changed: make(chan struct{}), err: errors.New("not connected yet"),
+	}
+}
+
+// Run connects, and connects again for ever, until ctx ends; then it closes the connection in order, within 3 s. It
+// returns an error only for an URL that can never work.
+func (l *Link) Run(ctx context.Context) error {
+	if _, err := amqp.ParseURI(l.cfg.URL); err != nil {
+		return fmt.Errorf("rabbitmq.url: %w", withoutURL(err))
+	}
+	delays := backoff.NewExponentialBackOff()
+	delays.InitialInterval, delays.MaxInterval = shortestRedial, longestRedial
+	for {
+		started := time.Now()
+		err := l.hold(ctx)
+		l.set(nil, err)
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // the end of ctx is the way to stop a link
+		}
+		l.report(err)
+		l.log.Warn("no connection to the broker", zap.Error(err))
+		if time.Since(started) > stable {
+			delays.Reset()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delays.NextBackOff()):
+		}
+	}
+}
+
+// Session returns the living session, waiting for one until ctx ends. The error wraps [ErrUnavailable], that of ctx and
+// why there is no connection.
+func (l *Link) Session(ctx context.Context) (*Session, error) {
+	for {
+		session, changed, cause := l.state()
+		if session != nil {
+			return session, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w (%w)", ErrUnavailable, cause, ctx.Err())
+		}
+	}
+}
+
+func (l *Link) state() (session *Session, changed <-chan struct{}, cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.session, l.changed, l.err
+}
+
+func (l *Link) set(s *Session, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s == nil && l.session == nil {
+		l.err = err
+		return
+	}
+	l.session, l.err = s, err
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// hold dials and stays until the connection is lost or ctx ends. It returns why.
+func (l *Link) hold(ctx context.Context) error {
+	session, err := l.dial(ctx)
+	if err != nil {
+		return err
+	}
+	// One element: the library sends at most one error and then closes the channel.
+	lost := session.conn.NotifyClose(make(chan *amqp.Error, 1))
+	// A few elements, so that a flapping alarm never makes the library wait (it drops what waits over 5 s).
+	alarms := session.conn.NotifyBlocked(make(chan amqp.Blocking, 16))
+	l.set(session, nil)
+	l.report(nil)
+	l.log.Info("connected to the broker")
+	for {
+		select {
+		case <-ctx.Done():
+			l.set(nil, ctx.Err())
+			session.end(fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err()))
+			return ctx.Err()
+		case reason := <-lost:
+			cause := fmt.Errorf("%w: connection lost", ErrUnavailable)
+			if reason != nil {
+				cause = fmt.Errorf("%w: connection lost: %w", ErrUnavailable, reason)
+			}
+			l.set(nil, cause)
+			session.end(cause)
+			return session.Err()
+		case alarm, open := <-alarms:
+			if !open {
+				alarms = nil // the connection is closing; lost says why
+				continue
+			}
+			l.alarm(session, alarm)
+		}
+	}
+}
+
+func (l *Link) alarm(session *Session, alarm amqp.Blocking) {
+	session.setBlocked(alarm)
+	if alarm.Active {
+		l.log.Warn("the broker is blocked", zap.String("reason", alarm.Reason))
+		l.report(fmt.Errorf("%w: %s", ErrBlocked, alarm.Reason))
+		return
+	}
+	l.log.Info("the broker is no longer blocked")
+	l.report(nil)
+}
+
+// dial makes one attempt, within the connect timeout and ctx.
+func (l *Link) dial(ctx context.Context) (*Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.ConnectTimeout)
+	defer cancel()
+	var s *stream
+	stop := func() bool { return true }
+	properties := amqp.NewConnectionProperties()
+	properties.SetClientConnectionName(l.name)
+	conn, err := amqp.DialConfig(l.cfg.URL, amqp.Config{
+		Heartbeat:  l.cfg.Heartbeat,
+		Locale:     "en_US",
+		Properties: properties,
+		Dial: func(network, addr string) (net.Conn, error) {
+			var dialer net.Dialer
+			raw, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			s = newStream(raw)
+			// The handshakes know no context: cutting the socket is what ends them.
+			stop = context.AfterFunc(ctx, s.abort)
+			return s, nil
+		},
+	})
+	stop()
+	if err != nil {
+		if s != nil {
+			s.abort()
+			<-s.done
+		}
+		return nil, fmt.Errorf("%w: connect: %w", ErrUnavailable, withoutURL(err))
+	}
+	return newSession(conn, s), nil
+}
+
+// withoutURL replaces an error of parsing the URL: it quotes the URL, and with it the password.
+func withoutURL(err error) error {
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return errors.New("not a valid URL (special characters of a password must be percent-encoded)")
+	}
+	return err
+}

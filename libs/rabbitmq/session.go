@@ -1,0 +1,206 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// rpcTimeout is how long the broker may take to answer a request before the connection is given up. Declaring a
+	// quorum queue on a busy cluster takes seconds.
+	rpcTimeout = 30 * time.Second
+	// closeTimeout is how long a connection that is closed in order may take for it.
+	closeTimeout = 3 * time.Second
+)
+
+// Session is one connection of a [Link], from the handshake to its loss. Channels of a session die with it, and an
+// acknowledgement on a channel of an old session fails; the broker delivers those messages again.
+type Session struct {
+	conn   *amqp.Connection
+	stream *stream
+	done   chan struct{}
+
+	mu      sync.Mutex
+	err     error         // guarded by mu: why the session is over
+	over    bool          // guarded by mu
+	reason  string        // guarded by mu: the alarm of the broker
+	blocked chan struct{} // guarded by mu: closed while the broker is blocked, else open
+
+	work sync.WaitGroup // goroutines that wait for an answer of the broker; none is added once over is set
+}
+
+func newSession(conn *amqp.Connection, s *stream) *Session {
+	return &Session{conn: conn, stream: s, done: make(chan struct{}), blocked: make(chan struct{})}
+}
+
+// Done is closed when the connection is lost or closed.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err says why the session is over; nil while it is not. It wraps [ErrUnavailable].
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Blocked reports whether the broker refuses publishings on this connection because of an alarm, and which. RabbitMQ
+// tells it only to connections that have published since the alarm began.
+func (s *Session) Blocked() (reason string, blocked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.blocked:
+		return s.reason, true
+	default:
+		return "", false
+	}
+}
+
+// blocking is closed as soon as the broker is blocked. A new channel takes its place when it no longer is.
+func (s *Session) blocking() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blocked
+}
+
+func (s *Session) setBlocked(b amqp.Blocking) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	already := false
+	select {
+	case <-s.blocked:
+		already = true
+	default:
+	}
+	s.reason = b.Reason
+	switch {
+	case b.Active && !already:
+		close(s.blocked)
+	case !b.Active && already:
+		s.blocked = make(chan struct{})
+	}
+}
+
+// Channel opens a channel. It returns when ctx ends; a channel that opens later is closed again. A broker that does not
+// answer at all for 30 s costs the session. Errors other than that of ctx wrap [ErrUnavailable].
+func (s *Session) Channel(ctx context.Context) (*amqp.Channel, error) {
+	type opened struct {
+		ch  *amqp.Channel
+		err error
+	}
+	answer := make(chan opened) // unbuffered: who has left does not get the channel
+	open := func() {
+		stop := s.giveUpAfter(rpcTimeout, "channel.open")
+		ch, err := s.conn.Channel()
+		stop()
+		select {
+		case answer <- opened{ch, err}:
+		case <-ctx.Done():
+			if err == nil {
+				s.closeChannel(ch, rpcTimeout)
+			}
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open channel: %w", err)
+	}
+	if !s.spawn(open) {
+		return nil, s.Err()
+	}
+	select {
+	case a := <-answer:
+		if a.err != nil {
+			return nil, fmt.Errorf("open channel: %w: %w", ErrUnavailable, a.err)
+		}
+		return a.ch, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("open channel: %w", ctx.Err())
+	}
+}
+
+// Do runs fn on a channel of its own and closes it afterwards: for declarations and the like, whose requests in
+// amqp091-go know no deadline. When ctx ends first, Do returns and fn goes on by itself, at most until its requests
+// have taken 30 s together; then the session is given up, which ends them.
+func (s *Session) Do(ctx context.Context, fn func(ch *amqp.Channel) error) error {
+	ch, err := s.Channel(ctx)
+	if err != nil {
+		return err
+	}
+	answer := make(chan error, 1)
+	run := func() {
+		stop := s.giveUpAfter(rpcTimeout, "request")
+		answer <- fn(ch)
+		stop()
+		s.closeChannel(ch, rpcTimeout)
+	}
+	if !s.spawn(run) {
+		return s.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// closeChannel closes ch, giving the session up if that takes longer than limit.
+func (s *Session) closeChannel(ch *amqp.Channel, limit time.Duration) {
+	stop := s.giveUpAfter(limit, "channel.close")
+	defer stop()
+	// It fails only when the channel or the connection is already gone.
+	_ = ch.Close()
+}
+
+// giveUpAfter ends the session unless stop is called in time.
+func (s *Session) giveUpAfter(d time.Duration, what string) (stop func()) {
+	timer := time.AfterFunc(d, func() {
+		s.fail(fmt.Errorf("%w: no answer to %s in %v", ErrUnavailable, what, d))
+		s.stream.abort()
+	})
+	return func() { timer.Stop() }
+}
+
+// spawn runs fn in a goroutine that [Session.end] waits for. It reports false if the session is over.
+func (s *Session) spawn(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	s.work.Go(fn)
+	return true
+}
+
+// fail records why the session ends; the first reason counts.
+func (s *Session) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// end closes the connection, if it is not closed yet, and waits for all that is left of the session. The owner of the
+// link calls it once.
+func (s *Session) end(cause error) {
+	s.fail(cause)
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	close(s.done)
+
+	// The deadline of CloseDeadline alone does not hold: every heartbeat of a broker that is alive but blocked moves it.
+	timer := time.AfterFunc(closeTimeout, s.stream.abort)
+	defer timer.Stop()
+	if err := s.conn.CloseDeadline(time.Now().Add(closeTimeout)); err != nil && !errors.Is(err, amqp.ErrClosed) {
+		s.stream.abort()
+	}
+	s.work.Wait()
+	<-s.stream.done
+}

@@ -1,0 +1,162 @@
+package rabbitmq
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+// Types of queues.
+const (
+	QueueQuorum  = "quorum"
+	QueueClassic = "classic"
+)
+
+// deliveryLimit of a tenant's queue: after so many deliveries the broker parks a message. Crashes of a consumer count,
+// too, so it is high. RabbitMQ 3.10 has no limit unless one is set, 4.0 has 20.
+const deliveryLimit = 1000
+
+// noDeliveryLimit is for queues that have nowhere to put a message that was delivered too often: the broker drops it
+// there. It is the largest number that every version takes.
+const noDeliveryLimit = math.MaxInt32
+
+// QueueOptions are the arguments of tenants' queues.
+type QueueOptions struct {
+	// Type is [QueueQuorum] (the default) or [QueueClassic].
+	Type string
+	// MaxLengthBytes is how many bytes of messages a queue holds before it refuses more. 0 means without limit. It is
+	// soft: what is on the way when the limit is reached still gets in.
+	MaxLengthBytes int64
+}
+
+// DeclareShared declares the exchanges and queues that all tenants share (see package contract), with one retry tier for
+// each of delays. The tiers' queues have queueType; those of dead letters and parked messages are always quorum queues.
+// A queue that exists with other arguments is [ErrQueueMismatch]; the channel is closed after any error.
+func DeclareShared(ch *amqp.Channel, delays []time.Duration, queueType string) error {
+	for _, x := range []struct {
+		name, kind string
+		args       amqp.Table
+	}{
+		{contract.ParkingExchange, amqp.ExchangeFanout, nil},
+		{contract.DeadLettersExchange, amqp.ExchangeFanout, nil},
+		{contract.MessagesExchange, amqp.ExchangeTopic, nil},
+		{contract.RetryReturnExchange, amqp.ExchangeTopic, amqp.Table{"alternate-exchange": contract.ParkingExchange}},
+	} {
+		if err := ch.ExchangeDeclare(x.name, x.kind, true, false, false, false, x.args); err != nil {
+			return topologyError("exchange", x.name, err)
+		}
+	}
+	for queue, exchange := range map[string]string{
+		contract.DeadLettersQueue: contract.DeadLettersExchange,
+		contract.ParkingQueue:     contract.ParkingExchange,
+	} {
+		args := amqp.Table{amqp.QueueTypeArg: QueueQuorum, "x-delivery-limit": int32(noDeliveryLimit)}
+		if err := declareBound(ch, queue, args, binding{exchange, ""}); err != nil {
+			return err
+		}
+	}
+	for _, delay := range delays {
+		if err := declareTier(ch, delay, queueType); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// declareTier declares the exchange and the queue that hold messages back for delay. A message is published there under
+// its tenant's key, keeps it through the fanout exchange, and returns under it when it expires.
+func declareTier(ch *amqp.Channel, delay time.Duration, queueType string) error {
+	name := contract.RetryTierName(delay)
+	if err := ch.ExchangeDeclare(name, amqp.ExchangeFanout, true, false, false, false, nil); err != nil {
+		return topologyError("exchange", name, err)
+	}
+	args := amqp.Table{
+		amqp.QueueTypeArg:        queueTypeOr(queueType),
+		amqp.QueueMessageTTLArg:  delay.Milliseconds(),
+		"x-dead-letter-exchange": contract.RetryReturnExchange,
+	}
+	atLeastOnce(args)
+	return declareBound(ch, name, args, binding{name, ""})
+}
+
+// DeclareTenant declares a tenant's queue and its bindings. It is idempotent. A queue that exists with other arguments
+// is [ErrQueueMismatch]: [AdoptTenant], on a new channel, uses it as it is.
+func DeclareTenant(ch *amqp.Channel, tenantID string, opts QueueOptions) error {
+	args := amqp.Table{
+		amqp.QueueTypeArg:           queueTypeOr(opts.Type),
+		"x-dead-letter-exchange":    contract.ParkingExchange,
+		"x-dead-letter-routing-key": contract.ParkingRoutingKey,
+		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish,
+	}
+	if args[amqp.QueueTypeArg] == QueueQuorum {
+		args["x-delivery-limit"] = int32(deliveryLimit)
+	}
+	atLeastOnce(args)
+	if opts.MaxLengthBytes > 0 {
+		args[amqp.QueueMaxLenBytesArg] = opts.MaxLengthBytes
+	}
+	return declareBound(ch, contract.QueueName(tenantID), args, tenantBindings(tenantID)...)
+}
+
+// AdoptTenant makes sure that a tenant's queue exists, whatever its arguments, and that it is bound.
+func AdoptTenant(ch *amqp.Channel, tenantID string) error {
+	name := contract.QueueName(tenantID)
+	if _, err := ch.QueueDeclarePassive(name, true, false, false, false, nil); err != nil {
+		return topologyError("queue", name, err)
+	}
+	return bind(ch, name, tenantBindings(tenantID)...)
+}
+
+// DeleteTenant deletes a tenant's queue with everything in it and returns how many messages these were. A queue that
+// does not exist is fine.
+func DeleteTenant(ch *amqp.Channel, tenantID string) (messages int, err error) {
+	name := contract.QueueName(tenantID)
+	messages, err = ch.QueueDelete(name, false, false, false)
+	if err != nil {
+		return 0, fmt.Errorf("delete queue %s: %w", name, err)
+	}
+	return messages, nil
+}
+
+type binding struct{ exchange, key string }
+
+func tenantBindings(tenantID string) []binding {
+	return []binding{{contract.MessagesExchange, tenantID}, {contract.RetryReturnExchange, tenantID}}
+}
+
+func declareBound(ch *amqp.Channel, queue string, args amqp.Table, bindings ...binding) error {
+	if _, err := ch.QueueDeclare(queue, true, false, false, false, args); err != nil {
+		return topologyError("queue", queue, err)
+	}
+	return bind(ch, queue, bindings...)
+}
+
+func bind(ch *amqp.Channel, queue string, bindings ...binding) error {
+	for _, b := range bindings {
+		if err := ch.QueueBind(queue, b.key, b.exchange, false, nil); err != nil {
+			return fmt.Errorf("bind queue %s to %s: %w", queue, b.exchange, err)
+		}
+	}
+	return nil
+}
+
+func queueTypeOr(queueType string) string {
+	if queueType == "" {
+		return QueueQuorum
+	}
+	return queueType
+}
+
+// atLeastOnce has a quorum queue keep a dead-lettered message until its target has confirmed it. The strategy needs
+// reject-publish; without it the broker takes the argument and silently dead-letters at most once.
+func atLeastOnce(args amqp.Table) {
+	if args[amqp.QueueTypeArg] != QueueQuorum {
+		return
+	}
+	args["x-dead-letter-strategy"] = "at-least-once"
+	args[amqp.QueueOverflowArg] = amqp.QueueOverflowRejectPublish
+}

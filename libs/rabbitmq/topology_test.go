@@ -1,0 +1,195 @@
+package rabbitmq_test
+
+import (
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+func queueTypes(t *testing.T, test func(t *testing.T, queueType string)) {
+	t.Helper()
+	for _, queueType := range []string{rabbitmq.QueueQuorum, rabbitmq.QueueClassic} {
+		t.Run(queueType, func(t *testing.T) {
+			t.Parallel()
+			test(t, queueType)
+		})
+	}
+}
+
+// receive waits for the next message of a queue.
+func receive(t *testing.T, ch *amqp.Channel, queue string) amqp.Delivery {
+	t.Helper()
+	var d amqp.Delivery
+	require.Eventually(t, func() bool {
+		got, ok, err := ch.Get(queue, true)
+		require.NoError(t, err)
+		d = got
+		return ok
+	}, patience, 10*time.Millisecond, "nothing arrives in %s", queue)
+	return d
+}
+
+// A message that waits for its next attempt must come back to its tenant, under its key, once.
+func TestRetryTierReturnsAMessageToItsTenant(t *testing.T) {
+	t.Parallel()
+	queueTypes(t, func(t *testing.T, queueType string) {
+		t.Helper()
+		broker := backing.RabbitMQ(t)
+		link := startLink(t, broker.URL, nil)
+		declare(t, link, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 1 << 20}, tenantA, tenantB)
+		publisher := startPublisher(t, link, 1)
+		m := message(tenantA, "again")
+		m.Exchange = contract.RetryTierName(200 * time.Millisecond)
+		m.Publishing.Headers = amqp.Table{contract.HeaderAttempt: int32(2)}
+		require.NoError(t, publisher.Publish(deadline(t, patience), m))
+
+		ch := channel(t, link)
+		d := receive(t, ch, contract.QueueName(tenantA))
+		require.Equal(t, tenantA, d.RoutingKey)
+		require.Equal(t, contract.RetryReturnExchange, d.Exchange)
+		require.Equal(t, "again", d.MessageId)
+		require.EqualValues(t, 2, d.Headers[contract.HeaderAttempt])
+		require.Empty(t, drain(t, link, contract.QueueName(tenantA)))
+		require.Empty(t, drain(t, link, contract.QueueName(tenantB)))
+	})
+}
+
+// Messages of a deleted tenant in a tier must not stop those of the others behind them.
+func TestRetryTierParksWhatHasNoTenantAnyMore(t *testing.T) {
+	t.Parallel()
+	queueTypes(t, func(t *testing.T, queueType string) {
+		t.Helper()
+		broker := backing.RabbitMQ(t)
+		link := startLink(t, broker.URL, nil)
+		declare(t, link, rabbitmq.QueueOptions{Type: queueType}, tenantA)
+		publisher := startPublisher(t, link, 1)
+		tier := contract.RetryTierName(200 * time.Millisecond)
+		for range 40 {
+			m := message(tenantB, "of a deleted tenant")
+			m.Exchange = tier
+			require.NoError(t, publisher.Publish(deadline(t, patience), m))
+		}
+		m := message(tenantA, "behind them")
+		m.Exchange = tier
+		require.NoError(t, publisher.Publish(deadline(t, patience), m))
+
+		ch := channel(t, link)
+		require.Equal(t, "behind them", receive(t, ch, contract.QueueName(tenantA)).MessageId)
+		for range 40 {
+			d := receive(t, ch, contract.ParkingQueue)
+			require.Equal(t, tenantB, d.RoutingKey, "the recorder finds the tenant in the key")
+		}
+	})
+}
+
+// Without a limit a message that kills its consumer comes back for ever; with one but no target it would be destroyed.
+func TestDeliveryLimitParksAMessage(t *testing.T) {
+	t.Parallel()
+	broker := backing.RabbitMQ(t)
+	link := startLink(t, broker.URL, nil)
+	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
+	publisher := startPublisher(t, link, 1)
+	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "poison")))
+
+	ch := channel(t, link)
+	require.NoError(t, ch.Qos(1, 0, false))
+	deliveries, err := ch.ConsumeWithContext(t.Context(), contract.QueueName(tenantA), "", false, false, false, false, nil)
+	require.NoError(t, err)
+	parked := channel(t, link)
+	parkings, err := parked.ConsumeWithContext(t.Context(), contract.ParkingQueue, "", true, false, false, false, nil)
+	require.NoError(t, err)
+	for n := 0; ; n++ {
+		select {
+		case d := <-deliveries:
+			require.LessOrEqual(t, n, 1000)
+			require.NoError(t, d.Reject(true))
+		case d := <-parkings:
+			require.Greater(t, n, 1000)
+			require.Equal(t, "poison", d.MessageId)
+			require.Equal(t, contract.ParkingRoutingKey, d.RoutingKey)
+			deaths, ok := d.Headers["x-death"].([]any)
+			require.True(t, ok)
+			death, ok := deaths[0].(amqp.Table)
+			require.True(t, ok)
+			require.Equal(t, contract.QueueName(tenantA), death["queue"])
+			require.Equal(t, "delivery_limit", death["reason"])
+			return
+		case <-time.After(patience):
+			t.Fatalf("the message is gone after %d deliveries", n)
+		}
+	}
+}
+
+func TestQueueWithOtherArgumentsIsRecognizedAndCanBeAdopted(t *testing.T) {
+	t.Parallel()
+	queueTypes(t, func(t *testing.T, queueType string) {
+		t.Helper()
+		broker := backing.RabbitMQ(t)
+		link := startLink(t, broker.URL, nil)
+		declare(t, link, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 1000}, tenantA)
+		declare(t, link, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 1000}, tenantA) // again: nothing happens
+		do := func(fn func(ch *amqp.Channel) error) error { return session(t, link).Do(deadline(t, patience), fn) }
+
+		err := do(func(ch *amqp.Channel) error {
+			return rabbitmq.DeclareTenant(ch, tenantA, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 2000})
+		})
+		require.ErrorIs(t, err, rabbitmq.ErrQueueMismatch)
+		require.ErrorContains(t, err, contract.QueueName(tenantA))
+		require.NoError(t, do(func(ch *amqp.Channel) error { return rabbitmq.AdoptTenant(ch, tenantA) }))
+		require.Error(t, do(func(ch *amqp.Channel) error { return rabbitmq.AdoptTenant(ch, tenantB) }), "there is none to adopt")
+
+		other := rabbitmq.QueueClassic
+		if queueType == rabbitmq.QueueClassic {
+			other = rabbitmq.QueueQuorum
+		}
+		err = do(func(ch *amqp.Channel) error {
+			return rabbitmq.DeclareShared(ch, []time.Duration{200 * time.Millisecond}, other)
+		})
+		require.ErrorIs(t, err, rabbitmq.ErrQueueMismatch)
+	})
+}
+
+func TestDeleteTenantCanBeRepeated(t *testing.T) {
+	t.Parallel()
+	broker := backing.RabbitMQ(t)
+	link := startLink(t, broker.URL, nil)
+	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
+	publisher := startPublisher(t, link, 1)
+	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")))
+	for range 2 {
+		require.NoError(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
+			_, err := rabbitmq.DeleteTenant(ch, tenantA)
+			return err
+		}))
+	}
+	require.ErrorIs(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")), rabbitmq.ErrUnroutable)
+}
+
+// A delivery with properties that the broker acts on must be safe to publish again.
+func TestRepublishing(t *testing.T) {
+	t.Parallel()
+	big := make([]byte, 70<<10)
+	at := time.Unix(1_700_000_000, 0)
+	d := amqp.Delivery{
+		Headers: amqp.Table{
+			"mine": "kept", "CC": []any{tenantB}, "BCC": []any{tenantB}, "x-death": []any{}, "x-first-death-queue": "q",
+			"x-last-death-reason": "r", "x-delivery-count": int64(3), "x-opt-delivery-time": int64(1), "x-delay": 5,
+		},
+		ContentType: "application/json", ContentEncoding: "gzip", CorrelationId: "c", ReplyTo: "r", Expiration: "100",
+		MessageId: "m", Timestamp: at, Type: "t", UserId: "guest", AppId: "a", Body: []byte("1"), DeliveryMode: amqp.Transient,
+	}
+	want := amqp.Publishing{
+		Headers: amqp.Table{"mine": "kept"}, ContentType: "application/json", ContentEncoding: "gzip", CorrelationId: "c",
+		ReplyTo: "r", MessageId: "m", Timestamp: at, Type: "t", AppId: "a", Body: []byte("1"), DeliveryMode: amqp.Persistent,
+	}
+	require.Equal(t, want, rabbitmq.Republishing(d))
+	d.Headers["big"] = big
+	require.Equal(t, amqp.Table{}, rabbitmq.Republishing(d).Headers)
+	require.Equal(t, amqp.Table{}, rabbitmq.Republishing(amqp.Delivery{}).Headers)
+}

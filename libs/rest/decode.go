@@ -1,0 +1,310 @@
+package rest
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
+)
+
+// DecodeJSON reads the request body into the value that into points to, strictly: what a client sent and
+// the service did not understand is an error and not a surprise later.
+//
+//   - The content type must be application/json, in UTF-8 (415 unsupported_media_type).
+//   - The body must be one JSON value and nothing behind it (400 empty_body, malformed_json).
+//   - Keys of a struct are matched exactly, case included, and each may occur once (400 unknown_field,
+//     duplicate_field). What is inside a json.RawMessage, a map or an interface is not looked into.
+//   - Values must have the field's type (400 wrong_type); null only fits pointers, raw messages, maps,
+//     slices and interfaces. A uuid.UUID has the form that UUID takes (400 invalid_uuid).
+//
+// errors[] names each field by its path, such as "items[3].id"; up to 20 of them. Nesting beyond 10,000
+// levels is malformed_json (a limit of encoding/json). The size is bounded by the server.
+func DecodeJSON(c *fiber.Ctx, into any) error {
+	if err := jsonContent(c.Get(fiber.HeaderContentType)); err != nil {
+		return err
+	}
+	return Decode(c.BodyRaw(), into)
+}
+
+// Decode is DecodeJSON for bytes that did not come as a body of their own, such as a line of NDJSON.
+func Decode(body []byte, into any) error {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return problem.New(http.StatusBadRequest, "empty_body", "the request needs a JSON body")
+	}
+	if !utf8.Valid(body) {
+		return malformed("it is not valid UTF-8") // encoding/json would replace the bytes in silence
+	}
+	if !json.Valid(body) {
+		return malformed(syntax(body))
+	}
+	target := reflect.ValueOf(into)
+	if target.Kind() != reflect.Pointer || target.IsNil() {
+		return fmt.Errorf("decode body: %T is not a pointer", into)
+	}
+	d := &decoder{}
+	if err := d.value(body, target.Elem(), ""); err != nil {
+		return fmt.Errorf("decode body: %w", err)
+	}
+	return d.problem()
+}
+
+// jsonContent refuses other types even when the bytes would parse: a form post from a foreign page can
+// be text/plain without a preflight, but not application/json.
+func jsonContent(header string) error {
+	media, params, err := mime.ParseMediaType(header)
+	charset := params["charset"]
+	if err == nil && media == fiber.MIMEApplicationJSON && (charset == "" || strings.EqualFold(charset, "utf-8")) {
+		return nil
+	}
+	return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be JSON").
+		WithField(fiber.HeaderContentType, "must be application/json")
+}
+
+func malformed(why string) *problem.Problem {
+	return problem.New(http.StatusBadRequest, "malformed_json", "the body is not one JSON value: "+why)
+}
+
+// syntax says where a body stops being JSON.
+func syntax(body []byte) string {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	var value json.RawMessage
+	err := dec.Decode(&value)
+	var bad *json.SyntaxError
+	switch {
+	case err == nil:
+		return fmt.Sprintf("there is more behind it, at byte %d", dec.InputOffset()+1)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "it ends too early"
+	case errors.As(err, &bad):
+		return fmt.Sprintf("%s at byte %d", bad.Error(), bad.Offset)
+	default:
+		return "it can't be parsed"
+	}
+}
+
+// decoder collects what is wrong with the fields of a body. It goes through structs itself, because
+// encoding/json ignores the case of keys, takes the last of several, and stops at the first mistake.
+type decoder struct {
+	code   string // of the first mistake
+	fields []problem.FieldError
+}
+
+func (d *decoder) problem() error {
+	if d.code == "" {
+		return nil
+	}
+	p := problem.New(http.StatusBadRequest, d.code, "the body does not fit: "+describe(d.fields[0]))
+	p.Errors = d.fields
+	return p
+}
+
+func describe(f problem.FieldError) string {
+	if f.Field == "" {
+		return "it " + f.Detail
+	}
+	return f.Field + " " + f.Detail
+}
+
+func (d *decoder) mistake(code, field, detail string) {
+	if d.code == "" {
+		d.code = code
+	}
+	if len(d.fields) < maxFields {
+		d.fields = append(d.fields, problem.FieldError{Field: short(field), Detail: detail})
+	}
+}
+
+// value decodes raw, which is valid JSON, into v. Its errors are mistakes of the program.
+func (d *decoder) value(raw []byte, v reflect.Value, path string) error {
+	raw = bytes.TrimSpace(raw)
+	switch {
+	case v.Type() == reflect.TypeFor[json.RawMessage]():
+		v.SetBytes(bytes.Clone(raw))
+		return nil
+	case bytes.Equal(raw, []byte("null")):
+		d.null(v, path)
+		return nil
+	case v.Kind() == reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		return d.value(raw, v.Elem(), path)
+	case v.Type() == reflect.TypeFor[uuid.UUID]():
+		d.uuid(raw, v, path)
+		return nil
+	case ownForm(v):
+		return d.leaf(raw, v, path)
+	case v.Kind() == reflect.Struct && raw[0] == '{':
+		return d.object(raw, v, path)
+	case v.Kind() == reflect.Slice && raw[0] == '[':
+		return d.list(raw, v, path)
+	default:
+		return d.leaf(raw, v, path)
+	}
+}
+
+// ownForm tells whether a type decodes itself, as time.Time does.
+func ownForm(v reflect.Value) bool {
+	t := reflect.PointerTo(v.Type())
+	return t.Implements(reflect.TypeFor[json.Unmarshaler]()) || t.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+func (d *decoder) null(v reflect.Value, path string) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Interface:
+		v.SetZero()
+	default:
+		d.mistake("wrong_type", path, "must be "+expected(v)+", not null")
+	}
+}
+
+func (d *decoder) uuid(raw []byte, v reflect.Value, path string) {
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		d.mistake("wrong_type", path, "must be a UUID in a string, not "+kind(raw))
+		return
+	}
+	id, err := UUID(path, s)
+	if p, ok := problem.As(err); ok {
+		d.mistake(p.Code, path, p.Errors[0].Detail)
+		return
+	}
+	v.Set(reflect.ValueOf(id))
+}
+
+func (d *decoder) leaf(raw []byte, v reflect.Value, path string) error {
+	err := json.Unmarshal(raw, v.Addr().Interface())
+	if err == nil {
+		return nil
+	}
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number "):
+		d.mistake("wrong_type", join(path, wrong.Field), "must be "+expected(v)+" that fits, not "+short(wrong.Value))
+	case errors.As(err, &wrong):
+		d.mistake("wrong_type", join(path, wrong.Field), "must be "+expected(v)+", not "+kind(raw))
+	default: // the type's own UnmarshalJSON or UnmarshalText
+		d.mistake("wrong_type", path, "is not valid")
+	}
+	return nil
+}
+
+func (d *decoder) object(raw []byte, v reflect.Value, path string) error {
+	fields := fieldsOf(v.Type())
+	seen := map[string]bool{}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if _, err := dec.Token(); err != nil { // the opening brace
+		return fmt.Errorf("read object: %w", err)
+	}
+	for dec.More() {
+		token, err := dec.Token()
+		if err != nil {
+			return fmt.Errorf("read key: %w", err)
+		}
+		key, _ := token.(string)
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return fmt.Errorf("read value: %w", err)
+		}
+		index, known := fields[key]
+		switch at := join(path, key); {
+		case !known:
+			d.mistake("unknown_field", at, "is not a field of this request")
+		case seen[key]:
+			d.mistake("duplicate_field", at, "must be given once")
+		default:
+			seen[key] = true
+			if err := d.value(raw, v.FieldByIndex(index), at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *decoder) list(raw []byte, v reflect.Value, path string) error {
+	var items []json.RawMessage
+	if err := json.Unmarshal(raw, &items); err != nil {
+		return fmt.Errorf("read list: %w", err)
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(items), len(items)))
+	for i, item := range items {
+		if err := d.value(item, v.Index(i), fmt.Sprintf("%s[%d]", path, i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fieldsOf maps the JSON names of a struct's fields, those of embedded structs included, to their place.
+func fieldsOf(t reflect.Type) map[string][]int {
+	fields := map[string][]int{}
+	for _, f := range reflect.VisibleFields(t) {
+		tag, tagged := f.Tag.Lookup("json")
+		name, _, _ := strings.Cut(tag, ",")
+		switch {
+		case !f.IsExported() || tag == "-" || f.Anonymous && name == "":
+			continue
+		case !tagged || name == "":
+			name = f.Name
+		}
+		fields[name] = f.Index
+	}
+	return fields
+}
+
+func join(path, name string) string {
+	if path == "" || name == "" {
+		return path + name
+	}
+	return path + "." + name
+}
+
+// expected names what a field takes, in JSON's words.
+func expected(v reflect.Value) string {
+	switch v.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	default:
+		return "something else"
+	}
+}
+
+// kind names what a JSON value is.
+func kind(raw []byte) string {
+	switch raw[0] {
+	case '{':
+		return "an object"
+	case '[':
+		return "a list"
+	case '"':
+		return "a string"
+	case 't', 'f':
+		return "a boolean"
+	case 'n':
+		return "null"
+	default:
+		return "a number"
+	}
+}

@@ -1,0 +1,6 @@
+package rest
+
+import "time"
+
+// SetDrain shortens the time that Run waits for requests in flight.
+func (s *Server) SetDrain(d time.Duration) { s.drain = d }

@@ -1,0 +1,123 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+)
+
+const (
+	// readTimeout bounds a request, of which none has a body.
+	readTimeout = 10 * time.Second
+	// writeTimeout bounds an answer. It is what limits /debug/pprof/profile?seconds=n: net/http/pprof refuses
+	// to take longer than the server may write.
+	writeTimeout = 2 * time.Minute
+	idleTimeout  = time.Minute
+	// stopTimeout is how long a scrape may still run when the process stops; a profile is cut off.
+	stopTimeout = 3 * time.Second
+)
+
+// Config is the section "ops".
+type Config struct {
+	// Addr is where the listener binds. It shows profiles and metrics to whoever reaches it.
+	Addr string `koanf:"addr" validate:"required,listen_addr" usage:"address of the operations listener: /metrics /healthz /readyz /debug/pprof"`
+}
+
+// Ops is the operations listener.
+type Ops struct {
+	addr   string
+	server *http.Server
+
+	mu       sync.Mutex
+	listener net.Listener // nil until Listen
+}
+
+// NewOps makes the listener, which serves once Run is called.
+func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *Ops {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", h.alive)
+	mux.HandleFunc("GET /readyz", h.ready)
+	// A collector that fails must not hide what the others have to say.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+		ErrorLog:      zap.NewStdLog(log),
+		ErrorHandling: promhttp.ContinueOnError,
+	}))
+	// Any method, since go tool pprof posts to symbol.
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return &Ops{
+		addr: cfg.Addr,
+		server: &http.Server{
+			Handler:           mux,
+			ReadHeaderTimeout: readTimeout,
+			ReadTimeout:       readTimeout,
+			WriteTimeout:      writeTimeout,
+			IdleTimeout:       idleTimeout,
+			ErrorLog:          zap.NewStdLog(log),
+		},
+	}
+}
+
+// Listen binds the address, if that has not been done, and returns it. Run does it as well; a caller does
+// it before to learn the port that ":0" has got, or to fail before anything else is started.
+func (o *Ops) Listen() (net.Addr, error) {
+	ln, err := o.listen(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return ln.Addr(), nil
+}
+
+func (o *Ops) listen(ctx context.Context) (net.Listener, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.listener == nil {
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.addr)
+		if err != nil {
+			return nil, fmt.Errorf("ops.addr %s: %w", o.addr, err)
+		}
+		o.listener = ln
+	}
+	return o.listener, nil
+}
+
+// Run serves until ctx ends. It is listed first in a process, so that it ends last.
+func (o *Ops) Run(ctx context.Context) error {
+	ln, err := o.listen(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- o.server.Serve(ln) }()
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve ops: %w", err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	err = o.server.Shutdown(stop)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = o.server.Close() // a profile is still being taken: not worth failing for
+	}
+	if err != nil {
+		return fmt.Errorf("stop ops: %w", err)
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve ops: %w", err)
+	}
+	return nil
+}
