@@ -1,0 +1,235 @@
+// Package store keeps the registry of tenants in PostgreSQL, in the table tenants, through GORM.
+//
+// It guarantees that changes of one tenant happen one after the other (they lock its row), that a change is told to
+// the relay after its commit, and that an id is used once: the rows of deleted tenants stay.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
+)
+
+// timeout bounds an operation, also where the server is frozen and answers nothing. It is a little longer than a
+// statement is allowed to run by default, so that a slow statement is reported as what it is.
+const timeout = 16 * time.Second
+
+// Store is the registry. It is safe for concurrent use. Every operation gives up after 16 seconds, or when its context
+// ends; a registry that cannot be reached is [tenant.ErrUnavailable].
+type Store struct {
+	db      *gorm.DB
+	changed func()
+}
+
+// New makes a store on db, whose connections act as the role of this service. changed is called after every committed
+// change and must not block.
+func New(db *gorm.DB, changed func()) *Store { return &Store{db: db, changed: changed} }
+
+// session is the database for one operation; done releases its deadline.
+func (s *Store) session(ctx context.Context) (db *gorm.DB, done func()) {
+	ctx, done = context.WithTimeout(ctx, timeout)
+	return s.db.WithContext(ctx), done
+}
+
+// Create adds t. An id that is taken is [tenant.ErrExists], one of a deleted tenant [tenant.ErrRetired].
+func (s *Store) Create(ctx context.Context, t *tenant.Tenant) error {
+	db, done := s.session(ctx)
+	defer done()
+	result := db.Clauses(clause.OnConflict{DoNothing: true}).Create(t)
+	if result.Error != nil {
+		return wrap("create tenant", result.Error)
+	}
+	if result.RowsAffected == 0 {
+		var taken tenant.Tenant
+		if err := db.Take(&taken, "id = ?", t.ID).Error; err != nil {
+			return wrap("look at the tenant that has the id", err)
+		}
+		if taken.State == tenant.Deleted {
+			return tenant.ErrRetired
+		}
+		return tenant.ErrExists
+	}
+	s.changed()
+	return nil
+}
+
+// Find returns a tenant that is not deleted, else [tenant.ErrNotFound].
+func (s *Store) Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error) {
+	db, done := s.session(ctx)
+	defer done()
+	var t tenant.Tenant
+	if err := db.Take(&t, "id = ? AND state <> ?", id, tenant.Deleted).Error; err != nil {
+		return tenant.Tenant{}, wrap("find tenant", err)
+	}
+	return utc(t), nil
+}
+
+// Change applies change to a tenant, deleted ones included, while its row is locked, and returns what became of it. If
+// change returns an error, or leaves the generation as it was, nothing is written. change must not block.
+func (s *Store) Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error) {
+	db, done := s.session(ctx)
+	defer done()
+	var t tenant.Tenant
+	var written bool
+	err := db.Transaction(func(tx *gorm.DB) error {
+		if err := tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate}).Take(&t, "id = ?", id).Error; err != nil {
+			return err
+		}
+		t = utc(t)
+		before := t.Generation
+		if err := change(&t); err != nil {
+			return err
+		}
+		if t.Generation == before {
+			return nil
+		}
+		written = true
+		return tx.Model(&t).Select("name", "workers", "max_attempts", "state", "generation", "updated_at", "deleted_at").UpdateColumns(&t).Error
+	})
+	if err != nil {
+		return tenant.Tenant{}, wrap("change tenant", err)
+	}
+	if written {
+		s.changed()
+	}
+	return t, nil
+}
+
+// List returns up to limit tenants behind after, in the order of their creation, without deleted ones, and whether
+// there are more.
+func (s *Store) List(ctx context.Context, after tenant.Position, limit int) (page []tenant.Tenant, more bool, err error) {
+	db, done := s.session(ctx)
+	defer done()
+	query := db.Where("state <> ?", tenant.Deleted)
+	if after != (tenant.Position{}) {
+		query = query.Where("(created_at, id) > (?, ?)", after.CreatedAt, after.ID)
+	}
+	if err := query.Order("created_at, id").Limit(limit + 1).Find(&page).Error; err != nil {
+		return nil, false, wrap("list tenants", err)
+	}
+	if more = len(page) > limit; more {
+		page = page[:limit]
+	}
+	for i := range page {
+		page[i] = utc(page[i])
+	}
+	return page, more, nil
+}
+
+// Batch returns up to limit tenants that are not deleted, in the order of their ids, behind after.
+func (s *Store) Batch(ctx context.Context, after uuid.UUID, limit int) ([]tenant.Tenant, error) {
+	db, done := s.session(ctx)
+	defer done()
+	var batch []tenant.Tenant
+	err := db.Where("id > ? AND state <> ?", after, tenant.Deleted).Order("id").Limit(limit).Find(&batch).Error
+	if err != nil {
+		return nil, wrap("read tenants", err)
+	}
+	return batch, nil
+}
+
+// Unpublished returns up to limit tenants whose newest generation is not known to be published.
+func (s *Store) Unpublished(ctx context.Context, limit int) ([]tenant.Tenant, error) {
+	db, done := s.session(ctx)
+	defer done()
+	var batch []tenant.Tenant
+	err := db.Where("published_generation < generation AND state <> ?", tenant.Deleted).
+		Order("id").Limit(limit).Find(&batch).Error
+	if err != nil {
+		return nil, wrap("read unpublished tenants", err)
+	}
+	return batch, nil
+}
+
+// MarkPublished notes that the given generations of tenants are published. A tenant that has changed since stays
+// unpublished.
+func (s *Store) MarkPublished(ctx context.Context, tenants []tenant.Tenant) error {
+	if len(tenants) == 0 {
+		return nil
+	}
+	db, done := s.session(ctx)
+	defer done()
+	pairs := make([][]any, len(tenants))
+	for i, t := range tenants {
+		pairs[i] = []any{t.ID, t.Generation}
+	}
+	err := db.Model(&tenant.Tenant{}).Where("(id, generation) IN ?", pairs).
+		UpdateColumn("published_generation", gorm.Expr("generation")).Error
+	if err != nil {
+		return wrap("mark tenants as published", err)
+	}
+	return nil
+}
+
+// Counts returns the number of tenants by state, without deleted ones.
+func (s *Store) Counts(ctx context.Context) (map[tenant.State]int, error) {
+	db, done := s.session(ctx)
+	defer done()
+	var rows []struct {
+		State tenant.State
+		Count int
+	}
+	err := db.Model(&tenant.Tenant{}).Select("state, count(*)").Where("state <> ?", tenant.Deleted).
+		Group("state").Scan(&rows).Error
+	if err != nil {
+		return nil, wrap("count tenants", err)
+	}
+	counts := make(map[tenant.State]int, len(rows))
+	for _, row := range rows {
+		counts[row.State] = row.Count
+	}
+	return counts, nil
+}
+
+// utc undoes the driver's local time zone.
+func utc(t tenant.Tenant) tenant.Tenant {
+	t.CreatedAt, t.UpdatedAt = t.CreatedAt.UTC(), t.UpdatedAt.UTC()
+	if t.DeletedAt != nil {
+		at := t.DeletedAt.UTC()
+		t.DeletedAt = &at
+	}
+	return t
+}
+
+// wrap names the operation and tells the errors that callers act on apart.
+func wrap(operation string, err error) error {
+	switch {
+	case errors.Is(err, gorm.ErrRecordNotFound):
+		return tenant.ErrNotFound
+	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, tenant.ErrDeleting):
+		return err // from the change itself
+	case unavailable(err):
+		return fmt.Errorf("%s: %w: %w", operation, tenant.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s: %w", operation, err)
+}
+
+// unavailable reports whether the same statement may well succeed later: PostgreSQL is away, full, read-only, locked or
+// not migrated yet. What PostgreSQL refuses otherwise is a fault of this program.
+func unavailable(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return true // it never got there, or the answer never came back
+	}
+	for _, class := range []string{
+		"08",                         // connection
+		"25",                         // read-only
+		"40",                         // rolled back: deadlock, serialization
+		"42501", "42P01", "3D", "28", // roles, tables, database: being set up
+		"53", "54", "55", "57", "58", // resources, limits, locks, operator, system
+	} {
+		if strings.HasPrefix(refused.Code, class) {
+			return true
+		}
+	}
+	return false
+}

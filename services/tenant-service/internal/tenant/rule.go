@@ -1,0 +1,138 @@
+package tenant
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+// The errors of the registry.
+var (
+	// ErrNotFound: there is no such tenant, or it was deleted.
+	ErrNotFound = errors.New("tenant not found")
+	// ErrExists: the id belongs to another tenant.
+	ErrExists = errors.New("tenant exists")
+	// ErrRetired: the id belonged to a tenant that was deleted, and is never used again.
+	ErrRetired = errors.New("tenant id is retired")
+	// ErrDeleting: the tenant is being deleted and cannot be changed any more.
+	ErrDeleting = errors.New("tenant is being deleted")
+	// ErrUnavailable: the registry cannot be reached now. Whether a change was made is not known; every change may be
+	// repeated.
+	ErrUnavailable = errors.New("registry is unavailable")
+)
+
+// MaxAttemptsLimit is the highest max_attempts of a tenant. With the longest retry delay of 10 minutes it is about 17
+// hours; who wants to wait longer wants the dead letters.
+const MaxAttemptsLimit = 100
+
+// ValidationError lists what is wrong with the values of a request.
+type ValidationError struct {
+	Fields []FieldError
+}
+
+// FieldError says what is wrong with one value: "must be …".
+type FieldError struct {
+	Field  string
+	Detail string
+}
+
+func (e *ValidationError) Error() string {
+	parts := make([]string, len(e.Fields))
+	for i, f := range e.Fields {
+		parts[i] = f.Field + " " + f.Detail
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (e *ValidationError) add(field, detail string) {
+	e.Fields = append(e.Fields, FieldError{Field: field, Detail: detail})
+}
+
+// orNil is e if it has found something.
+func (e *ValidationError) orNil() error {
+	if len(e.Fields) == 0 {
+		return nil
+	}
+	return e
+}
+
+// Policy is what the operator allows.
+type Policy struct {
+	// DefaultWorkers is the number of workers of a tenant that was created without one.
+	DefaultWorkers int
+	// MaxWorkers is the highest number of workers of one tenant.
+	MaxWorkers int
+}
+
+// Draft is a tenant to be created. A nil field takes its default: a new id, the policy's workers, the instances' number
+// of attempts.
+type Draft struct {
+	ID          *uuid.UUID
+	Name        string
+	Workers     *int
+	MaxAttempts *int
+}
+
+// New makes an active tenant of a draft. White space around the name is cut off. The error is a [*ValidationError].
+func (p Policy) New(d Draft) (Tenant, error) {
+	var wrong ValidationError
+	at := now()
+	t := Tenant{Name: strings.TrimSpace(d.Name), Workers: p.DefaultWorkers, State: Active, Generation: 1, CreatedAt: at, UpdatedAt: at}
+	checkName(t.Name, &wrong)
+	if d.Workers != nil {
+		t.Workers = *d.Workers
+		p.checkWorkers(t.Workers, &wrong)
+	}
+	if d.MaxAttempts != nil {
+		t.MaxAttempts = *d.MaxAttempts
+		if t.MaxAttempts < 1 || t.MaxAttempts > MaxAttemptsLimit {
+			wrong.add("max_attempts", fmt.Sprintf("must be between 1 and %d", MaxAttemptsLimit))
+		}
+	}
+	switch {
+	case d.ID == nil:
+		id, err := uuid.NewV7()
+		if err != nil {
+			return Tenant{}, fmt.Errorf("make a tenant id: %w", err)
+		}
+		t.ID = id
+	case *d.ID == uuid.Nil:
+		wrong.add("id", "must not be the nil UUID")
+	default:
+		t.ID = *d.ID
+	}
+	return t, wrong.orNil()
+}
+
+// CheckWorkers says whether a tenant may have that many workers. The error is a [*ValidationError].
+func (p Policy) CheckWorkers(workers int) error {
+	var wrong ValidationError
+	p.checkWorkers(workers, &wrong)
+	return wrong.orNil()
+}
+
+func (p Policy) checkWorkers(workers int, wrong *ValidationError) {
+	if workers < 1 || workers > p.MaxWorkers {
+		wrong.add("workers", fmt.Sprintf("must be between 1 and %d", p.MaxWorkers))
+	}
+}
+
+func checkName(name string, wrong *ValidationError) {
+	switch {
+	case !utf8.ValidString(name):
+		wrong.add("name", "must be valid UTF-8")
+	case strings.ContainsFunc(name, unprintable):
+		wrong.add("name", "must not contain control characters or line breaks")
+	case name == "", utf8.RuneCountInString(name) > contract.MaxNameLength:
+		wrong.add("name", fmt.Sprintf("must have between 1 and %d characters", contract.MaxNameLength))
+	}
+}
+
+// unprintable finds what would break a line or hide text in a log or a table: controls, line and paragraph separators.
+func unprintable(r rune) bool { return unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp) }

@@ -1,0 +1,85 @@
+package tenant
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+// StateUnknown is the observed state of a tenant that no living instance reports on.
+const StateUnknown = "unknown"
+
+// Status is what became of a tenant, summed up over the instances that report on it.
+type Status struct {
+	// State is the state of the instance that is furthest from what is desired, or [StateUnknown].
+	State string
+	// Workers is the number of workers of all instances.
+	Workers int
+	// QueueReady and QueueUnacked are the depth of the tenant's queue, -1 if nobody knows it yet. All instances look at
+	// the same queue, so it is the largest of their numbers and not the sum.
+	QueueReady, QueueUnacked int64
+	// ObservedGeneration is the lowest generation that an instance has acted on, 0 if there is none.
+	ObservedGeneration int64
+	// Error is the error of the instance that State comes from.
+	Error string
+	// Instances are all of them, in the order of their names.
+	Instances []contract.TenantStatus
+}
+
+// Summarize sums up what instances report on a tenant in the given state.
+func Summarize(desired State, reports []contract.TenantStatus) Status {
+	sum := Status{State: StateUnknown, QueueReady: -1, QueueUnacked: -1}
+	if len(reports) == 0 {
+		if desired == Deleted {
+			sum.State = string(contract.StateDeleted) // nobody reports on what is gone
+		}
+		return sum
+	}
+	sum.Instances = slices.SortedFunc(slices.Values(reports), func(a, b contract.TenantStatus) int {
+		return strings.Compare(a.Instance, b.Instance)
+	})
+	sum.ObservedGeneration = reports[0].ObservedGeneration
+	worst := -1
+	for _, report := range sum.Instances {
+		sum.Workers += report.Workers
+		sum.QueueReady = max(sum.QueueReady, report.QueueReady)
+		sum.QueueUnacked = max(sum.QueueUnacked, report.QueueUnacked)
+		sum.ObservedGeneration = min(sum.ObservedGeneration, report.ObservedGeneration)
+		if d := distance(desired, report.State); d > worst {
+			worst, sum.State, sum.Error = d, string(report.State), report.Error
+		}
+	}
+	return sum
+}
+
+// goal is the observed state in which a desired state has been reached.
+func goal(desired State) contract.ConsumerState {
+	switch desired {
+	case Active:
+		return contract.StateRunning
+	case Suspended:
+		return contract.StateSuspended
+	case Deleting, Deleted:
+		return contract.StateDeleted
+	}
+	return ""
+}
+
+// distance orders observed states by how much somebody who looks at the tenant has to know of them: what has gone wrong
+// before what is under way before what has been reached.
+func distance(desired State, observed contract.ConsumerState) int {
+	if observed == goal(desired) {
+		return 0
+	}
+	order := []contract.ConsumerState{
+		contract.StateDeleted, contract.StateRunning, contract.StateSuspended, contract.StateProvisioning,
+		contract.StateDeleting, contract.StatePaused, contract.StateFailed,
+	}
+	return 1 + slices.Index(order, observed) // a state of a newer version ranks like the goal
+}
+
+// Settled reports whether the instances have brought about what t wants.
+func (s Status) Settled(t Tenant) bool {
+	return s.State == string(goal(t.State)) && s.ObservedGeneration >= t.Generation
+}

@@ -1,0 +1,63 @@
+package tenant
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+// The status decides when "Prefer: wait" answers, and it is where an operator looks first: one failing instance among
+// healthy ones must show.
+func TestSummarize(t *testing.T) {
+	report := func(instance string, state contract.ConsumerState, generation int64) contract.TenantStatus {
+		return contract.TenantStatus{Instance: instance, State: state, ObservedGeneration: generation, Workers: 3, QueueReady: -1, QueueUnacked: -1}
+	}
+	for name, tc := range map[string]struct {
+		desired State
+		reports []contract.TenantStatus
+		state   string
+		settled bool // at generation 5
+	}{
+		"nobody":                            {Active, nil, "unknown", false},
+		"gone":                              {Deleted, nil, "deleted", false},
+		"running":                           {Active, []contract.TenantStatus{report("a", "running", 5)}, "running", true},
+		"running, newer":                    {Active, []contract.TenantStatus{report("a", "running", 6)}, "running", true},
+		"running an older generation":       {Active, []contract.TenantStatus{report("a", "running", 4)}, "running", false},
+		"one of two older":                  {Active, []contract.TenantStatus{report("a", "running", 5), report("b", "running", 4)}, "running", false},
+		"one of two failed":                 {Active, []contract.TenantStatus{report("a", "failed", 5), report("b", "running", 5)}, "failed", false},
+		"failed before paused":              {Active, []contract.TenantStatus{report("a", "paused", 5), report("b", "failed", 5)}, "failed", false},
+		"one still provisioning":            {Active, []contract.TenantStatus{report("a", "running", 5), report("b", "provisioning", 5)}, "provisioning", false},
+		"one still suspended":               {Active, []contract.TenantStatus{report("a", "running", 5), report("b", "suspended", 4)}, "suspended", false},
+		"suspended":                         {Suspended, []contract.TenantStatus{report("a", "suspended", 5)}, "suspended", true},
+		"one not yet suspended":             {Suspended, []contract.TenantStatus{report("a", "suspended", 5), report("b", "running", 4)}, "running", false},
+		"deleting":                          {Deleting, []contract.TenantStatus{report("a", "deleted", 5), report("b", "deleting", 5)}, "deleting", false},
+		"torn down":                         {Deleting, []contract.TenantStatus{report("a", "deleted", 5)}, "deleted", true},
+		"running although to be deleted":    {Deleting, []contract.TenantStatus{report("a", "running", 4), report("b", "deleted", 5)}, "running", false},
+		"a state that a newer version made": {Active, []contract.TenantStatus{report("a", "levitating", 5)}, "levitating", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sum := Summarize(tc.desired, tc.reports)
+			require.Equal(t, tc.state, sum.State)
+			require.Equal(t, tc.settled, sum.Settled(Tenant{State: tc.desired, Generation: 5}))
+		})
+	}
+}
+
+func TestSummarizeNumbers(t *testing.T) {
+	sum := Summarize(Active, []contract.TenantStatus{
+		{Instance: "b", State: "paused", Workers: 2, QueueReady: 10, QueueUnacked: -1, ObservedGeneration: 4, Error: "no database"},
+		{Instance: "a", State: "running", Workers: 3, QueueReady: 12, QueueUnacked: 4, ObservedGeneration: 5},
+	})
+	require.Equal(t, 5, sum.Workers)
+	require.Equal(t, int64(12), sum.QueueReady)
+	require.Equal(t, int64(4), sum.QueueUnacked)
+	require.Equal(t, int64(4), sum.ObservedGeneration)
+	require.Equal(t, "no database", sum.Error)
+	require.Equal(t, "a", sum.Instances[0].Instance)
+
+	nobody := Summarize(Active, nil)
+	require.Equal(t, int64(-1), nobody.QueueReady)
+	require.Equal(t, int64(-1), nobody.QueueUnacked)
+}

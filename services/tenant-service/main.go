@@ -1,0 +1,109 @@
+// Command tenant-service keeps the registry of tenants and tells the other services of it.
+//
+// It has an HTTP API in front of a table in PostgreSQL, and a relay from that table to the control channel in NATS, where
+// ingest-service picks up what is to be done for each tenant and reports how far it is. Several of it may run at once.
+//
+// It starts while PostgreSQL or NATS are away, and is ready once both are there.
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/command"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
+	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
+	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+)
+
+// The head of the OpenAPI document, which `make generate` takes from here:
+//
+//	@title			Tenants
+//	@version		1.0
+//	@description	The registry of tenants. A tenant has a RabbitMQ queue, a partition of the message table and a pool of workers, which appear when it is created and disappear when it is deleted.
+//	@description
+//	@description	A change is answered as soon as it is recorded: it is a new desired state with a higher `generation`. The instances of ingest-service bring it about within a second or so; `status` says how far they are. It is reached when `status.observed_generation` is at least `generation` and `status.state` is `running`, or `suspended`. With the header `Prefer: wait=10` the request itself waits for that, at most 10 seconds (and never more than 30).
+//	@description
+//	@description	Errors are problem documents (RFC 9457): act on `code`, show `detail`, quote `request_id` when you ask for help.
+//	@description
+//	@description	`make token SCOPE=tenants:admin` prints a token for a development installation.
+//	@license.name	MIT
+//	@BasePath		/
+//	@accept			json
+//	@produce		json
+//
+//	@securityDefinitions.apikey	Bearer
+//	@in							header
+//	@name						Authorization
+//	@description				The word `Bearer`, a space, and a JWT with the scope `tenants:admin`. A token with the claim `tenant_id` acts on that tenant alone.
+
+// service is the name in logs, metrics and on the servers that this one connects to.
+const service = "tenant-service"
+
+// Config is the configuration of this binary.
+type Config struct {
+	HTTP     rest.Config      `koanf:"http"`
+	Ops      telemetry.Config `koanf:"ops"`
+	Database postgres.Config  `koanf:"database"`
+	NATS     control.Config   `koanf:"nats"`
+	Auth     auth.Config      `koanf:"auth"`
+	Log      logging.Config   `koanf:"log"`
+	// Workers and MaxWorkers are the policy for tenants.
+	Workers         int           `koanf:"workers" usage:"workers of a new tenant that does not say how many" validate:"min=1,ltefield=MaxWorkers"`
+	MaxWorkers      int           `koanf:"max_workers" usage:"highest number of workers of one tenant" validate:"min=1,max=1024"`
+	ShutdownTimeout time.Duration `koanf:"shutdown_timeout" usage:"how long stopping may take" validate:"min=1s,max=10m"`
+}
+
+func defaultConfig() Config {
+	cfg := Config{
+		HTTP:            rest.DefaultConfig(),
+		Ops:             telemetry.Config{Addr: "127.0.0.1:9081"}, // profiles are not for everyone
+		Database:        postgres.DefaultConfig(),
+		NATS:            control.DefaultConfig(),
+		Auth:            auth.DefaultConfig(),
+		Log:             logging.DefaultConfig(),
+		Workers:         3,
+		MaxWorkers:      contract.DefaultMaxWorkers,
+		ShutdownTimeout: 30 * time.Second,
+	}
+	cfg.HTTP.Addr = ":8081"
+	// Longer than the longest wait that a client may prefer.
+	cfg.HTTP.RequestTimeout = 35 * time.Second
+	return cfg
+}
+
+func main() {
+	lifecycle.Main(func(ctx context.Context, args []string) error {
+		return app().Command(os.Environ(), os.Stdout).Run(ctx, args)
+	})
+}
+
+func app() command.Service[Config] {
+	return command.Service[Config]{
+		Name: service, Usage: "the registry of tenants", Defaults: defaultConfig,
+		Log:     func(c Config) logging.Config { return c.Log },
+		OpsAddr: func(c Config) string { return c.Ops.Addr },
+		Serve:   serve,
+		More: map[string]command.Extra[Config]{
+			"migrate": {Usage: "bring the database to the schema of this version, and exit", Run: migrate},
+		},
+	}
+}
+
+// migrate is for installations that migrate in a step of their own.
+func migrate(ctx context.Context, cfg Config, log *zap.Logger) error {
+	url := cfg.Database.MigrateURL
+	if url == "" {
+		url = cfg.Database.URL
+	}
+	return schema.Migrate(ctx, url, log)
+}
