@@ -1,0 +1,115 @@
+package batch
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.uber.org/zap"
+)
+
+// Gate stands in front of the database for all writers of the process. When one of them finds the database away, the
+// gate closes and all wait; one probe looks for it with growing, jittered pauses, and opens the gate when it answers.
+// It is a circuit breaker that lets callers wait instead of refusing them, with the probe as its half-open state: ten
+// thousand tenants cost a broken database one question at a time.
+type Gate struct {
+	probe  func(ctx context.Context) error
+	report func(error)
+	log    *zap.Logger
+
+	mu     sync.Mutex
+	err    error         // guarded by mu: why the gate is closed; nil while it is open
+	opened chan struct{} // guarded by mu: closed while the gate is open
+	closed chan struct{} // guarded by mu: closed while the gate is closed
+}
+
+// NewGate returns an open gate. probe asks the database for a sign of life; report hears of every change.
+func NewGate(probe func(ctx context.Context) error, report func(error), log *zap.Logger) *Gate {
+	opened := make(chan struct{})
+	close(opened)
+	return &Gate{probe: probe, report: report, log: log, opened: opened, closed: make(chan struct{})}
+}
+
+// Wait returns nil once the gate is open, and the reason why it is closed if ctx ends before.
+func (g *Gate) Wait(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		err, opened := g.err, g.opened
+		g.mu.Unlock()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-opened:
+		case <-ctx.Done():
+			return fmt.Errorf("the database is away: %w (%w)", err, ctx.Err())
+		}
+	}
+}
+
+// Err is why the gate is closed; nil while it is open.
+func (g *Gate) Err() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+// Close closes the gate because of err.
+func (g *Gate) Close(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err != nil {
+		return
+	}
+	g.err = err
+	g.opened = make(chan struct{})
+	close(g.closed)
+}
+
+func (g *Gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.err = nil
+	g.closed = make(chan struct{})
+	close(g.opened)
+}
+
+// Run probes while the gate is closed, until ctx ends.
+func (g *Gate) Run(ctx context.Context) error {
+	g.report(g.Err())
+	for {
+		g.mu.Lock()
+		closed := g.closed
+		g.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-closed:
+		}
+		g.report(g.Err())
+		g.log.Warn("the database is away; writing pauses", zap.Error(g.Err()))
+		if !g.probeUntilUp(ctx) {
+			return nil
+		}
+		g.open()
+		g.report(nil)
+		g.log.Info("the database is back; writing goes on")
+	}
+}
+
+func (g *Gate) probeUntilUp(ctx context.Context) bool {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, 2*time.Second
+	for {
+		if err := g.probe(ctx); err == nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pauses.NextBackOff()):
+		}
+	}
+}

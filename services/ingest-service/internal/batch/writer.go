@@ -1,0 +1,313 @@
+// Package batch turns deliveries into committed rows, and decides what becomes of those that cannot be stored.
+//
+// Its guarantee: when [Writer.Write] returns nil, every delivery of the batch is in the broker's or the database's
+// safe keeping elsewhere (stored, in a retry tier, or among the dead letters), so that it may be acknowledged. Until
+// then it must not be. Whatever Write does can be done twice.
+//
+// Whose fault an error is decides what happens (see [postgres.Classify]). A fault of the infrastructure never costs a
+// message an attempt: Write waits and tries again. A batch that the database refuses for its content is bisected, so
+// that only the message at fault pays.
+package batch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+)
+
+// Batch is a run of consecutive deliveries of one channel.
+type Batch struct {
+	Tenant uuid.UUID
+	// MaxAttempts is how often a message is tried before it becomes a dead letter.
+	MaxAttempts int
+	// Deliveries in the order of their tags. Messages[i] is what is to be stored of Deliveries[Index[i]].
+	Deliveries []amqp.Delivery
+	Messages   []store.Message
+	Index      []int
+	// Rejected are the deliveries that were found to be unstorable before the database was asked.
+	Rejected []Rejection
+	// Bytes is the size of all bodies.
+	Bytes int64
+}
+
+// Rejection says why a delivery cannot be stored.
+type Rejection struct {
+	Delivery int // index in Batch.Deliveries
+	ID       uuid.UUID
+	Reason   contract.Reason
+	Err      error
+	// Transient: worth another attempt.
+	Transient bool
+}
+
+// Stats counts what became of a tenant's messages. All fields only rise.
+type Stats struct {
+	Stored, Duplicates, Retried atomic.Int64
+	deadLettered                [reasonCount]atomic.Int64
+}
+
+// reasonCount is held to the number of contract.Reasons by a test.
+const reasonCount = 8
+
+// DeadLettered is the counter of one reason.
+func (s *Stats) DeadLettered(reason contract.Reason) *atomic.Int64 {
+	for i, known := range contract.Reasons() {
+		if known == reason {
+			return &s.deadLettered[i]
+		}
+	}
+	panic("reason without a counter: " + string(reason))
+}
+
+// Inserter stores messages; [store.Store] is one.
+type Inserter interface {
+	Insert(ctx context.Context, tenant uuid.UUID, messages []store.Message) (stored int, err error)
+	Attach(ctx context.Context, tenant uuid.UUID) error
+}
+
+// Publisher publishes with confirms; [rabbitmq.Publisher] is one.
+type Publisher interface {
+	PublishBatch(ctx context.Context, messages []rabbitmq.Message) []error
+}
+
+// Letter builds the dead letter of a delivery.
+type Letter func(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message
+
+// Config is how a writer deals with faults.
+type Config struct {
+	// RetryDelays are the tiers in which a message waits for its next attempt, shortest first.
+	RetryDelays []time.Duration
+	// HoldTimeout is how long a batch is held while the infrastructure is away. It must be well below the broker's
+	// limit for an unacknowledged delivery, 30 minutes by default.
+	HoldTimeout time.Duration
+	// PublishTimeout bounds one try to publish dead letters and retries.
+	PublishTimeout time.Duration
+}
+
+// ErrHeld says that the infrastructure has been away for so long that the deliveries are better given back.
+var ErrHeld = errors.New("the infrastructure is away; the messages go back to their queue")
+
+// Writer writes batches. It is safe for concurrent use.
+type Writer struct {
+	cfg       Config
+	store     Inserter
+	gate      *Gate
+	publisher Publisher
+	letter    Letter
+	metrics   *Metrics
+	log       *zap.Logger
+}
+
+// NewWriter returns a writer. letter builds dead letters.
+func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, letter Letter, m *Metrics, log *zap.Logger) *Writer {
+	return &Writer{cfg: cfg, store: s, gate: gate, publisher: publisher, letter: letter, metrics: m, log: log}
+}
+
+// Write stores b. It returns nil when all of it may be acknowledged, and an error when none of it may: because ctx or
+// patience has ended, because of [ErrHeld], or because the tenant is retired ([store.ErrRetired]). The end of ctx
+// interrupts at once, the end of patience only what waits for something to come back.
+func (w *Writer) Write(ctx, patience context.Context, b *Batch, stats *Stats) error {
+	run := write{Writer: w, batch: b, stats: stats, patience: patience, rejected: b.Rejected}
+	run.log = w.log.With(zap.Stringer("tenant_id", b.Tenant))
+	if len(b.Messages) > 0 {
+		if err := run.insert(ctx, 0, len(b.Messages)); err != nil {
+			return err
+		}
+	}
+	return run.dispose(ctx)
+}
+
+// write is one call of Write.
+type write struct {
+	*Writer
+	batch    *Batch
+	stats    *Stats
+	patience context.Context //nolint:containedctx // the life of this value is one call
+	rejected []Rejection
+	log      *zap.Logger
+}
+
+// insert stores the messages from one index up to another. What the database refuses for its content is halved until
+// single messages are left, which takes at most 2·log2(n)+1 statements for each bad message.
+func (w *write) insert(ctx context.Context, from, to int) error {
+	messages := w.batch.Messages[from:to]
+	err := w.untilUp(ctx, func() error {
+		begin := time.Now()
+		stored, err := w.store.Insert(ctx, w.batch.Tenant, messages)
+		if err != nil {
+			return err
+		}
+		w.metrics.storeSeconds.Observe(time.Since(begin).Seconds())
+		w.metrics.batchSize.Observe(float64(len(messages)))
+		w.stats.Stored.Add(int64(stored))
+		w.stats.Duplicates.Add(int64(len(messages) - stored))
+		return nil
+	})
+	fault := postgres.Classify(err)
+	if fault == postgres.FaultNone {
+		return nil
+	}
+	if fault == postgres.FaultInfrastructure {
+		return err // untilUp has given up
+	}
+	if len(messages) > 1 {
+		middle := from + len(messages)/2
+		if err := w.insert(ctx, from, middle); err != nil {
+			return err
+		}
+		return w.insert(ctx, middle, to)
+	}
+	w.rejected = append(w.rejected, Rejection{
+		Delivery: w.batch.Index[from], ID: messages[0].ID,
+		Reason: contract.ReasonRejected, Err: err, Transient: fault == postgres.FaultTransient,
+	})
+	return nil
+}
+
+// untilUp calls fn until it returns something else than a fault of the infrastructure.
+func (w *write) untilUp(ctx context.Context, fn func() error) error {
+	began := time.Now()
+	pauses := newPauses()
+	for {
+		err := fn()
+		if postgres.Classify(err) != postgres.FaultInfrastructure || errors.Is(err, store.ErrRetired) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("write: %w", ctx.Err())
+		}
+		w.log.Debug("writing failed; it will be repeated", zap.Error(err))
+		if partitionMissing(err) {
+			if err := w.store.Attach(ctx, w.batch.Tenant); errors.Is(err, store.ErrRetired) {
+				return err
+			}
+		} else if concernsAll(err) {
+			w.gate.Close(err)
+		}
+		if err := w.waitForReturn(began, pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
+			return err
+		}
+	}
+}
+
+// waitForReturn pauses, with jitter, and then waits until the gate is open.
+func (w *write) waitForReturn(began time.Time, pauses backoff.BackOff) error {
+	ctx, cancel := context.WithDeadline(w.patience, began.Add(w.cfg.HoldTimeout))
+	defer cancel()
+	pause := time.NewTimer(pauses.NextBackOff())
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+	case <-pause.C:
+	}
+	if err := w.gate.Wait(ctx); err == nil && ctx.Err() == nil {
+		return nil
+	}
+	if w.patience.Err() != nil {
+		return fmt.Errorf("write: %w", w.patience.Err())
+	}
+	return ErrHeld
+}
+
+func newPauses() backoff.BackOff {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 20*time.Millisecond, 5*time.Second
+	return pauses
+}
+
+// partitionMissing tells the one fault that a writer can mend by itself.
+func partitionMissing(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && (refused.Code == "42P01" || (refused.Code == "23514" && refused.ConstraintName == ""))
+}
+
+// concernsAll tells the faults that every tenant would meet: no connection, no answer, no resources, shutting down, no
+// writing. A lock that one tenant could not get is not one of them.
+func concernsAll(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return true
+	}
+	switch refused.Code[:2] {
+	case "08", "53", "57", "58", "25", "28", "XX":
+		return refused.Code != "57014" // query_canceled: one statement took too long
+	}
+	return false
+}
+
+// dispose hands what cannot be stored on to the retry tiers and the dead letters.
+func (w *write) dispose(ctx context.Context) error {
+	if len(w.rejected) == 0 {
+		return nil
+	}
+	messages := make([]rabbitmq.Message, len(w.rejected))
+	dead := make([]contract.Reason, len(w.rejected)) // empty: another attempt
+	for i, rejection := range w.rejected {
+		d := w.batch.Deliveries[rejection.Delivery]
+		attempts := Attempts(d) + 1
+		if rejection.Transient && attempts < w.batch.MaxAttempts {
+			messages[i] = retry(d, w.batch.Tenant, rejection.ID, attempts, w.cfg.RetryDelays)
+			continue
+		}
+		dead[i] = rejection.Reason
+		if rejection.Transient {
+			dead[i] = contract.ReasonMaxAttempts
+		}
+		messages[i] = w.letter(w.batch.Tenant, d, dead[i], rejection.Err, attempts)
+	}
+	if err := w.publish(ctx, messages); err != nil {
+		return err
+	}
+	for i, reason := range dead {
+		if reason == "" {
+			w.stats.Retried.Add(1)
+			continue
+		}
+		w.stats.DeadLettered(reason).Add(1)
+		w.log.Debug("dead letter", zap.Stringer("message_id", w.rejected[i].ID), zap.String("reason", string(reason)), zap.Error(w.rejected[i].Err))
+	}
+	return nil
+}
+
+// publish repeats until every message is confirmed. One that is published twice, because its confirmation was lost, is
+// recognised by its id further on.
+func (w *write) publish(ctx context.Context, messages []rabbitmq.Message) error {
+	began := time.Now()
+	pauses := newPauses()
+	for {
+		attempt, cancel := context.WithTimeout(ctx, w.cfg.PublishTimeout)
+		results := w.publisher.PublishBatch(attempt, messages)
+		cancel()
+		var failed []rabbitmq.Message
+		var cause error
+		for i, err := range results {
+			if err != nil {
+				failed, cause = append(failed, messages[i]), err
+			}
+		}
+		if len(failed) == 0 {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("publish: %w", ctx.Err())
+		}
+		w.log.Warn("dead letters or retries could not be published; they will be repeated", zap.Int("messages", len(failed)), zap.Error(cause))
+		messages = failed
+		if err := w.waitForReturn(began, pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
+			return err
+		}
+	}
+}

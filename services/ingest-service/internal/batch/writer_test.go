@@ -1,0 +1,325 @@
+package batch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+)
+
+// faultyStore stores in memory and fails on demand: the faults of a database that cannot be made to order.
+type faultyStore struct {
+	mu         sync.Mutex
+	stored     map[uuid.UUID]bool
+	statements int
+	attached   int
+	// fail is asked before each statement.
+	fail func(messages []store.Message, statement int) error
+	// attach is the answer to Attach.
+	attach error
+}
+
+func (s *faultyStore) Insert(_ context.Context, _ uuid.UUID, messages []store.Message) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.statements++
+	if s.fail != nil {
+		if err := s.fail(messages, s.statements); err != nil {
+			return 0, err
+		}
+	}
+	fresh := 0
+	for _, m := range messages {
+		if !s.stored[m.ID] {
+			s.stored[m.ID] = true
+			fresh++
+		}
+	}
+	return fresh, nil
+}
+
+func (s *faultyStore) Attach(context.Context, uuid.UUID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attached++
+	return s.attach
+}
+
+// faultyPublisher keeps what is published; the first failures tries of a message fail.
+type faultyPublisher struct {
+	mu        sync.Mutex
+	failures  int
+	published []rabbitmq.Message
+}
+
+func (p *faultyPublisher) PublishBatch(_ context.Context, messages []rabbitmq.Message) []error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	results := make([]error, len(messages))
+	for i, m := range messages {
+		if p.failures > 0 {
+			p.failures--
+			results[i] = rabbitmq.ErrUnavailable
+			continue
+		}
+		p.published = append(p.published, m)
+	}
+	return results
+}
+
+type fixture struct {
+	store     *faultyStore
+	publisher *faultyPublisher
+	gate      *batch.Gate
+	writer    *batch.Writer
+	stats     batch.Stats
+	tenant    uuid.UUID
+}
+
+func newFixture(t *testing.T, probe func(context.Context) error) *fixture {
+	t.Helper()
+	f := &fixture{
+		store: &faultyStore{stored: make(map[uuid.UUID]bool)}, publisher: &faultyPublisher{}, tenant: uuid.New(),
+	}
+	if probe == nil {
+		probe = func(context.Context) error { return nil }
+	}
+	f.gate = batch.NewGate(probe, func(error) {}, zap.NewNop())
+	letter := func(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, _ error, attempts int) rabbitmq.Message {
+		return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: amqp.Publishing{
+			MessageId: d.MessageId, Headers: amqp.Table{contract.HeaderReason: string(reason), contract.HeaderAttempt: int32(attempts)},
+		}}
+	}
+	f.writer = batch.NewWriter(batch.Config{
+		RetryDelays: []time.Duration{time.Second, 5 * time.Second}, HoldTimeout: 5 * time.Minute, PublishTimeout: time.Second,
+	}, f.store, f.gate, f.publisher, letter, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
+	return f
+}
+
+// batch of n messages; every delivery has been tried attempts times.
+func (f *fixture) batch(n, attempts int) *batch.Batch {
+	b := &batch.Batch{Tenant: f.tenant, MaxAttempts: 3}
+	for i := range n {
+		id := uuid.New()
+		b.Deliveries = append(b.Deliveries, amqp.Delivery{
+			Exchange: contract.RetryReturnExchange, RoutingKey: f.tenant.String(), MessageId: id.String(),
+			Headers: amqp.Table{contract.HeaderAttempt: int32(attempts)},
+		})
+		b.Messages = append(b.Messages, store.Message{ID: id, Payload: []byte(`{}`)})
+		b.Index = append(b.Index, i)
+	}
+	return b
+}
+
+func refuses(bad map[uuid.UUID]bool, code string) func([]store.Message, int) error {
+	return func(messages []store.Message, _ int) error {
+		for _, m := range messages {
+			if bad[m.ID] {
+				return fmt.Errorf("insert: %w", &pgconn.PgError{Code: code})
+			}
+		}
+		return nil
+	}
+}
+
+// One message that the database refuses must cost its neighbours nothing, and not more statements than it has to.
+func TestBisectLetsOnlyTheBadMessagePay(t *testing.T) {
+	for name, badIndexes := range map[string][]int{
+		"first": {0}, "last": {999}, "middle": {500}, "three": {0, 499, 999}, "neighbours": {10, 11},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, nil)
+			b := f.batch(1000, 0)
+			bad := make(map[uuid.UUID]bool)
+			for _, i := range badIndexes {
+				bad[b.Messages[i].ID] = true
+			}
+			f.store.fail = refuses(bad, "22P05")
+			require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
+
+			require.Len(t, f.store.stored, 1000-len(bad))
+			require.Len(t, f.publisher.published, len(bad))
+			for _, m := range f.publisher.published {
+				require.Equal(t, contract.DeadLettersExchange, m.Exchange)
+				require.Equal(t, string(contract.ReasonRejected), m.Publishing.Headers[contract.HeaderReason])
+				require.True(t, bad[uuid.MustParse(m.Publishing.MessageId)])
+			}
+			const halvings = 10 // log2(1000), rounded up
+			require.LessOrEqual(t, f.store.statements, len(bad)*(2*halvings)+1)
+			require.EqualValues(t, 1000-len(bad), f.stats.Stored.Load())
+			require.EqualValues(t, len(bad), f.stats.DeadLettered(contract.ReasonRejected).Load())
+		})
+	}
+}
+
+// A fault that may pass is tried again later, and is a dead letter only at the end of its attempts.
+func TestTransientFaultIsRetriedThenDead(t *testing.T) {
+	for _, test := range []struct {
+		attempts int
+		exchange []string
+	}{
+		{attempts: 0, exchange: []string{"retry.1s", "retry.5s"}},
+		{attempts: 1, exchange: []string{"retry.5s"}},
+		{attempts: 2, exchange: []string{contract.DeadLettersExchange}},
+	} {
+		t.Run(fmt.Sprint(test.attempts), func(t *testing.T) {
+			f := newFixture(t, nil)
+			b := f.batch(3, test.attempts)
+			f.store.fail = refuses(map[uuid.UUID]bool{b.Messages[1].ID: true}, "P0001")
+			require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
+			require.Len(t, f.store.stored, 2)
+			require.Len(t, f.publisher.published, 1)
+			m := f.publisher.published[0]
+			require.Contains(t, test.exchange, m.Exchange)
+			require.Equal(t, f.tenant.String(), m.Key)
+			require.Equal(t, b.Messages[1].ID.String(), m.Publishing.MessageId)
+			require.EqualValues(t, test.attempts+1, m.Publishing.Headers[contract.HeaderAttempt])
+			if m.Exchange == contract.DeadLettersExchange {
+				require.Equal(t, string(contract.ReasonMaxAttempts), m.Publishing.Headers[contract.HeaderReason])
+			}
+		})
+	}
+}
+
+// A database that is away costs no message an attempt: the writer waits, and stores when it is back.
+func TestInfrastructureFaultWaits(t *testing.T) {
+	for name, fault := range map[string]error{
+		"no connection":  errors.New("dial tcp: connection refused"),
+		"timeout":        context.DeadlineExceeded,
+		"shutting down":  &pgconn.PgError{Code: "57P01"},
+		"read-only":      &pgconn.PgError{Code: "25006"},
+		"disk full":      &pgconn.PgError{Code: "53100"},
+		"lock timeout":   &pgconn.PgError{Code: "55P03"},
+		"deadlock":       &pgconn.PgError{Code: "40P01"},
+		"no right":       &pgconn.PgError{Code: "42501"},
+		"no partition":   &pgconn.PgError{Code: "23514"},
+		"reading order":  &pgconn.PgError{Code: "23505"},
+		"too many conns": &pgconn.PgError{Code: "53300"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t, nil)
+				gate, stopGate := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- f.gate.Run(gate) }()
+
+				b := f.batch(10, 2) // one attempt before the last: nothing of it may be used up
+				f.store.fail = func(_ []store.Message, statement int) error {
+					if statement <= 5 {
+						return fault
+					}
+					return nil
+				}
+				require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
+				require.Len(t, f.store.stored, 10)
+				require.Empty(t, f.publisher.published)
+				stopGate()
+				require.NoError(t, <-done)
+			})
+		})
+	}
+}
+
+// During a long outage deliveries go back to the queue before the broker's own limit closes the channel on them.
+func TestLongOutageGivesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := errors.New("connection refused")
+		f := newFixture(t, func(context.Context) error { return away })
+		gate, stopGate := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- f.gate.Run(gate) }()
+		f.store.fail = func([]store.Message, int) error { return away }
+
+		began := time.Now()
+		require.ErrorIs(t, f.writer.Write(t.Context(), t.Context(), f.batch(1, 0), &f.stats), batch.ErrHeld)
+		require.Equal(t, 5*time.Minute, time.Since(began))
+		require.Equal(t, 1, f.store.statements, "the gate keeps the writer from asking a database that is away")
+		require.Empty(t, f.publisher.published)
+		stopGate()
+		require.NoError(t, <-done)
+	})
+}
+
+// A process that stops must not wait for a database that is away.
+func TestPatienceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, nil)
+		f.store.fail = func([]store.Message, int) error { return &pgconn.PgError{Code: "55P03"} }
+		patience, hurry := context.WithTimeout(t.Context(), time.Second)
+		defer hurry()
+		require.ErrorIs(t, f.writer.Write(t.Context(), patience, f.batch(1, 0), &f.stats), context.DeadlineExceeded)
+		require.Empty(t, f.publisher.published)
+	})
+}
+
+// A partition that is missing is made again; that of a deleted tenant is not.
+func TestMissingPartition(t *testing.T) {
+	missing := func(_ []store.Message, statement int) error {
+		if statement == 1 {
+			return &pgconn.PgError{Code: "23514"}
+		}
+		return nil
+	}
+	t.Run("is attached", func(t *testing.T) {
+		f := newFixture(t, nil)
+		f.store.fail = missing
+		require.NoError(t, f.writer.Write(t.Context(), t.Context(), f.batch(2, 0), &f.stats))
+		require.Equal(t, 1, f.store.attached)
+		require.Len(t, f.store.stored, 2)
+	})
+	t.Run("of a retired tenant", func(t *testing.T) {
+		f := newFixture(t, nil)
+		f.store.fail, f.store.attach = missing, store.ErrRetired
+		require.ErrorIs(t, f.writer.Write(t.Context(), t.Context(), f.batch(2, 0), &f.stats), store.ErrRetired)
+		require.Empty(t, f.store.stored)
+	})
+}
+
+// A delivery may be acknowledged only when its dead letter is in the broker's keeping.
+func TestDeadLettersArePublishedUntilConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, nil)
+		f.publisher.failures = 4
+		b := f.batch(2, 0)
+		b.Rejected = []batch.Rejection{{Delivery: 1, ID: b.Messages[1].ID, Reason: contract.ReasonNotJSON, Err: errors.New("not JSON")}}
+		b.Messages, b.Index = b.Messages[:1], b.Index[:1]
+		require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
+		require.Len(t, f.store.stored, 1)
+		require.Len(t, f.publisher.published, 1)
+		require.EqualValues(t, 1, f.stats.DeadLettered(contract.ReasonNotJSON).Load())
+	})
+}
+
+// The header counts only on what comes back from our own exchange: a producer could else skip the retries, or have none.
+func TestAttemptsOfAProducerDoNotCount(t *testing.T) {
+	header := amqp.Table{contract.HeaderAttempt: int32(7)}
+	require.Equal(t, 0, batch.Attempts(amqp.Delivery{Exchange: contract.MessagesExchange, Headers: header}))
+	require.Equal(t, 7, batch.Attempts(amqp.Delivery{Exchange: contract.RetryReturnExchange, Headers: header}))
+	require.Equal(t, 0, batch.Attempts(amqp.Delivery{Exchange: contract.RetryReturnExchange, Headers: amqp.Table{contract.HeaderAttempt: "7"}}))
+	require.Equal(t, 0, batch.Attempts(amqp.Delivery{Exchange: contract.RetryReturnExchange, Headers: amqp.Table{contract.HeaderAttempt: int32(-1)}}))
+}
+
+func TestEveryReasonHasACounter(t *testing.T) {
+	var stats batch.Stats
+	for i, reason := range contract.Reasons() {
+		stats.DeadLettered(reason).Add(int64(i + 1))
+	}
+	for i, reason := range contract.Reasons() {
+		require.EqualValues(t, i+1, stats.DeadLettered(reason).Load())
+	}
+}

@@ -1,0 +1,371 @@
+package consumer_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	patience = 30 * time.Second
+	poll     = 20 * time.Millisecond
+)
+
+// rig is one tenant on real services, with everything that a consumer needs.
+type rig struct {
+	t         *testing.T
+	tenant    uuid.UUID
+	database  string
+	operator  *pgxpool.Pool
+	link      *rabbitmq.Link
+	publisher *rabbitmq.Publisher
+	gate      *batch.Gate
+	writer    *batch.Writer
+	budget    *consumer.Budget
+	broker    rabbitmq.Config
+	state     consumer.State
+	cfg       consumer.Config
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, tenant: uuid.New(), database: backing.Postgres(t), budget: consumer.NewBudget(1 << 28)}
+	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+	cfg := postgres.DefaultConfig()
+	cfg.URL = r.database
+	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	r.operator, err = pgxpool.New(t.Context(), r.database)
+	require.NoError(t, err)
+	t.Cleanup(r.operator.Close)
+	messages := store.New(pool, 5*time.Second)
+	require.NoError(t, messages.Attach(t.Context(), r.tenant))
+
+	r.broker = rabbitmq.Config{URL: backing.RabbitMQ(t).URL}
+	r.link = rabbitmq.NewLink(r.broker, "test-consume", log, nil)
+	publishing := rabbitmq.NewLink(r.broker, "test-publish", log, nil)
+	r.publisher = rabbitmq.NewPublisher(publishing, 2, log)
+	r.gate = batch.NewGate(messages.Ping, func(error) {}, log)
+	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, r.gate.Run} {
+		r.run(run)
+	}
+	r.writer = batch.NewWriter(batch.Config{
+		RetryDelays: []time.Duration{time.Second}, HoldTimeout: time.Minute, PublishTimeout: 5 * time.Second,
+	}, messages, r.gate, r.publisher, letter, batch.NewMetrics(prometheus.NewRegistry()), log)
+	r.cfg = consumer.Config{
+		Prefetch: 500, BatchMessages: 100, BatchBytes: 1 << 20, BatchDelay: 5 * time.Millisecond,
+		MaxPayload: 1 << 16, HoleLimit: time.Second,
+	}
+	r.onChannel(func(ch *amqp.Channel) error {
+		if err := rabbitmq.DeclareShared(ch, []time.Duration{time.Second}, rabbitmq.QueueQuorum); err != nil {
+			return err
+		}
+		return rabbitmq.DeclareTenant(ch, r.tenant.String(), rabbitmq.QueueOptions{})
+	})
+	return r
+}
+
+// run owns a component until the end of the test.
+func (r *rig) run(component func(context.Context) error) (stop func()) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- component(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("component: %v", err)
+		}
+	})
+	r.t.Cleanup(stop)
+	return stop
+}
+
+func (r *rig) onChannel(fn func(*amqp.Channel) error) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	session, err := r.link.Session(ctx)
+	require.NoError(r.t, err)
+	require.NoError(r.t, session.Do(ctx, fn))
+}
+
+func (r *rig) consumer() *consumer.Consumer {
+	c := consumer.New(r.cfg, r.tenant, r.link, r.gate, r.writer, r.budget, &r.state, func(error) {}, zap.NewNop())
+	c.Configure(3, 3)
+	return c
+}
+
+func letter(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, cause error, _ int) rabbitmq.Message {
+	p := rabbitmq.Republishing(d)
+	p.Headers[contract.HeaderReason], p.Headers[contract.HeaderError] = string(reason), cause.Error()
+	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: p}
+}
+
+func (r *rig) publish(messages ...rabbitmq.Message) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	for i, err := range r.publisher.PublishBatch(ctx, messages) {
+		require.NoError(r.t, err, "message %d", i)
+	}
+}
+
+func (r *rig) message(id, body string) rabbitmq.Message {
+	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: r.tenant.String(), Publishing: amqp.Publishing{
+		MessageId: id, DeliveryMode: amqp.Persistent, Body: []byte(body),
+	}}
+}
+
+// publishMany publishes n messages under new ids and returns these.
+func (r *rig) publishMany(n int) map[uuid.UUID]bool {
+	r.t.Helper()
+	ids := make(map[uuid.UUID]bool, n)
+	messages := make([]rabbitmq.Message, 0, n)
+	for i := range n {
+		id := uuid.New()
+		ids[id] = true
+		messages = append(messages, r.message(id.String(), fmt.Sprintf(`{"n":%d}`, i)))
+	}
+	r.publish(messages...)
+	return ids
+}
+
+func (r *rig) stored() map[uuid.UUID]bool {
+	r.t.Helper()
+	rows, err := r.operator.Query(r.t.Context(), `SELECT id FROM messages WHERE tenant_id = $1`, r.tenant)
+	require.NoError(r.t, err)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	require.NoError(r.t, err)
+	set := make(map[uuid.UUID]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
+}
+
+// depth is how many messages wait in a queue, without those that a consumer holds.
+func (r *rig) depth(queue string) (n int) {
+	r.t.Helper()
+	r.onChannel(func(ch *amqp.Channel) error {
+		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		n = q.Messages
+		return err
+	})
+	return n
+}
+
+func (r *rig) requireStored(want map[uuid.UUID]bool) {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool { return len(r.stored()) >= len(want) }, patience, poll)
+	require.True(r.t, maps.Equal(want, r.stored()))
+	require.Eventually(r.t, func() bool { return r.state.Unacked.Load() == 0 }, patience, poll)
+}
+
+func TestEverythingIsStoredOnceAndAcknowledged(t *testing.T) {
+	r := newRig(t)
+	ids := r.publishMany(2000)
+	stop := r.run(r.consumer().Run)
+	r.requireStored(ids)
+	again := make([]rabbitmq.Message, 0, 10)
+	for id := range ids {
+		if again = append(again, r.message(id.String(), `{"second":true}`)); len(again) == 10 {
+			break
+		}
+	}
+	r.publish(again...)
+	require.Eventually(t, func() bool { return r.state.Duplicates.Load() == 10 }, patience, poll)
+	stop()
+	require.Zero(t, r.depth(contract.QueueName(r.tenant.String())), "nothing is left or given back")
+	require.Equal(t, ids, r.stored())
+	require.EqualValues(t, 2000, r.state.Stored.Load())
+}
+
+// A message that cannot be stored must neither block its neighbours nor disappear.
+func TestBadMessagesBecomeDeadLetters(t *testing.T) {
+	r := newRig(t)
+	bad := map[string]contract.Reason{
+		`{"a":`:                   contract.ReasonNotJSON,
+		``:                        contract.ReasonNotJSON,
+		`"\u0000"`:                contract.ReasonUnstorable,
+		`1e131071`:                contract.ReasonUnstorable,
+		string(make([]byte, 1e5)): contract.ReasonTooLarge,
+	}
+	messages := make([]rabbitmq.Message, 0, len(bad))
+	for body := range bad {
+		messages = append(messages, r.message(uuid.NewString(), body))
+	}
+	r.publish(messages...)
+	foreign := r.message(uuid.NewString(), `{}`)
+	foreign.Key = uuid.NewString()
+	foreign.Publishing.Headers = amqp.Table{"CC": []any{r.tenant.String()}}
+	r.publish(foreign)
+	good := r.publishMany(50)
+	r.run(r.consumer().Run)
+	r.requireStored(good)
+
+	reasons := make(map[contract.Reason]int)
+	require.Eventually(t, func() bool { return r.depth(contract.DeadLettersQueue) == len(bad)+1 }, patience, poll)
+	r.onChannel(func(ch *amqp.Channel) error {
+		for range len(bad) + 1 {
+			d, ok, err := ch.Get(contract.DeadLettersQueue, true)
+			if err != nil || !ok {
+				return fmt.Errorf("get a dead letter: %v %w", ok, err)
+			}
+			reason, _ := d.Headers[contract.HeaderReason].(string)
+			reasons[contract.Reason(reason)]++
+		}
+		return nil
+	})
+	require.Equal(t, map[contract.Reason]int{
+		contract.ReasonNotJSON: 2, contract.ReasonUnstorable: 2, contract.ReasonTooLarge: 1, contract.ReasonForeignKey: 1,
+	}, reasons)
+}
+
+// A producer with ids of its own kind must get the same guarantee.
+func TestForeignIDsAreStoredOnce(t *testing.T) {
+	r := newRig(t)
+	r.publish(r.message("order-1", `1`), r.message("order-1", `2`), r.message("", `3`), r.message("", `3`))
+	r.run(r.consumer().Run)
+	require.Eventually(t, func() bool { return r.state.Stored.Load() == 3 && r.state.Duplicates.Load() == 1 }, patience, poll)
+	require.True(t, r.stored()[contract.MessageID(r.tenant, "order-1")])
+	require.EqualValues(t, 2, r.state.WithoutID.Load())
+}
+
+// Stopping in the middle of a backlog must lose nothing and store nothing twice; what was not begun goes back.
+func TestStopUnderLoad(t *testing.T) {
+	r := newRig(t)
+	ids := r.publishMany(3000)
+	for round := range 4 {
+		before := r.state.Stored.Load()
+		stop := r.run(r.consumer().Run)
+		require.Eventually(t, func() bool { return r.state.Stored.Load() > before || len(r.stored()) == len(ids) }, patience, time.Millisecond)
+		stop()
+		require.False(t, r.state.Consuming.Load())
+		require.EqualValues(t, len(r.stored()), r.state.Stored.Load(), "round %d", round)
+	}
+	r.run(r.consumer().Run)
+	r.requireStored(ids)
+	require.Zero(t, r.state.Duplicates.Load(), "a stop in order leads to no redelivery of what was stored")
+}
+
+// Resizing must not stop consumption, and must lose and double nothing.
+func TestResizeUnderLoad(t *testing.T) {
+	r := newRig(t)
+	c := r.consumer()
+	r.run(c.Run)
+	ids := make(map[uuid.UUID]bool)
+	for _, workers := range []int{1, 8, 2, 5, 1, 3} {
+		c.Configure(workers, 3)
+		maps.Copy(ids, r.publishMany(400))
+		require.EqualValues(t, workers, r.state.Workers.Load())
+	}
+	r.requireStored(ids)
+	require.Zero(t, r.state.Duplicates.Load())
+}
+
+// A database that cuts every connection, again and again, costs no message and makes no dead letter.
+func TestDatabaseCutsConnections(t *testing.T) {
+	r := newRig(t)
+	r.run(r.consumer().Run)
+	ids := make(map[uuid.UUID]bool)
+	for range 5 {
+		maps.Copy(ids, r.publishMany(300))
+		_, err := r.operator.Exec(t.Context(), `
+			SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'mtm_ingest'`)
+		require.NoError(t, err)
+	}
+	r.requireStored(ids)
+	require.Zero(t, r.depth(contract.DeadLettersQueue))
+}
+
+// A broker that closes the channel must have everything that was not acknowledged processed again, once.
+func TestChannelDies(t *testing.T) {
+	r := newRig(t)
+	ids := r.publishMany(2000)
+	consuming, cut := context.WithCancel(t.Context())
+	first := rabbitmq.NewLink(r.broker, "test-cut", zap.NewNop(), nil)
+	done := make(chan error, 1)
+	go func() { done <- first.Run(consuming) }()
+	own := r.link
+	r.link = first
+	stop := r.run(r.consumer().Run)
+	require.Eventually(t, func() bool { return r.state.Stored.Load() > 0 }, patience, time.Millisecond)
+	cut()
+	require.NoError(t, <-done)
+	stop()
+	r.link = own
+	r.run(r.consumer().Run)
+	r.requireStored(ids)
+}
+
+// Whoever deletes the queue under a consumer ends it, so that it is provisioned again.
+func TestQueueDisappears(t *testing.T) {
+	r := newRig(t)
+	done := make(chan error, 1)
+	c := r.consumer()
+	go func() { done <- c.Run(t.Context()) }()
+	require.Eventually(t, r.state.Consuming.Load, patience, poll)
+	r.onChannel(func(ch *amqp.Channel) error {
+		_, err := rabbitmq.DeleteTenant(ch, r.tenant.String())
+		return err
+	})
+	select {
+	case err := <-done:
+		require.ErrorIs(t, err, consumer.ErrQueueMissing)
+	case <-time.After(patience):
+		t.Fatal("the consumer goes on without a queue")
+	}
+}
+
+// Large messages must not fill the memory: the prefetch is lowered, and everything arrives.
+func TestLargeMessagesLowerThePrefetch(t *testing.T) {
+	r := newRig(t)
+	r.cfg.MaxPayload = 1 << 20
+	r.cfg.BatchBytes = 1 << 18
+	r.budget = consumer.NewBudget(1 << 20)
+	ids := make(map[uuid.UUID]bool)
+	body := `"` + string(make16k()) + `"`
+	messages := make([]rabbitmq.Message, 0, 300)
+	for range 300 {
+		id := uuid.New()
+		ids[id] = true
+		messages = append(messages, r.message(id.String(), body))
+	}
+	r.publish(messages...)
+	r.run(r.consumer().Run)
+	r.requireStored(ids)
+}
+
+func make16k() []byte {
+	body := make([]byte, 16<<10)
+	for i := range body {
+		body[i] = 'x'
+	}
+	return body
+}

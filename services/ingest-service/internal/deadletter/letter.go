@@ -1,0 +1,230 @@
+package deadletter
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"maps"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+// Reasons of parked messages, beside those of [contract.Reasons].
+const (
+	// ReasonExpired: the producer gave the message a lifetime, which ended in the tenant's queue.
+	ReasonExpired contract.Reason = "expired"
+	// ReasonUnroutable: the message came back from a retry tier when its tenant had no queue.
+	ReasonUnroutable contract.Reason = "unroutable"
+)
+
+// Reasons are all reasons that a letter may have.
+func Reasons() []contract.Reason {
+	return append(contract.Reasons(), ReasonExpired, ReasonUnroutable)
+}
+
+// Letter is a dead letter.
+type Letter struct {
+	ID       uuid.UUID
+	TenantID uuid.UUID
+	// MessageID is the id under which the message would have been stored; nil if its producer gave none.
+	MessageID *uuid.UUID
+	// OriginalMessageID is what the producer gave, if it can be kept as text.
+	OriginalMessageID string
+	// Payload is the body; what was read of it, where the reader has a limit.
+	Payload []byte
+	// PayloadSize is the length of the whole body in bytes.
+	PayloadSize int64
+	ContentType string
+	// Headers are the producer's, as a JSON object.
+	Headers json.RawMessage
+	Reason  contract.Reason
+	Error   string
+	// Attempts is how often the message was tried, 1 at least.
+	Attempts int
+	// Version rises whenever the letter comes again.
+	Version       int64
+	FirstFailedAt time.Time
+	LastFailedAt  time.Time
+}
+
+// ReplayID is the id under which the letter's message is stored. A message without one is given the letter's, so that
+// replaying it twice stores it once.
+func (l *Letter) ReplayID() uuid.UUID {
+	if l.MessageID != nil {
+		return *l.MessageID
+	}
+	return l.ID
+}
+
+// LetterID is the id of the dead letter of a message: the same for the same message that fails for the same reason, so
+// that it is one letter however often it is dead-lettered. Without a message id there is no telling whether two messages
+// are the same one; then it is random.
+func LetterID(tenant uuid.UUID, messageID string, reason contract.Reason, body []byte) uuid.UUID {
+	if messageID == "" {
+		return uuid.New()
+	}
+	id := uuid.UUID(contract.MessageID(tenant, messageID))
+	content := sha256.Sum256(body)
+	name := make([]byte, 0, len(id)+len(reason)+1+len(content))
+	name = append(name, id[:]...)
+	name = append(name, reason...)
+	name = append(name, 0)
+	return uuid.NewSHA1(tenant, append(name, content[:]...))
+}
+
+// Publishing is the dead letter of d, which came through the queue of tenant. attempts
+// counts the one that failed last; cause is cut to [contract.MaxErrorBytes].
+func Publishing(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message {
+	publishing := rabbitmq.Republishing(d)
+	text := ""
+	if cause != nil {
+		text = cut(cause.Error(), contract.MaxErrorBytes)
+	}
+	now := time.Now()
+	maps.Copy(publishing.Headers, amqp.Table{
+		contract.HeaderTenant:        tenant.String(),
+		contract.HeaderReason:        string(reason),
+		contract.HeaderError:         text,
+		contract.HeaderAttempt:       int32(min(max(attempts, 1), 1<<20)),
+		contract.HeaderFirstFailedAt: firstFailedAt(d, now).UnixMilli(),
+		contract.HeaderDeadLetterID:  LetterID(tenant, d.MessageId, reason, d.Body).String(),
+	})
+	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: publishing}
+}
+
+// firstFailedAt is when d failed for the first time: now, unless it comes back from the retry exchange.
+func firstFailedAt(d amqp.Delivery, now time.Time) time.Time {
+	if d.Exchange != contract.RetryReturnExchange {
+		return now
+	}
+	return failureTime(d.Headers, now)
+}
+
+// failureTime reads the time of the first failure from headers of ours. A time that cannot be is now.
+func failureTime(headers amqp.Table, now time.Time) time.Time {
+	millis, ok := headers[contract.HeaderFirstFailedAt].(int64)
+	at := time.UnixMilli(millis)
+	if !ok || millis <= 0 || at.After(now) {
+		return now
+	}
+	return at
+}
+
+// fromDeadLetters reads what [Publishing] has written. A letter that names no tenant, which only an operator can have
+// published, is kept under the nil UUID: no tenant sees it, and it is not lost.
+func fromDeadLetters(d amqp.Delivery, now time.Time) Letter {
+	tenant, err := uuid.Parse(text(d.Headers[contract.HeaderTenant]))
+	if err != nil {
+		tenant = uuid.Nil
+	}
+	l := newLetter(tenant, d, now)
+	l.Reason = contract.Reason(cut(clean(text(d.Headers[contract.HeaderReason])), 64))
+	l.Error = cut(clean(text(d.Headers[contract.HeaderError])), contract.MaxErrorBytes)
+	l.Attempts, l.FirstFailedAt = attempts(d.Headers), failureTime(d.Headers, now)
+	if l.ID, err = uuid.Parse(text(d.Headers[contract.HeaderDeadLetterID])); err != nil {
+		l.ID = LetterID(tenant, d.MessageId, l.Reason, d.Body)
+	}
+	return l
+}
+
+// fromParking reads a message that the broker itself gave up on. Its tenant is in the name of the queue that it died in,
+// or, when it came back from a retry tier to nobody, in its routing key.
+func fromParking(d amqp.Delivery, now time.Time) Letter {
+	death := lastDeath(d.Headers)
+	tenant, reason, cause := parseOrNil(d.RoutingKey), ReasonUnroutable, "the message came back from a retry when its tenant had no queue"
+	returned := true // headers of ours count only on what comes back from our own retry exchange
+	if name, ok := contract.TenantOfQueue(text(death["queue"])); ok {
+		tenant, returned = parseOrNil(name), text(death["exchange"]) == contract.RetryReturnExchange
+		switch why := text(death["reason"]); why {
+		case "delivery_limit":
+			reason, cause = contract.ReasonDeliveryLimit, "delivered too often without being acknowledged; its consumers may have crashed over it"
+		case "expired":
+			reason, cause = ReasonExpired, "its expiration, set by the producer, ended in the queue"
+		default:
+			reason, cause = contract.ReasonRejected, "removed from the queue by the broker: "+clean(why)
+		}
+	}
+	l := newLetter(tenant, d, now)
+	l.Reason, l.Error = reason, cut(cause, contract.MaxErrorBytes)
+	if returned {
+		l.Attempts, l.FirstFailedAt = attempts(d.Headers), failureTime(d.Headers, now)
+	}
+	l.ID = LetterID(tenant, d.MessageId, reason, d.Body)
+	return l
+}
+
+func parseOrNil(s string) uuid.UUID {
+	id, err := uuid.Parse(s)
+	if err != nil {
+		return uuid.Nil
+	}
+	return id
+}
+
+// lastDeath is the most recent entry of x-death, which the broker keeps at the front.
+func lastDeath(headers amqp.Table) amqp.Table {
+	deaths, _ := headers["x-death"].([]any)
+	if len(deaths) == 0 {
+		return nil
+	}
+	death, _ := deaths[0].(amqp.Table)
+	return death
+}
+
+// newLetter has what does not depend on how a letter came.
+func newLetter(tenant uuid.UUID, d amqp.Delivery, now time.Time) Letter {
+	l := Letter{
+		TenantID: tenant, Payload: d.Body, PayloadSize: int64(len(d.Body)),
+		ContentType: clean(d.ContentType), Headers: headersJSON(rabbitmq.Republishing(d).Headers),
+		Attempts: 1, Version: 1, FirstFailedAt: now, LastFailedAt: now,
+	}
+	if l.Payload == nil {
+		l.Payload = []byte{}
+	}
+	if d.MessageId != "" {
+		id := uuid.UUID(contract.MessageID(tenant, d.MessageId))
+		l.MessageID = &id
+		if clean(d.MessageId) == d.MessageId {
+			l.OriginalMessageID = d.MessageId
+		}
+	}
+	return l
+}
+
+func attempts(headers amqp.Table) int {
+	switch n := headers[contract.HeaderAttempt].(type) {
+	case int32:
+		return max(int(n), 1)
+	case int64:
+		return int(min(max(n, 1), 1<<20))
+	}
+	return 1
+}
+
+// text is a header's value if it is a string, else empty.
+func text(value any) string {
+	s, _ := value.(string)
+	return s
+}
+
+// clean makes s fit for a text column: valid UTF-8 without NUL.
+func clean(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// cut shortens s to at most n bytes, at the beginning of a character.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}

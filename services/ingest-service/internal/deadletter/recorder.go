@@ -1,0 +1,226 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+const (
+	// batchLetters and batchBytes end a batch. AMQP has no limit in bytes for what a consumer holds, and bodies can have
+	// 16 MiB (RabbitMQ 4) or 128 MiB (3.10), so the number is kept small.
+	batchLetters = 64
+	batchBytes   = 8 << 20
+	// holdTimeout is how long letters are held while the database is away, before they go back to their queue. The broker
+	// closes a channel that holds one for 30 minutes.
+	holdTimeout = 10 * time.Minute
+	// firstRetry and longestRetry bound the pause before the next try.
+	firstRetry   = 100 * time.Millisecond
+	longestRetry = 10 * time.Second
+)
+
+// errHeld says that letters were held for too long.
+var errHeld = errors.New("the database has been away for too long; the dead letters go back to their queue")
+
+// recorderStore is what a [Recorder] needs of [Store]. Tests make it fail.
+type recorderStore interface {
+	Record(ctx context.Context, letters []Letter) (discarded int, err error)
+}
+
+// Recorder moves dead letters and parked messages from the broker into the table.
+type Recorder struct {
+	link    *rabbitmq.Link
+	store   recorderStore
+	metrics *Metrics
+	log     *zap.Logger
+}
+
+// NewRecorder returns a recorder that consumes over link.
+func NewRecorder(link *rabbitmq.Link, store *Store, metrics *Metrics, log *zap.Logger) *Recorder {
+	return &Recorder{link: link, store: store, metrics: metrics, log: log}
+}
+
+// Run records until ctx ends. Then it commits and acknowledges what it is at, and gives the rest back.
+func (r *Recorder) Run(ctx context.Context) error {
+	var group errgroup.Group
+	group.Go(func() error { r.keep(ctx, contract.DeadLettersQueue, fromDeadLetters); return nil })
+	group.Go(func() error { r.keep(ctx, contract.ParkingQueue, fromParking); return nil })
+	return group.Wait()
+}
+
+// keep consumes queue until ctx ends, beginning anew after every fault.
+func (r *Recorder) keep(ctx context.Context, queue string, read func(amqp.Delivery, time.Time) Letter) {
+	log := r.log.With(zap.String("queue", queue))
+	pauses := newPauses()
+	for {
+		began := time.Now()
+		err := r.consume(ctx, log, queue, read)
+		if ctx.Err() != nil {
+			return
+		}
+		log.Warn("recording dead letters was interrupted", zap.Error(err))
+		if time.Since(began) > longestRetry {
+			pauses.Reset()
+		}
+		if !pause(ctx, pauses.NextBackOff()) {
+			return
+		}
+	}
+}
+
+// consume records what comes from queue until ctx ends or something fails for good.
+func (r *Recorder) consume(ctx context.Context, log *zap.Logger, queue string, read func(amqp.Delivery, time.Time) Letter) error {
+	session, err := r.link.Session(ctx)
+	if err != nil {
+		return err
+	}
+	consumption, err := session.Consume(ctx, queue, "", batchLetters)
+	if err != nil {
+		return err
+	}
+	defer consumption.Release()
+	for {
+		var first amqp.Delivery
+		var open bool
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), consumption.Stop())
+		case first, open = <-consumption.Deliveries:
+		}
+		if !open {
+			return fmt.Errorf("%w: the consumer was cancelled", rabbitmq.ErrUnavailable)
+		}
+		deliveries := gather(first, consumption.Deliveries)
+		letters := make([]Letter, len(deliveries))
+		for i, d := range deliveries {
+			letters[i] = read(d, time.Now())
+		}
+		if err := r.record(ctx, log, letters, consumption.Done()); err != nil {
+			return errors.Join(err, consumption.Stop())
+		}
+		if err := consumption.Ack(deliveries[len(deliveries)-1].DeliveryTag, true); err != nil {
+			return fmt.Errorf("acknowledge dead letters: %w", err)
+		}
+	}
+}
+
+// gather takes what is there.
+func gather(first amqp.Delivery, more <-chan amqp.Delivery) []amqp.Delivery {
+	deliveries, size := []amqp.Delivery{first}, len(first.Body)
+	for len(deliveries) < batchLetters && size < batchBytes {
+		select {
+		case d, open := <-more:
+			if !open {
+				return deliveries
+			}
+			deliveries, size = append(deliveries, d), size+len(d.Body)
+		default:
+			return deliveries
+		}
+	}
+	return deliveries
+}
+
+// lastTry is what a try that is under way may still take when ctx has ended.
+const lastTry = 3 * time.Second
+
+// record commits letters, trying again until it succeeds, ctx ends, the session is lost, or it has taken too long. The
+// end of ctx leaves a try that is under way a little time.
+func (r *Recorder) record(ctx context.Context, log *zap.Logger, letters []Letter, lost <-chan struct{}) error {
+	pauses := newPauses()
+	for held := time.Now(); ; {
+		err := r.try(ctx, log, letters)
+		if err == nil {
+			return nil
+		}
+		log.Warn("dead letters could not be recorded; it will be repeated", zap.Int("letters", len(letters)), zap.Error(err))
+		if time.Since(held) > holdTimeout {
+			return fmt.Errorf("%w: %w", errHeld, err)
+		}
+		timer := time.NewTimer(pauses.NextBackOff())
+		select {
+		case <-timer.C:
+		case <-lost:
+			timer.Stop()
+			return fmt.Errorf("%w while dead letters were held", rabbitmq.ErrUnavailable)
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// try writes under a context that ends a little later than ctx.
+func (r *Recorder) try(ctx context.Context, log *zap.Logger, letters []Letter) error {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(lastTry)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-own.Done():
+		}
+	})()
+	return r.write(own, log, letters)
+}
+
+// write tries once. What the database refuses for its content is halved until the one letter is found; that is kept
+// without what people have written into it beside the payload.
+func (r *Recorder) write(ctx context.Context, log *zap.Logger, letters []Letter) error {
+	discarded, err := r.store.Record(ctx, letters)
+	switch fault := postgres.Classify(err); {
+	case fault == postgres.FaultNone:
+		r.metrics.discarded.Add(float64(discarded))
+		r.metrics.recorded.Add(float64(len(letters) - discarded))
+		return nil
+	case fault == postgres.FaultInfrastructure:
+		return err
+	case len(letters) > 1:
+		half := len(letters) / 2
+		if err := r.write(ctx, log, letters[:half]); err != nil {
+			return err
+		}
+		return r.write(ctx, log, letters[half:])
+	}
+	bare := letters[0]
+	log.Error("a dead letter is kept without its headers, which the database refuses",
+		zap.Stringer("tenant_id", bare.TenantID), zap.Stringer("dead_letter_id", bare.ID), zap.Error(err))
+	bare.OriginalMessageID, bare.ContentType, bare.Headers, bare.Error = "", "", []byte(`{}`), ""
+	discarded, err = r.store.Record(ctx, []Letter{bare})
+	if err != nil {
+		return err // it is tried again, and stays in its queue
+	}
+	r.metrics.discarded.Add(float64(discarded))
+	r.metrics.recorded.Add(float64(1 - discarded))
+	return nil
+}
+
+func newPauses() *backoff.ExponentialBackOff {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = firstRetry, longestRetry
+	return pauses
+}
+
+// pause reports whether ctx is still alive after d.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

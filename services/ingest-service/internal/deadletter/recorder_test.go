@@ -1,0 +1,266 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+func deliveryOf(s string) amqp.Delivery {
+	return amqp.Delivery{MessageId: s, ContentType: s, Body: []byte(s), Headers: amqp.Table{"h": s}}
+}
+
+// start runs a component until the end of the test or until stop is called.
+func start(t *testing.T, component func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- component(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			require.NoError(t, err)
+		case <-time.After(patience):
+			t.Error("a component does not end")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+const tier = 100 * time.Millisecond
+
+// broker is a link and a publisher, with the shared topology and the queues of tenants.
+func broker(t *testing.T, tenants ...uuid.UUID) (*rabbitmq.Link, *rabbitmq.Publisher) {
+	t.Helper()
+	link := rabbitmq.NewLink(rabbitmq.Config{URL: backing.RabbitMQ(t).URL}, t.Name(), zaptest.NewLogger(t), nil)
+	start(t, link.Run)
+	do(t, link, func(ch *amqp.Channel) error {
+		if err := rabbitmq.DeclareShared(ch, []time.Duration{tier}, rabbitmq.QueueClassic); err != nil {
+			return err
+		}
+		for _, tenant := range tenants {
+			if err := rabbitmq.DeclareTenant(ch, tenant.String(), rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	publisher := rabbitmq.NewPublisher(link, 1, zaptest.NewLogger(t))
+	start(t, publisher.Run)
+	return link, publisher
+}
+
+func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	session, err := link.Session(ctx)
+	require.NoError(t, err)
+	require.NoError(t, session.Do(ctx, fn))
+}
+
+// depth is how many messages wait in a queue.
+func depth(t *testing.T, link *rabbitmq.Link, queue string) (messages int) {
+	t.Helper()
+	do(t, link, func(ch *amqp.Channel) error {
+		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		messages = q.Messages
+		return err
+	})
+	return messages
+}
+
+func publish(t *testing.T, publisher *rabbitmq.Publisher, messages ...rabbitmq.Message) {
+	t.Helper()
+	for _, err := range publisher.PublishBatch(t.Context(), messages) {
+		require.NoError(t, err)
+	}
+}
+
+func deadMessage(tenant uuid.UUID, id string) rabbitmq.Message {
+	d := amqp.Delivery{MessageId: id, Body: []byte("{" + id)}
+	return Publishing(tenant, d, contract.ReasonNotJSON, errors.New("bad"), 1)
+}
+
+// faulty lets a test come between the recorder and the database.
+type faulty struct {
+	*Store
+	mu     sync.Mutex
+	before func(letters []Letter) error
+	after  func(letters []Letter) error
+}
+
+func (f *faulty) Record(ctx context.Context, letters []Letter) (int, error) {
+	f.mu.Lock()
+	before, after := f.before, f.after
+	f.mu.Unlock()
+	if before != nil {
+		if err := before(letters); err != nil {
+			return 0, err
+		}
+	}
+	discarded, err := f.Store.Record(ctx, letters)
+	if err == nil && after != nil {
+		err = after(letters)
+	}
+	return discarded, err
+}
+
+func (f *faulty) set(before, after func(letters []Letter) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before, f.after = before, after
+}
+
+func recorder(t *testing.T, link *rabbitmq.Link, store recorderStore) *Recorder {
+	t.Helper()
+	return &Recorder{link: link, store: store, metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zaptest.NewLogger(t)}
+}
+
+func waitForLetters(t *testing.T, s *Store, tenant uuid.UUID, n int) []Letter {
+	t.Helper()
+	var letters []Letter
+	require.Eventually(t, func() bool {
+		letters = list(t, s, tenant, Filter{})
+		return len(letters) >= n
+	}, patience, 10*time.Millisecond, "dead letters are missing")
+	require.Len(t, letters, n)
+	return letters
+}
+
+// Dead letters of workers and of the broker end up in the table, and the queues are empty then.
+func TestRecorderRecordsDeadLettersAndParkedMessages(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	link, publisher := broker(t)
+	r := recorder(t, link, s)
+	stop := start(t, r.Run)
+
+	for n := range 200 {
+		publish(t, publisher, deadMessage(tenantA, fmt.Sprint(n)))
+	}
+	waiting := rabbitmq.Message{Exchange: contract.RetryTierName(tier), Key: tenantB.String(), Publishing: amqp.Publishing{
+		MessageId: "m", Body: []byte("1"), Headers: amqp.Table{contract.HeaderAttempt: int32(3)},
+	}}
+	publish(t, publisher, waiting)
+
+	for _, l := range waitForLetters(t, s, tenantA, 200) {
+		require.Equal(t, contract.ReasonNotJSON, l.Reason)
+		require.EqualValues(t, 1, l.Version)
+	}
+	parked := waitForLetters(t, s, tenantB, 1)[0]
+	require.Equal(t, ReasonUnroutable, parked.Reason)
+	require.Equal(t, 3, parked.Attempts)
+	require.Equal(t, "m", parked.OriginalMessageID)
+	require.InDelta(t, 201, testutil.ToFloat64(r.metrics.recorded), 0)
+	stop()
+	require.Zero(t, depth(t, link, contract.DeadLettersQueue))
+	require.Zero(t, depth(t, link, contract.ParkingQueue))
+}
+
+// While the database is away letters wait; none is lost and none counts as recorded.
+func TestRecorderWaitsForTheDatabase(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	link, publisher := broker(t)
+	f := &faulty{Store: s}
+	tried := make(chan struct{}, 100)
+	f.set(func([]Letter) error {
+		tried <- struct{}{}
+		return errors.New("connection refused")
+	}, nil)
+	r := recorder(t, link, f)
+	stop := start(t, r.Run)
+	publish(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantA, "2"))
+	<-tried
+	<-tried // it goes on trying
+	stop()
+	require.Eventually(t, func() bool { return depth(t, link, contract.DeadLettersQueue) == 2 }, patience, 10*time.Millisecond,
+		"the letters are back in the queue")
+	require.Zero(t, testutil.ToFloat64(r.metrics.recorded))
+
+	start(t, recorder(t, link, f).Run)
+	<-tried
+	f.set(nil, nil)
+	waitForLetters(t, s, tenantA, 2)
+}
+
+// A recorder that dies between commit and acknowledgement records the same letters again: as the same ones.
+func TestRecorderThatDiesBeforeItAcknowledges(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	link, publisher := broker(t)
+	f := &faulty{Store: s}
+	f.set(nil, func([]Letter) error { return errors.New("connection lost during the commit") })
+	stop := start(t, recorder(t, link, f).Run)
+	publish(t, publisher, deadMessage(tenantA, "1"))
+	waitForLetters(t, s, tenantA, 1)
+	stop()
+	start(t, recorder(t, link, s).Run)
+	require.Eventually(t, func() bool {
+		return depth(t, link, contract.DeadLettersQueue) == 0 && list(t, s, tenantA, Filter{})[0].Version > 1
+	}, patience, 10*time.Millisecond)
+	waitForLetters(t, s, tenantA, 1)
+}
+
+// One letter that the database does not take must not hold up the others, nor be lost.
+func TestRecorderFindsTheLetterThatTheDatabaseRefuses(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	link, publisher := broker(t)
+	f := &faulty{Store: s}
+	f.set(func(letters []Letter) error {
+		if slices.ContainsFunc(letters, func(l Letter) bool { return l.OriginalMessageID == "7" }) {
+			return &pgconn.PgError{Code: "22P05"}
+		}
+		return nil
+	}, nil)
+	var messages []rabbitmq.Message
+	for n := range 40 {
+		messages = append(messages, deadMessage(tenantA, fmt.Sprint(n)))
+	}
+	publish(t, publisher, messages...)
+	start(t, recorder(t, link, f).Run)
+	bare := 0
+	for _, l := range waitForLetters(t, s, tenantA, 40) {
+		require.NotEmpty(t, l.Payload)
+		if l.OriginalMessageID == "" {
+			bare++
+			require.Equal(t, "{7", string(l.Payload))
+			require.Equal(t, uuid.UUID(contract.MessageID(tenantA, "7")), l.ReplayID())
+		}
+	}
+	require.Equal(t, 1, bare)
+}
+
+func TestRecorderCountsWhatItDiscards(t *testing.T) {
+	t.Parallel()
+	s, operator := database(t)
+	_, err := operator.Exec(t.Context(), `SELECT tenant_drop($1)`, tenantA)
+	require.NoError(t, err)
+	link, publisher := broker(t)
+	r := recorder(t, link, s)
+	start(t, r.Run)
+	publish(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantB, "1"))
+	waitForLetters(t, s, tenantB, 1)
+	require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.discarded) == 1 }, patience, time.Millisecond)
+	require.Empty(t, list(t, s, tenantA, Filter{}))
+}

@@ -1,0 +1,269 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+// Result says what a replay has come to.
+type Result string
+
+// The results of replays.
+const (
+	// ResultReplayed: the message was published again and is on its way.
+	ResultReplayed Result = "replayed"
+	// ResultAlreadyStored: a message of this id is stored, so nothing was published; the letter is removed.
+	ResultAlreadyStored Result = "already_stored"
+	// resultRefused: the payload cannot be stored as it is, so nothing was published; the letter stays.
+	resultRefused Result = "refused"
+)
+
+// ErrBusy says that another replay of all letters of the tenant is running.
+var ErrBusy = errors.New("a replay is running already")
+
+const (
+	// replayPage is how many letters are replayed at a time, at most.
+	replayPage = 100
+	// replayBytes is how many bytes of payloads are replayed at a time.
+	replayBytes = 8 << 20
+	// replayReserve is left of the time of a request to answer it.
+	replayReserve = time.Second
+	// removeTimeout bounds the removal of letters that were just published, which the end of a request does not
+	// interrupt.
+	removeTimeout = 5 * time.Second
+)
+
+// Publisher publishes with confirms; [rabbitmq.Publisher] is one.
+type Publisher interface {
+	PublishBatch(ctx context.Context, messages []rabbitmq.Message) []error
+}
+
+// Replayer publishes the messages of dead letters again. It is safe for concurrent use.
+type Replayer struct {
+	store      *Store
+	publisher  Publisher
+	perSecond  int
+	maxPayload int
+	metrics    *Metrics
+	log        *zap.Logger
+
+	mu      sync.Mutex
+	running map[uuid.UUID]bool // guarded by mu: tenants of which all letters are being replayed
+}
+
+// NewReplayer returns a replayer. When many letters of a tenant are replayed it publishes so many a second. Payloads
+// over maxPayload bytes are not published: they would only come back.
+func NewReplayer(store *Store, publisher Publisher, perSecond, maxPayload int, metrics *Metrics, log *zap.Logger) *Replayer {
+	return &Replayer{
+		store: store, publisher: publisher, perSecond: max(perSecond, 1), maxPayload: maxPayload, metrics: metrics, log: log,
+		running: make(map[uuid.UUID]bool),
+	}
+}
+
+// Replayed is the outcome of one replay.
+type Replayed struct {
+	MessageID uuid.UUID
+	Result    Result
+}
+
+// Replay publishes the message of a letter again, with edited as its payload unless that is nil. The errors are
+// [ErrNotFound], a [*contract.PayloadError] for a payload that cannot be stored, those of [rabbitmq.Publisher], and
+// those of the database.
+func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []byte) (Replayed, error) {
+	letter, err := r.store.Find(ctx, tenant, id, r.maxPayload)
+	if err != nil {
+		return Replayed{}, err
+	}
+	replayed := Replayed{MessageID: letter.ReplayID()}
+	page := []Letter{letter}
+	if edited != nil {
+		page[0].Payload, page[0].PayloadSize, page[0].ContentType = edited, int64(len(edited)), "application/json"
+	}
+	results, errs, err := r.replay(ctx, tenant, page)
+	if err == nil {
+		err = errs[0]
+	}
+	replayed.Result = results[0]
+	return replayed, err
+}
+
+// Outcome is what a replay of many letters has come to.
+type Outcome struct {
+	// Replayed, AlreadyStored and Refused count the letters by result. Refused ones have a payload that cannot be stored
+	// as it is.
+	Replayed, AlreadyStored, Refused int
+	// Next is where to go on, if More letters are left.
+	Next Position
+	More bool
+}
+
+// ReplayAll replays the letters of tenant that pass filter, from a position on, until all are done or the time of ctx is
+// nearly over. The error, beside those of [Replayer.Replay], is [ErrBusy]; letters that were replayed before an error
+// are in the outcome, and the rest follows from its Next.
+func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filter, after Position) (Outcome, error) {
+	outcome := Outcome{Next: after, More: true}
+	if !r.begin(tenant) {
+		return outcome, ErrBusy
+	}
+	defer r.end(tenant)
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-min(replayReserve, time.Until(deadline)/5)))
+		defer cancel()
+	}
+	letters := min(r.perSecond, replayPage)
+	limiter := rate.NewLimiter(rate.Limit(r.perSecond), letters)
+	limits := Limits{Letters: letters, Payload: r.maxPayload, Bytes: replayBytes}
+	for outcome.More {
+		page, err := r.store.List(ctx, tenant, filter, outcome.Next, limits)
+		if err != nil {
+			return outcome.until(ctx, err)
+		}
+		if len(page.Letters) == 0 {
+			outcome.More = false
+			break
+		}
+		if err := limiter.WaitN(ctx, len(page.Letters)); err != nil {
+			return outcome, nil // there is no time for another page: the caller goes on from Next
+		}
+		results, errs, err := r.replay(ctx, tenant, page.Letters)
+		for i, result := range results {
+			switch result {
+			case ResultReplayed:
+				outcome.Replayed++
+			case ResultAlreadyStored:
+				outcome.AlreadyStored++
+			case resultRefused:
+				outcome.Refused++
+			default:
+				if err == nil {
+					err = errs[i] // of many, the first says enough
+				}
+			}
+		}
+		if err != nil {
+			return outcome.until(ctx, err)
+		}
+		last := page.Letters[len(page.Letters)-1]
+		outcome.Next, outcome.More = Position{last.FirstFailedAt, last.ID}, page.More
+	}
+	return outcome, nil
+}
+
+// until hides an error that is only the end of the time: what is left follows from Next.
+func (o Outcome) until(ctx context.Context, err error) (Outcome, error) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && o.Replayed+o.AlreadyStored+o.Refused > 0 {
+		return o, nil
+	}
+	return o, err
+}
+
+func (r *Replayer) begin(tenant uuid.UUID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running[tenant] {
+		return false
+	}
+	r.running[tenant] = true
+	return true
+}
+
+func (r *Replayer) end(tenant uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.running, tenant)
+}
+
+// replay replays letters, and removes those that need no further one. A letter has either a result or an error.
+func (r *Replayer) replay(ctx context.Context, tenant uuid.UUID, letters []Letter) ([]Result, []error, error) {
+	results, errs := make([]Result, len(letters)), make([]error, len(letters))
+	ids := make([]uuid.UUID, len(letters))
+	for i := range letters {
+		ids[i] = letters[i].ReplayID()
+	}
+	stored, err := r.store.stored(ctx, tenant, ids)
+	if err != nil {
+		return results, errs, err
+	}
+	var messages []rabbitmq.Message
+	var published []int // messages[k] is that of letters[published[k]]
+	for i := range letters {
+		if stored[ids[i]] {
+			results[i] = ResultAlreadyStored
+			continue
+		}
+		if errs[i] = r.check(&letters[i]); errs[i] != nil {
+			results[i] = resultRefused
+			continue
+		}
+		messages, published = append(messages, replayMessage(tenant, &letters[i])), append(published, i)
+	}
+	for k, err := range r.publisher.PublishBatch(ctx, messages) {
+		if errs[published[k]] = err; err == nil {
+			results[published[k]] = ResultReplayed
+		}
+	}
+	r.settle(ctx, tenant, letters, results)
+	return results, errs, nil
+}
+
+// settle counts the results and removes the letters that are done. If that fails they stay, and the next replay of them
+// finds their messages stored.
+func (r *Replayer) settle(ctx context.Context, tenant uuid.UUID, letters []Letter, results []Result) {
+	var done []Letter
+	for i, result := range results {
+		if result != "" {
+			r.metrics.replayed.WithLabelValues(string(result)).Inc()
+		}
+		if result == ResultReplayed || result == ResultAlreadyStored {
+			done = append(done, letters[i])
+		}
+	}
+	if len(done) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	if err := r.store.remove(ctx, tenant, done); err != nil {
+		r.log.Warn("replayed dead letters could not be removed; another replay will find them stored",
+			zap.Stringer("tenant_id", tenant), zap.Int("letters", len(done)), zap.Error(err))
+	}
+}
+
+// check refuses a payload that would only become a dead letter again.
+func (r *Replayer) check(l *Letter) error {
+	if l.PayloadSize > int64(r.maxPayload) {
+		return &contract.PayloadError{
+			Reason: contract.ReasonTooLarge, Offset: r.maxPayload,
+			Detail: fmt.Sprintf("the payload has %d bytes, the limit is %d", l.PayloadSize, r.maxPayload),
+		}
+	}
+	return contract.CheckPayload(l.Payload, math.MaxInt)
+}
+
+// replayMessage is the message of a letter, under its old id. Its attempts start again.
+func replayMessage(tenant uuid.UUID, l *Letter) rabbitmq.Message {
+	id := l.OriginalMessageID
+	if id == "" {
+		id = l.ReplayID().String()
+	}
+	return rabbitmq.Message{
+		Exchange: contract.MessagesExchange, Key: tenant.String(),
+		Publishing: amqp.Publishing{
+			MessageId: id, ContentType: cut(l.ContentType, 255), Body: l.Payload,
+			DeliveryMode: amqp.Persistent, Timestamp: time.Now(),
+		},
+	}
+}

@@ -1,0 +1,285 @@
+package deadletter
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+// outlet publishes nothing and remembers what it was given.
+type outlet struct {
+	published []rabbitmq.Message
+	fail      func(m rabbitmq.Message) error
+	during    func()
+}
+
+func (o *outlet) PublishBatch(_ context.Context, messages []rabbitmq.Message) []error {
+	if o.during != nil {
+		o.during()
+	}
+	errs := make([]error, len(messages))
+	for i, m := range messages {
+		if o.fail != nil {
+			errs[i] = o.fail(m)
+		}
+		if errs[i] == nil {
+			o.published = append(o.published, m)
+		}
+	}
+	return errs
+}
+
+func replayer(t *testing.T, s *Store, publisher Publisher, perSecond int) *Replayer {
+	t.Helper()
+	return NewReplayer(s, publisher, perSecond, 10_000, NewMetrics(prometheus.NewPedanticRegistry()), zaptest.NewLogger(t))
+}
+
+// storeMessage has a message stored under an id, as a worker would.
+func storeMessage(t *testing.T, operator *pgxpool.Pool, tenant, id uuid.UUID) {
+	t.Helper()
+	_, err := operator.Exec(t.Context(), `SELECT tenant_attach($1)`, tenant)
+	require.NoError(t, err)
+	_, err = operator.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, '1')`, tenant, id)
+	require.NoError(t, err)
+}
+
+func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	link, publisher := broker(t, tenantA)
+	l := letter(tenantA, 7)
+	record(t, s, l, letter(tenantA, 8))
+	r := replayer(t, s, publisher, 100)
+
+	got, err := r.Replay(t.Context(), tenantA, l.ID, nil)
+	require.NoError(t, err)
+	require.Equal(t, Replayed{MessageID: *l.MessageID, Result: ResultReplayed}, got)
+	do(t, link, func(ch *amqp.Channel) error {
+		d, ok, err := ch.Get(contract.QueueName(tenantA.String()), true)
+		require.True(t, ok)
+		require.Equal(t, "7", d.MessageId)
+		require.Equal(t, l.Payload, d.Body)
+		require.Equal(t, "application/json", d.ContentType)
+		require.Equal(t, tenantA.String(), d.RoutingKey)
+		require.Empty(t, d.Headers)
+		return err
+	})
+	_, err = r.Replay(t.Context(), tenantA, l.ID, nil)
+	require.ErrorIs(t, err, ErrNotFound)
+	require.Len(t, list(t, s, tenantA, Filter{}), 1)
+
+	_, err = r.Replay(t.Context(), tenantB, letter(tenantA, 8).ID, nil)
+	require.ErrorIs(t, err, ErrNotFound, "another tenant's letter")
+	record(t, s, letter(tenantB, 1))
+	_, err = r.Replay(t.Context(), tenantB, letter(tenantB, 1).ID, nil)
+	require.ErrorIs(t, err, rabbitmq.ErrUnroutable, "a tenant without a queue")
+	require.Len(t, list(t, s, tenantB, Filter{}), 1)
+}
+
+// A message that was stored meanwhile must not be stored twice, and its letter is of no use any more.
+func TestReplayOfAStoredMessage(t *testing.T) {
+	t.Parallel()
+	s, operator := database(t)
+	l := letter(tenantA, 1)
+	record(t, s, l)
+	storeMessage(t, operator, tenantA, *l.MessageID)
+	var o outlet
+	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
+	require.NoError(t, err)
+	require.Equal(t, ResultAlreadyStored, got.Result)
+	require.Empty(t, o.published)
+	require.Empty(t, list(t, s, tenantA, Filter{}))
+}
+
+// A replay whose message fails again faster than the letter is removed must not remove the new failure.
+func TestReplayKeepsALetterThatCameAgain(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	l := letter(tenantA, 1)
+	record(t, s, l)
+	o := outlet{during: func() { record(t, s, l) }}
+	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
+	require.NoError(t, err)
+	require.Equal(t, ResultReplayed, got.Result)
+	left := list(t, s, tenantA, Filter{})
+	require.Len(t, left, 1)
+	require.EqualValues(t, 2, left[0].Version)
+}
+
+func TestReplayThatCannotPublishKeepsTheLetter(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	l := letter(tenantA, 1)
+	record(t, s, l)
+	o := outlet{fail: func(rabbitmq.Message) error { return rabbitmq.ErrBlocked }}
+	_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
+	require.ErrorIs(t, err, rabbitmq.ErrBlocked)
+	require.Len(t, list(t, s, tenantA, Filter{}), 1)
+}
+
+// What cannot be stored would be a dead letter again at once: it has to be edited.
+func TestReplayOfAPayloadThatCannotBeStored(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	var o outlet
+	r := replayer(t, s, &o, 100)
+	for n, c := range []struct {
+		payload string
+		reason  contract.Reason
+	}{
+		{"{", contract.ReasonNotJSON},
+		{`"\u0000"`, contract.ReasonUnstorable},
+		{strings.Repeat("[", 300) + strings.Repeat("]", 300), contract.ReasonTooDeep},
+		{`"` + strings.Repeat("x", 10_000) + `"`, contract.ReasonTooLarge},
+	} {
+		l := letter(tenantA, n)
+		l.Payload, l.OriginalMessageID = []byte(c.payload), ""
+		record(t, s, l)
+		_, err := r.Replay(t.Context(), tenantA, l.ID, nil)
+		var refused *contract.PayloadError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, c.reason, refused.Reason)
+		_, err = r.Replay(t.Context(), tenantA, l.ID, []byte("{{"))
+		require.ErrorAs(t, err, &refused)
+
+		require.Empty(t, o.published)
+		got, err := r.Replay(t.Context(), tenantA, l.ID, []byte(`{"edited":true}`))
+		require.NoError(t, err)
+		require.Equal(t, ResultReplayed, got.Result)
+		require.Equal(t, `{"edited":true}`, string(o.published[0].Publishing.Body))
+		require.Equal(t, l.MessageID.String(), o.published[0].Publishing.MessageId, "its id was not text, so it is the one it is stored by")
+		o.published = nil
+	}
+	require.Empty(t, list(t, s, tenantA, Filter{}))
+}
+
+// A message without an id gets one with its first replay, so that the second does not store it again.
+func TestReplayOfAMessageWithoutAnID(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	l := letter(tenantA, 1)
+	l.MessageID, l.OriginalMessageID = nil, ""
+	o := outlet{during: func() { record(t, s, l) }} // the letter stays, as if it could not be removed
+	r := replayer(t, s, &o, 100)
+	record(t, s, l)
+	for range 2 {
+		got, err := r.Replay(t.Context(), tenantA, l.ID, nil)
+		require.NoError(t, err)
+		require.Equal(t, l.ID, got.MessageID)
+	}
+	require.Equal(t, l.ID.String(), o.published[0].Publishing.MessageId)
+	require.Equal(t, l.ID.String(), o.published[1].Publishing.MessageId)
+}
+
+func TestReplayAll(t *testing.T) {
+	t.Parallel()
+	s, operator := database(t)
+	var all []Letter
+	for n := range 250 {
+		l := letter(tenantA, n)
+		switch n % 50 {
+		case 0:
+			l.Payload = []byte("{")
+		case 1:
+			storeMessage(t, operator, tenantA, *l.MessageID)
+		}
+		all = append(all, l)
+	}
+	other := letter(tenantA, 1000)
+	other.Reason = contract.ReasonNotJSON
+	record(t, s, append(all, other, letter(tenantB, 1))...)
+	var o outlet
+	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{Reason: contract.ReasonRejected}, Position{})
+	require.NoError(t, err)
+	last := Position{all[249].FirstFailedAt, all[249].ID}
+	require.Equal(t, Outcome{Replayed: 240, AlreadyStored: 5, Refused: 5, Next: last}, outcome)
+	require.Len(t, o.published, 240)
+	require.Len(t, list(t, s, tenantA, Filter{}), 6, "the refused ones, and that of another reason")
+	require.Len(t, list(t, s, tenantB, Filter{}), 1)
+}
+
+// A tenant's replay shares the way with what is new: it has to be slow, and to go on where it stopped.
+func TestReplayAllIsSlowAndGoesOnWhereItStopped(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	var all []Letter
+	for n := range 60 {
+		all = append(all, letter(tenantA, n))
+	}
+	record(t, s, all...)
+	var o outlet
+	r := replayer(t, s, &o, 20)
+	began := time.Now()
+	total, rounds := 0, 0
+	outcome := Outcome{More: true}
+	for outcome.More {
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		var err error
+		outcome, err = r.ReplayAll(ctx, tenantA, Filter{}, outcome.Next)
+		cancel()
+		require.NoError(t, err)
+		total += outcome.Replayed
+		rounds++
+	}
+	require.Equal(t, 60, total)
+	require.Len(t, o.published, 60)
+	require.Greater(t, rounds, 1)
+	require.GreaterOrEqual(t, time.Since(began), time.Second)
+	require.Empty(t, list(t, s, tenantA, Filter{}))
+}
+
+func TestReplayAllStopsAtAnErrorAndSaysWhatIsDone(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	var all []Letter
+	for n := range 150 {
+		all = append(all, letter(tenantA, n))
+	}
+	record(t, s, all...)
+	o := outlet{fail: func(m rabbitmq.Message) error {
+		if m.Publishing.MessageId == "120" {
+			return fmt.Errorf("publish: %w", rabbitmq.ErrRejected)
+		}
+		return nil
+	}}
+	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+	require.ErrorIs(t, err, rabbitmq.ErrRejected)
+	require.Equal(t, Outcome{Replayed: 149, Next: Position{all[99].FirstFailedAt, all[99].ID}, More: true}, outcome)
+	require.Len(t, list(t, s, tenantA, Filter{}), 1)
+}
+
+func TestReplayAllRunsOnceATenant(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	record(t, s, letter(tenantA, 1), letter(tenantB, 1))
+	inside, leave := make(chan struct{}), make(chan struct{})
+	o := outlet{during: func() { inside <- struct{}{}; <-leave }}
+	r := replayer(t, s, &o, 10)
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+		done <- err
+	}()
+	<-inside
+	_, err := r.ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+	require.ErrorIs(t, err, ErrBusy)
+	close(leave)
+	require.NoError(t, <-done)
+	go func() { <-inside }()
+	_, err = r.ReplayAll(t.Context(), tenantB, Filter{}, Position{})
+	require.NoError(t, err)
+	_, err = r.ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+	require.NoError(t, err)
+}

@@ -1,0 +1,315 @@
+package deadletter
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is the limit of every wait in these tests; none of them takes nearly as long.
+const patience = 30 * time.Second
+
+// database is a store, and an operator who sees everything.
+func database(t *testing.T) (*Store, *pgxpool.Pool) {
+	t.Helper()
+	url := backing.Postgres(t)
+	cfg := postgres.DefaultConfig()
+	cfg.URL, cfg.MaxConns = url, 4
+	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	operator, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(operator.Close)
+	return NewStore(pool, 10*time.Second), operator
+}
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // fixed values of types that have no constants
+
+// letter is the n-th letter of a tenant: one a second.
+func letter(tenant uuid.UUID, n int) Letter {
+	messageID := uuid.UUID(contract.MessageID(tenant, fmt.Sprint(n)))
+	payload := fmt.Appendf(nil, `{"n":%d}`, n)
+	at := epoch.Add(time.Duration(n) * time.Second)
+	return Letter{
+		ID: LetterID(tenant, fmt.Sprint(n), contract.ReasonRejected, payload), TenantID: tenant, MessageID: &messageID,
+		OriginalMessageID: fmt.Sprint(n), Payload: payload, PayloadSize: int64(len(payload)), ContentType: "application/json",
+		Headers: []byte(`{}`), Reason: contract.ReasonRejected, Error: "refused", Attempts: 1, Version: 1, FirstFailedAt: at, LastFailedAt: at,
+	}
+}
+
+func record(t *testing.T, s *Store, letters ...Letter) {
+	t.Helper()
+	discarded, err := s.Record(t.Context(), letters)
+	require.NoError(t, err)
+	require.Zero(t, discarded)
+}
+
+var everything = Limits{Letters: 1000, Payload: 1 << 20, Bytes: 8 << 20} //nolint:gochecknoglobals // fixed values of types that have no constants
+
+func list(t *testing.T, s *Store, tenant uuid.UUID, filter Filter) []Letter {
+	t.Helper()
+	page, err := s.List(t.Context(), tenant, filter, Position{}, everything)
+	require.NoError(t, err)
+	return page.Letters
+}
+
+// A letter that comes twice, because its recorder died before it could acknowledge, is one letter.
+func TestRecordIsIdempotent(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	l := letter(tenantA, 1)
+	record(t, s, l, letter(tenantB, 1), letter(tenantA, 2), l)
+	got, err := s.Find(t.Context(), tenantA, l.ID, 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, l, got)
+
+	again := l
+	again.Attempts, again.Error = 5, "refused again"
+	again.FirstFailedAt, again.LastFailedAt = epoch.Add(time.Hour), epoch.Add(time.Hour)
+	record(t, s, again)
+	got, err = s.Find(t.Context(), tenantA, l.ID, 1<<20)
+	require.NoError(t, err)
+	again.Version, again.FirstFailedAt = 2, l.FirstFailedAt
+	require.Equal(t, again, got)
+	require.Len(t, list(t, s, tenantA, Filter{}), 2)
+	require.Len(t, list(t, s, tenantB, Filter{}), 1)
+}
+
+// Whatever a producer sends must not stop the recorder.
+func TestRecordTakesWhateverProducersSend(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	nasty := "a\x00\xff" + strings.Repeat("\u20ac", 70)
+	d := delivered("", "", Publishing(tenantA, deliveryOf(nasty), contract.ReasonNotJSON, fmt.Errorf("bad: %s", nasty), 1).Publishing)
+	l := fromDeadLetters(d, time.Now().UTC().Truncate(time.Microsecond))
+	record(t, s, l)
+	got, err := s.Find(t.Context(), tenantA, l.ID, 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, []byte(nasty), got.Payload)
+	require.Empty(t, got.OriginalMessageID, "it is not text")
+	require.Equal(t, uuid.UUID(contract.MessageID(tenantA, nasty)), *got.MessageID)
+	require.NotContains(t, got.Error, "\x00")
+
+	empty := fromDeadLetters(delivered("", "", Publishing(tenantA, deliveryOf(""), contract.ReasonNotJSON, nil, 1).Publishing), time.Now())
+	record(t, s, empty)
+	got, err = s.Find(t.Context(), tenantA, empty.ID, 1<<20)
+	require.NoError(t, err)
+	require.Nil(t, got.MessageID)
+	require.Empty(t, got.Payload)
+	require.Equal(t, empty.ID, got.ReplayID())
+}
+
+// A deleted tenant must not come back through its dead letters, and what is discarded is counted.
+func TestRecordDiscardsLettersOfRetiredTenants(t *testing.T) {
+	t.Parallel()
+	s, operator := database(t)
+	_, err := operator.Exec(t.Context(), `SELECT tenant_drop($1)`, tenantA)
+	require.NoError(t, err)
+	discarded, err := s.Record(t.Context(), []Letter{letter(tenantA, 1), letter(tenantB, 1), letter(tenantA, 2)})
+	require.NoError(t, err)
+	require.Equal(t, 2, discarded)
+	require.Empty(t, list(t, s, tenantA, Filter{}))
+	require.Len(t, list(t, s, tenantB, Filter{}), 1)
+}
+
+// Letters that are recorded while their tenant is being retired are deleted with it or discarded.
+func TestRecordWhileATenantIsRetired(t *testing.T) {
+	t.Parallel()
+	s, operator := database(t)
+	for round := range 20 {
+		tenant := uuid.New()
+		var group sync.WaitGroup
+		group.Go(func() {
+			for n := range 10 {
+				if _, err := s.Record(t.Context(), []Letter{letter(tenant, n)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		_, err := operator.Exec(t.Context(), `SELECT tenant_drop($1)`, tenant)
+		require.NoError(t, err)
+		_, err = operator.Exec(t.Context(), `DELETE FROM dead_letters WHERE tenant_id = $1`, tenant)
+		require.NoError(t, err)
+		group.Wait()
+		require.Empty(t, list(t, s, tenant, Filter{}), round)
+	}
+}
+
+// Nobody sees, replays or drops another tenant's letters.
+func TestLettersBelongToTheirTenant(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	l := letter(tenantA, 1)
+	record(t, s, l)
+	_, err := s.Find(t.Context(), tenantB, l.ID, 1<<20)
+	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, s.Drop(t.Context(), tenantB, l.ID), ErrNotFound)
+	require.NoError(t, s.remove(t.Context(), tenantB, []Letter{l}))
+	require.Empty(t, list(t, s, tenantB, Filter{}))
+	dropped, err := s.DropAll(t.Context(), tenantB, Filter{})
+	require.NoError(t, err)
+	require.Zero(t, dropped)
+	count, err := s.Count(t.Context(), tenantB, Filter{})
+	require.NoError(t, err)
+	require.Zero(t, count)
+	require.Len(t, list(t, s, tenantA, Filter{}), 1)
+	// Row-level security holds even where a statement forgets the tenant.
+	var n int
+	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT count(*) FROM dead_letters`).Scan(&n))
+	require.Zero(t, n)
+}
+
+func TestListPages(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	var all []Letter
+	for n := range 25 {
+		l := letter(tenantA, n)
+		l.FirstFailedAt = epoch.Add(time.Duration(n/5) * time.Second) // many at the same time
+		all = append(all, l)
+	}
+	record(t, s, all...)
+	for _, limit := range []int{1, 4, 5, 24, 25, 26} {
+		seen := map[uuid.UUID]bool{}
+		var at Position
+		for more := true; more; {
+			page, err := s.List(t.Context(), tenantA, Filter{}, at, Limits{Letters: limit, Payload: 100, Bytes: 1 << 20})
+			require.NoError(t, err)
+			require.LessOrEqual(t, len(page.Letters), limit)
+			for _, l := range page.Letters {
+				require.False(t, seen[l.ID])
+				seen[l.ID] = true
+				require.False(t, l.FirstFailedAt.Before(at.FirstFailedAt))
+				at = Position{l.FirstFailedAt, l.ID}
+			}
+			more = page.More
+		}
+		require.Len(t, seen, 25)
+		page, err := s.List(t.Context(), tenantA, Filter{}, at, everything)
+		require.NoError(t, err)
+		require.Equal(t, Page{Letters: []Letter{}}, page)
+	}
+}
+
+// A page has to fit into memory, whatever the letters hold.
+func TestListLimitsBytes(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	for n := range 6 {
+		l := letter(tenantA, n)
+		l.Payload = bytes.Repeat([]byte("x"), 1000)
+		if n == 1 {
+			l.Payload = bytes.Repeat([]byte("x"), 5000)
+		}
+		record(t, s, l)
+	}
+	page, err := s.List(t.Context(), tenantA, Filter{}, Position{}, Limits{Letters: 10, Payload: 2000, Bytes: 3000})
+	require.NoError(t, err)
+	require.True(t, page.More)
+	require.Len(t, page.Letters, 4, "three of 1000 bytes, and one that is left out")
+	require.Nil(t, page.Letters[1].Payload)
+	require.EqualValues(t, 5000, page.Letters[1].PayloadSize)
+	require.Len(t, page.Letters[0].Payload, 1000)
+	page, err = s.List(t.Context(), tenantA, Filter{}, Position{}, Limits{Letters: 10, Payload: 2000, Bytes: 1})
+	require.NoError(t, err)
+	require.Len(t, page.Letters, 1, "a page always gets on")
+}
+
+func TestFilters(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	for n := range 10 {
+		l := letter(tenantA, n)
+		if n%2 == 1 {
+			l.Reason = contract.ReasonNotJSON
+		}
+		record(t, s, l)
+	}
+	at := func(n int) time.Time { return epoch.Add(time.Duration(n) * time.Second) }
+	for name, c := range map[string]struct {
+		filter Filter
+		want   int
+	}{
+		"none":            {Filter{}, 10},
+		"reason":          {Filter{Reason: contract.ReasonNotJSON}, 5},
+		"another reason":  {Filter{Reason: contract.ReasonTooDeep}, 0},
+		"after":           {Filter{After: at(7)}, 3},
+		"before":          {Filter{Before: at(7)}, 7},
+		"between":         {Filter{After: at(2), Before: at(4)}, 2},
+		"all at the time": {Filter{Reason: contract.ReasonNotJSON, After: at(2), Before: at(6)}, 2},
+	} {
+		require.Len(t, list(t, s, tenantA, c.filter), c.want, name)
+		count, err := s.Count(t.Context(), tenantA, c.filter)
+		require.NoError(t, err)
+		require.EqualValues(t, c.want, count, name)
+	}
+	dropped, err := s.DropAll(t.Context(), tenantA, Filter{Reason: contract.ReasonNotJSON, After: at(2)})
+	require.NoError(t, err)
+	require.EqualValues(t, 4, dropped)
+	require.Len(t, list(t, s, tenantA, Filter{}), 6)
+}
+
+func TestDrop(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	l := letter(tenantA, 1)
+	record(t, s, l)
+	require.NoError(t, s.Drop(t.Context(), tenantA, l.ID))
+	require.ErrorIs(t, s.Drop(t.Context(), tenantA, l.ID), ErrNotFound)
+	var many []Letter
+	for n := range 2*dropChunk + 10 {
+		many = append(many, letter(tenantA, n))
+	}
+	record(t, s, many...)
+	dropped, err := s.DropAll(t.Context(), tenantA, Filter{})
+	require.NoError(t, err)
+	require.EqualValues(t, len(many), dropped)
+}
+
+func TestGauges(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	old := letter(tenantA, 1)
+	old.FirstFailedAt = time.Now().Add(-time.Hour)
+	record(t, s, old, letter(tenantB, 1))
+	recent := letter(tenantB, 1)
+	require.NoError(t, s.Drop(t.Context(), tenantB, recent.ID))
+
+	reg := prometheus.NewPedanticRegistry()
+	m := NewMetrics(reg)
+	require.Equal(t, 0, testutil.CollectAndCount(m, "mtm_dead_letters"))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx, s, zaptest.NewLogger(t)) }()
+	require.Eventually(t, func() bool { return testutil.CollectAndCount(m, "mtm_dead_letters") == 1 }, patience, time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		if family.GetName() == "mtm_dead_letters_oldest_seconds" {
+			require.InDelta(t, 3600, family.GetMetric()[0].GetGauge().GetValue(), 60)
+		}
+	}
+	m.Forget(tenantA)
+	require.Equal(t, 0, testutil.CollectAndCount(m, "mtm_dead_letters"), "a deleted tenant leaves no series")
+}

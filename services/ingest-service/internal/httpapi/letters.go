@@ -1,0 +1,402 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
+)
+
+// Limits of what is shown of dead letters.
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+	// listPayload is the longest payload in a list, pageBytes where a page ends.
+	listPayload = 64 << 10
+	pageBytes   = 8 << 20
+	// letterPayload is the longest payload that is shown at all. Over AMQP a message can have 128 MiB.
+	letterPayload = 16 << 20
+)
+
+// listLetters answers a page of dead letters.
+//
+//	@summary		List dead letters
+//	@description	Messages of the tenant that could not be stored, in the order of their first failure. A page ends at the limit or at 8 MiB. Payloads over 64 KiB are left out (`payload_omitted`); GET /dead-letters/{id} has them.
+//	@tags			dead letters
+//	@security		Bearer
+//	@param			cursor			query		string	false	"next_cursor of another page; without it the list begins at its start"
+//	@param			limit			query		int		false	"letters of a page at the most"	minimum(1)	maximum(1000)	default(100)
+//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
+//	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
+//	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
+//	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
+//	@success		200				{object}	LetterPage
+//	@failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `invalid_reason`, `invalid_time`, `unknown_parameter`"
+//	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
+//	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
+//	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@router			/dead-letters [get]
+func (a *api) listLetters(c *fiber.Ctx) error {
+	tenant, filter, err := selection(c, "cursor", "limit")
+	if err != nil {
+		return err
+	}
+	limit, err := rest.Limit(c, defaultLimit, maxLimit)
+	if err != nil {
+		return err
+	}
+	at := cursor{kind: cursorOfList, tenant: tenant}
+	if c.Context().QueryArgs().Has("cursor") {
+		if at, err = decodeCursor(c.Query("cursor"), tenant, cursorOfList); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := ahead(c.UserContext())
+	defer cancel()
+	page, err := a.Letters.List(ctx, tenant, filter, at.position, deadletter.Limits{Letters: limit, Payload: listPayload, Bytes: pageBytes})
+	if err != nil {
+		return letterProblem(err)
+	}
+	answer := LetterPage{Data: make([]DeadLetter, len(page.Letters)), HasMore: page.More}
+	for i := range page.Letters {
+		answer.Data[i] = show(&page.Letters[i])
+	}
+	if n := len(page.Letters); n > 0 {
+		at.position = deadletter.Position{FirstFailedAt: page.Letters[n-1].FirstFailedAt, ID: page.Letters[n-1].ID}
+	}
+	answer.NextCursor = at.encode()
+	return c.JSON(answer)
+}
+
+// getLetter answers one dead letter.
+//
+//	@summary		Read a dead letter
+//	@description	With its payload, up to 16 MiB.
+//	@tags			dead letters
+//	@security		Bearer
+//	@param			id			path		string	true	"id of the dead letter"	format(uuid)
+//	@param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
+//	@success		200			{object}	DeadLetter
+//	@failure		400			{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
+//	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
+//	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`"
+//	@failure		503			{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@router			/dead-letters/{id} [get]
+func (a *api) getLetter(c *fiber.Ctx) error {
+	tenant, id, err := target(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := ahead(c.UserContext())
+	defer cancel()
+	letter, err := a.Letters.Find(ctx, tenant, id, letterPayload)
+	if err != nil {
+		return letterProblem(err)
+	}
+	return c.JSON(show(&letter))
+}
+
+// dropLetter removes one dead letter.
+//
+//	@summary		Drop a dead letter
+//	@tags			dead letters
+//	@security		Bearer
+//	@param			id			path	string	true	"id of the dead letter"	format(uuid)
+//	@param			tenant_id	query	string	false	"the tenant, for a token that is not bound to one"	format(uuid)
+//	@success		204
+//	@failure		400	{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		401	{object}	problem.Problem	"no token, or not a valid one"
+//	@failure		403	{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
+//	@failure		404	{object}	problem.Problem	"`dead_letter_not_found`"
+//	@failure		503	{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@router			/dead-letters/{id} [delete]
+func (a *api) dropLetter(c *fiber.Ctx) error {
+	tenant, id, err := target(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := ahead(c.UserContext())
+	defer cancel()
+	if err := a.Letters.Drop(ctx, tenant, id); err != nil {
+		return letterProblem(err)
+	}
+	return c.SendStatus(http.StatusNoContent)
+}
+
+// dropLetters removes many dead letters.
+//
+//	@summary		Drop dead letters
+//	@description	All of them, or those that the parameters name. `has_more` says that the time of the request was over before all were dropped: repeat it.
+//	@tags			dead letters
+//	@security		Bearer
+//	@param			reason			query		string	false	"only those of this reason"
+//	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
+//	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
+//	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
+//	@success		200				{object}	Dropped
+//	@failure		400				{object}	problem.Problem	"`invalid_reason`, `invalid_time`, `unknown_parameter`, `unexpected_body`"
+//	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
+//	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
+//	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@router			/dead-letters [delete]
+func (a *api) dropLetters(c *fiber.Ctx) error {
+	tenant, filter, err := selection(c)
+	if err != nil {
+		return err
+	}
+	if err := noBody(c); err != nil {
+		return err
+	}
+	ctx, cancel := ahead(c.UserContext())
+	defer cancel()
+	dropped, err := a.Letters.DropAll(ctx, tenant, filter)
+	if err != nil && dropped == 0 {
+		return letterProblem(err)
+	}
+	return c.JSON(Dropped{Dropped: dropped, HasMore: err != nil})
+}
+
+// Edit is the body of a replay that changes the payload.
+type Edit struct {
+	// What is published in place of the payload of the letter.
+	Payload json.RawMessage `json:"payload" validate:"required" swaggertype:"object"`
+}
+
+// replayLetter publishes the message of one dead letter again.
+//
+//	@summary		Replay a dead letter
+//	@description	Its message is published again under the same id, with the payload in the body if there is one, and the letter is removed. If a message of this id is stored already, nothing is published, the letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
+//	@tags			dead letters
+//	@security		Bearer
+//	@param			id			path		string	true	"id of the dead letter"	format(uuid)
+//	@param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
+//	@param			edit		body		Edit	false	"another payload"
+//	@success		200			{object}	LetterReplayed	"`already_stored`"
+//	@success		202			{object}	LetterReplayed	"`replayed`"
+//	@failure		400			{object}	problem.Problem	"as for POST /messages"
+//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
+//	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
+//	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`, `tenant_not_found`"
+//	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
+//	@failure		413			{object}	problem.Problem	"the body is over the limit"
+//	@failure		415			{object}	problem.Problem	"the body is not application/json"
+//	@failure		422			{object}	problem.Problem	"`payload_not_json`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: the message cannot be stored as it is; send another payload"
+//	@failure		503			{object}	problem.Problem	"as for POST /messages, or `database_unavailable`: try again after the time in Retry-After"
+//	@router			/dead-letters/{id}/replay [post]
+func (a *api) replayLetter(c *fiber.Ctx) error {
+	tenant, id, err := target(c)
+	if err != nil {
+		return err
+	}
+	edited, err := a.edit(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := ahead(c.UserContext())
+	defer cancel()
+	if err := a.open(ctx, tenant); err != nil {
+		return err
+	}
+	replayed, err := a.Replayer.Replay(ctx, tenant, id, edited)
+	if err != nil {
+		return replayProblem(err, replayed.MessageID.String())
+	}
+	status := http.StatusAccepted
+	if replayed.Result == deadletter.ResultAlreadyStored {
+		status = http.StatusOK
+	}
+	return c.Status(status).JSON(LetterReplayed{ID: id, MessageID: replayed.MessageID, Result: string(replayed.Result)})
+}
+
+// edit reads the optional body of a replay; nil without one.
+func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
+	body := c.Request().Body()
+	if len(body) == 0 {
+		return nil, nil
+	}
+	if len(body) > a.cfg.MessageBody {
+		return nil, bodyTooLarge(a.cfg.MessageBody)
+	}
+	var edit Edit
+	if err := rest.DecodeJSON(c, &edit); err != nil {
+		return nil, err
+	}
+	if _, err := a.check(&Message{Payload: edit.Payload}); err != nil {
+		return nil, err
+	}
+	return edit.Payload, nil
+}
+
+// replayLetters publishes the messages of many dead letters again.
+//
+//	@summary		Replay dead letters
+//	@description	All of them, or those that the parameters name, oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` goes on. Letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many letters there are.
+//	@tags			dead letters
+//	@security		Bearer
+//	@param			reason			query		string	false	"only those of this reason"
+//	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
+//	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
+//	@param			dry_run			query		bool	false	"only count"
+//	@param			cursor			query		string	false	"next_cursor of the request before"
+//	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
+//	@success		200				{object}	LettersReplayed
+//	@failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_reason`, `invalid_time`, `invalid_boolean`, `unknown_parameter`, `unexpected_body`"
+//	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
+//	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
+//	@failure		404				{object}	problem.Problem	"`tenant_not_found`"
+//	@failure		409				{object}	problem.Problem	"`tenant_deleting`, `replay_running`"
+//	@failure		503				{object}	problem.Problem	"as for POST /messages, or `database_unavailable`; nothing was replayed"
+//	@router			/dead-letters/replay [post]
+func (a *api) replayLetters(c *fiber.Ctx) error {
+	tenant, filter, err := selection(c, "cursor", "dry_run")
+	if err != nil {
+		return err
+	}
+	if err := noBody(c); err != nil {
+		return err
+	}
+	dryRun, err := boolParameter(c, "dry_run")
+	if err != nil {
+		return err
+	}
+	at := cursor{kind: cursorOfReplay, tenant: tenant, began: time.Now().UTC().Truncate(time.Microsecond)}
+	if c.Context().QueryArgs().Has("cursor") {
+		if at, err = decodeCursor(c.Query("cursor"), tenant, cursorOfReplay); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := ahead(c.UserContext())
+	defer cancel()
+	if dryRun {
+		count, err := a.Letters.Count(ctx, tenant, filter)
+		if err != nil {
+			return letterProblem(err)
+		}
+		return c.JSON(LettersReplayed{DryRun: true, Count: &count})
+	}
+	if err := a.open(ctx, tenant); err != nil {
+		return err
+	}
+	if filter.Before.IsZero() || filter.Before.After(at.began) {
+		filter.Before = at.began
+	}
+	outcome, err := a.Replayer.ReplayAll(ctx, tenant, filter, at.position)
+	if err != nil && outcome.Replayed+outcome.AlreadyStored == 0 {
+		return replayProblem(err, "")
+	}
+	at.position = outcome.Next
+	answer := LettersReplayed{
+		Replayed: outcome.Replayed, AlreadyStored: outcome.AlreadyStored, Refused: outcome.Refused, HasMore: outcome.More,
+		NextCursor: at.encode(),
+	}
+	if p, ok := problem.As(replayError(err)); ok {
+		answer.Stopped = p.Code
+	}
+	return c.JSON(answer)
+}
+
+// replayError is the problem of a replay that got somewhere before it failed.
+func replayError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return replayProblem(err, "")
+}
+
+// target reads the tenant, and the dead letter in the path.
+func target(c *fiber.Ctx) (tenant, id uuid.UUID, err error) {
+	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {
+		return uuid.Nil, uuid.Nil, err
+	}
+	if tenant, err = auth.Tenant(c); err != nil {
+		return uuid.Nil, uuid.Nil, err
+	}
+	id, err = rest.UUID("id", c.Params("id"))
+	return tenant, id, err
+}
+
+// selection reads the tenant and which of its letters are meant, and refuses parameters that are neither that nor in
+// others.
+func selection(c *fiber.Ctx, others ...string) (uuid.UUID, deadletter.Filter, error) {
+	var filter deadletter.Filter
+	if err := rest.UnknownQuery(c, append(others, "tenant_id", "reason", "failed_after", "failed_before")...); err != nil {
+		return uuid.Nil, filter, err
+	}
+	tenant, err := auth.Tenant(c)
+	if err != nil {
+		return uuid.Nil, filter, err
+	}
+	if filter.Reason, err = reasonParameter(c); err != nil {
+		return uuid.Nil, filter, err
+	}
+	if filter.After, err = timeParameter(c, "failed_after"); err != nil {
+		return uuid.Nil, filter, err
+	}
+	filter.Before, err = timeParameter(c, "failed_before")
+	return tenant, filter, err
+}
+
+func reasonParameter(c *fiber.Ctx) (contract.Reason, error) {
+	if !c.Context().QueryArgs().Has("reason") {
+		return "", nil
+	}
+	reason, known := contract.Reason(c.Query("reason")), deadletter.Reasons()
+	if slices.Contains(known, reason) {
+		return reason, nil
+	}
+	names := make([]string, len(known))
+	for i, r := range known {
+		names[i] = string(r)
+	}
+	return "", problem.New(http.StatusBadRequest, "invalid_reason", "there is no such reason").
+		WithField("reason", "must be one of "+strings.Join(names, ", "))
+}
+
+// timeParameter reads a time in RFC 3339; the zero time if it is absent.
+func timeParameter(c *fiber.Ctx, name string) (time.Time, error) {
+	var t time.Time
+	if !c.Context().QueryArgs().Has(name) {
+		return t, nil
+	}
+	// Unlike time.Parse, this takes exactly what RFC 3339 allows.
+	if err := t.UnmarshalText([]byte(c.Query(name))); err != nil || t.IsZero() {
+		return t, problem.New(http.StatusBadRequest, "invalid_time", name+" is not a time").
+			WithField(name, "must be a time in RFC 3339 such as 2026-01-31T08:00:00Z; a + in it is written %2B in a URL")
+	}
+	return t, nil
+}
+
+func boolParameter(c *fiber.Ctx, name string) (bool, error) {
+	if !c.Context().QueryArgs().Has(name) {
+		return false, nil
+	}
+	switch c.Query(name) {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, problem.New(http.StatusBadRequest, "invalid_boolean", name+" is not a boolean").
+		WithField(name, "must be true or false")
+}
+
+// noBody refuses a body where none is looked at: a filter in it would otherwise be ignored, and more replayed or dropped
+// than was meant.
+func noBody(c *fiber.Ctx) error {
+	if len(bytes.TrimSpace(c.Request().Body())) == 0 {
+		return nil
+	}
+	return problem.New(http.StatusBadRequest, "unexpected_body", "this request has no body; which dead letters are meant is in the query")
+}

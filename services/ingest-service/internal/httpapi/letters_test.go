@@ -1,0 +1,384 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
+)
+
+type nopRegisterer struct{}
+
+func (nopRegisterer) Register(prometheus.Collector) error  { return nil }
+func (nopRegisterer) MustRegister(...prometheus.Collector) {}
+func (nopRegisterer) Unregister(prometheus.Collector) bool { return true }
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // fixed values of types that have no constants
+
+// letter records the n-th letter of a tenant: one a second.
+func (s *service) letter(t *testing.T, tenant uuid.UUID, n int, payload string, reason contract.Reason) deadletter.Letter {
+	t.Helper()
+	messageID := uuid.UUID(contract.MessageID(tenant, fmt.Sprint(n)))
+	at := epoch.Add(time.Duration(n) * time.Second)
+	l := deadletter.Letter{
+		ID: deadletter.LetterID(tenant, fmt.Sprint(n), reason, []byte(payload)), TenantID: tenant, MessageID: &messageID,
+		OriginalMessageID: fmt.Sprint(n), Payload: []byte(payload), PayloadSize: int64(len(payload)), ContentType: "application/json",
+		Headers: []byte(`{"trace":"abc"}`), Reason: reason, Error: "refused", Attempts: 3, FirstFailedAt: at, LastFailedAt: at.Add(time.Hour),
+	}
+	_, err := s.letters.Record(t.Context(), []deadletter.Letter{l})
+	require.NoError(t, err)
+	return l
+}
+
+func TestDeadLetterShowsWhatIsKnown(t *testing.T) {
+	t.Parallel()
+	s, _ := serveLetters(t)
+	stored := s.letter(t, active, 1, `{"a": 1}`, contract.ReasonRejected)
+	broken := s.letter(t, active, 2, "{\"a\":\xff", contract.ReasonNotJSON)
+	large := s.letter(t, active, 3, `"`+strings.Repeat("x", listPayload)+`"`, contract.ReasonTooLarge)
+
+	answer := s.manage(t, active, http.MethodGet, "/dead-letters/"+stored.ID.String(), "")
+	require.Equal(t, http.StatusOK, answer.status)
+	require.JSONEq(t, `{"id":"`+stored.ID.String()+`","tenant_id":"`+active.String()+`","message_id":"`+stored.MessageID.String()+`","original_message_id":"1",
+		"reason":"rejected","error":"refused","attempts":3,"payload":{"a":1},"payload_size":8,"content_type":"application/json","headers":{"trace":"abc"},
+		"first_failed_at":"2026-01-02T03:04:06Z","last_failed_at":"2026-01-02T04:04:06Z"}`, answer.body)
+
+	var got DeadLetter
+	s.manage(t, active, http.MethodGet, "/dead-letters/"+broken.ID.String(), "").into(t, http.StatusOK, &got)
+	require.Equal(t, "null", string(got.Payload))
+	require.Equal(t, broken.Payload, got.PayloadBase64)
+
+	var page LetterPage
+	s.manage(t, active, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
+	require.Len(t, page.Data, 3)
+	require.True(t, page.Data[2].PayloadOmitted)
+	require.EqualValues(t, listPayload+2, page.Data[2].PayloadSize)
+	s.manage(t, active, http.MethodGet, "/dead-letters/"+large.ID.String(), "").into(t, http.StatusOK, &got)
+	require.Equal(t, large.Payload, []byte(got.Payload))
+}
+
+func TestDeadLettersArePaged(t *testing.T) {
+	t.Parallel()
+	s, _ := serveLetters(t)
+	var page LetterPage
+	s.manage(t, active, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
+	require.Empty(t, page.Data)
+	require.NotNil(t, page.Data)
+	require.False(t, page.HasMore)
+	for n := range 7 {
+		s.letter(t, active, n, "1", contract.Reasons()[n%2])
+	}
+	s.letter(t, suspended, 1, "1", contract.ReasonRejected)
+
+	next, seen := page.NextCursor, []string{} // the cursor of an empty list is its start
+	for more := true; more; {
+		var page LetterPage
+		s.manage(t, active, http.MethodGet, "/dead-letters?limit=3&cursor="+next, "").into(t, http.StatusOK, &page)
+		for _, l := range page.Data {
+			seen = append(seen, l.OriginalMessageID)
+			require.Equal(t, active, l.TenantID)
+		}
+		next, more = page.NextCursor, page.HasMore
+	}
+	require.Equal(t, []string{"0", "1", "2", "3", "4", "5", "6"}, seen)
+	s.manage(t, active, http.MethodGet, "/dead-letters?cursor="+next, "").into(t, http.StatusOK, &page)
+	require.Empty(t, page.Data)
+	require.Equal(t, next, page.NextCursor)
+
+	at := func(n int) string {
+		return url.QueryEscape(epoch.Add(time.Duration(n) * time.Second).Format(time.RFC3339))
+	}
+	for query, want := range map[string]int{
+		"reason=not_json":        4,
+		"reason=too_deep":        0,
+		"failed_after=" + at(5):  2,
+		"failed_before=" + at(5): 5,
+		"limit=1000":             7,
+		"limit=1":                1,
+		"reason=not_json&failed_after=" + at(3) + "&failed_before=" + at(6): 1,
+	} {
+		s.manage(t, active, http.MethodGet, "/dead-letters?"+query, "").into(t, http.StatusOK, &page)
+		require.Len(t, page.Data, want, query)
+	}
+}
+
+func TestDeadLettersRefuseBadRequests(t *testing.T) {
+	t.Parallel()
+	s, o := serveLetters(t)
+	l := s.letter(t, active, 1, "1", contract.ReasonRejected)
+	foreign := cursor{kind: cursorOfList, tenant: suspended}.encode()
+	ofReplay := cursor{kind: cursorOfReplay, tenant: active, began: epoch}.encode()
+	ofList := cursor{kind: cursorOfList, tenant: active}.encode()
+	one := "/dead-letters/" + l.ID.String()
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		code, field        string
+	}{
+		{"GET", "/dead-letters?limit=0", "", 400, "invalid_limit", "limit"},
+		{"GET", "/dead-letters?limit=1001", "", 400, "invalid_limit", "limit"},
+		{"GET", "/dead-letters?limit=x", "", 400, "invalid_limit", "limit"},
+		{"GET", "/dead-letters?cursor=", "", 400, "bad_cursor", "cursor"},
+		{"GET", "/dead-letters?cursor=x", "", 400, "bad_cursor", "cursor"},
+		{"GET", "/dead-letters?cursor=" + foreign, "", 400, "bad_cursor", "cursor"},
+		{"GET", "/dead-letters?cursor=" + ofReplay, "", 400, "bad_cursor", "cursor"},
+		{"GET", "/dead-letters?reason=bad", "", 400, "invalid_reason", "reason"},
+		{"GET", "/dead-letters?failed_after=yesterday", "", 400, "invalid_time", "failed_after"},
+		{"GET", "/dead-letters?failed_before=2026-01-01", "", 400, "invalid_time", "failed_before"},
+		{"GET", "/dead-letters?order=desc", "", 400, "unknown_parameter", "order"},
+		{"GET", "/dead-letters?limit=1&limit=2", "", 400, "repeated_parameter", "limit"},
+		{"GET", "/dead-letters/x", "", 400, "invalid_uuid", "id"},
+		{"GET", one + "?limit=1", "", 400, "unknown_parameter", "limit"},
+		{"GET", "/dead-letters/" + someID, "", 404, "dead_letter_not_found", ""},
+		{"DELETE", "/dead-letters/x", "", 400, "invalid_uuid", "id"},
+		{"DELETE", "/dead-letters/" + someID, "", 404, "dead_letter_not_found", ""},
+		{"DELETE", "/dead-letters?reason=bad", "", 400, "invalid_reason", "reason"},
+		{"DELETE", "/dead-letters?limit=1", "", 400, "unknown_parameter", "limit"},
+		{"DELETE", "/dead-letters", `{"reason":"not_json"}`, 400, "unexpected_body", ""},
+		{"POST", "/dead-letters/x/replay", "", 400, "invalid_uuid", "id"},
+		{"POST", "/dead-letters/" + someID + "/replay", "", 404, "dead_letter_not_found", ""},
+		{"POST", one + "/replay", "x", 400, "malformed_json", ""},
+		{"POST", one + "/replay", "{}", 400, "validation_failed", "payload"},
+		{"POST", one + "/replay", `{"payload":1,"id":"x"}`, 400, "unknown_field", "id"},
+		{"POST", one + "/replay", `{"payload":"\u0000"}`, 400, "payload_unstorable", "payload"},
+		{"POST", one + "/replay", `{"payload":"` + strings.Repeat("x", 6000) + `"}`, 413, "body_too_large", ""},
+		{"POST", "/dead-letters/replay?dry_run=yes", "", 400, "invalid_boolean", "dry_run"},
+		{"POST", "/dead-letters/replay?dry_run=", "", 400, "invalid_boolean", "dry_run"},
+		{"POST", "/dead-letters/replay?dryrun=true", "", 400, "unknown_parameter", "dryrun"},
+		{"POST", "/dead-letters/replay?cursor=" + ofList, "", 400, "bad_cursor", "cursor"},
+		{"POST", "/dead-letters/replay", `{"dry_run":true}`, 400, "unexpected_body", ""},
+		{"PUT", one, "", 405, "method_not_allowed", ""},
+		{"POST", one, "", 405, "method_not_allowed", ""},
+	} {
+		t.Run(c.method+" "+c.path+" "+c.body[:min(len(c.body), 20)], func(t *testing.T) {
+			p := s.manage(t, active, c.method, c.path, c.body).problem(t, c.status, c.code)
+			if c.field != "" {
+				field(t, p, c.field)
+			}
+		})
+	}
+	s.call(t, call{http.MethodPost, one + "/replay", "text/plain", `{"payload":1}`, token(t, active, auth.ScopeDeadLettersManage)}).
+		problem(t, http.StatusUnsupportedMediaType, "unsupported_media_type")
+	require.Empty(t, o.published)
+	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, one, "").status, "and the letter is still there")
+}
+
+// Another tenant's letters are as good as not there.
+func TestDeadLettersOfAnotherTenant(t *testing.T) {
+	t.Parallel()
+	s, o := serveLetters(t)
+	l := s.letter(t, active, 1, "1", contract.ReasonRejected)
+	one := "/dead-letters/" + l.ID.String()
+	for _, c := range []struct{ method, path string }{{"GET", one}, {"DELETE", one}, {"POST", one + "/replay"}} {
+		s.manage(t, suspended, c.method, c.path, "").problem(t, http.StatusNotFound, "dead_letter_not_found")
+	}
+	var page LetterPage
+	s.manage(t, suspended, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
+	require.Empty(t, page.Data)
+	var dropped Dropped
+	s.manage(t, suspended, http.MethodDelete, "/dead-letters", "").into(t, http.StatusOK, &dropped)
+	require.Zero(t, dropped.Dropped)
+	var replayed LettersReplayed
+	s.manage(t, suspended, http.MethodPost, "/dead-letters/replay", "").into(t, http.StatusOK, &replayed)
+	require.Zero(t, replayed.Replayed)
+	require.Empty(t, o.published)
+	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, one, "").status)
+}
+
+func TestReplayOfOneDeadLetter(t *testing.T) {
+	t.Parallel()
+	s, o := serveLetters(t)
+	replay := func(l deadletter.Letter, body string) answer {
+		return s.manage(t, active, http.MethodPost, "/dead-letters/"+l.ID.String()+"/replay", body)
+	}
+	l := s.letter(t, active, 1, `{"n":1}`, contract.ReasonRejected)
+	var got LetterReplayed
+	replay(l, "").into(t, http.StatusAccepted, &got)
+	require.Equal(t, LetterReplayed{ID: l.ID, MessageID: *l.MessageID, Result: "replayed"}, got)
+	require.Equal(t, "1", o.published[0].Publishing.MessageId)
+	require.Equal(t, `{"n":1}`, string(o.published[0].Publishing.Body))
+	replay(l, "").problem(t, http.StatusNotFound, "dead_letter_not_found")
+
+	broken := s.letter(t, active, 2, "{", contract.ReasonNotJSON)
+	p := replay(broken, "").problem(t, http.StatusUnprocessableEntity, "payload_not_json")
+	require.Contains(t, p.Detail, "edited")
+	replay(broken, `{"payload": {"fixed":true}}`).into(t, http.StatusAccepted, &got)
+	require.Equal(t, `{"fixed":true}`, string(o.published[1].Publishing.Body))
+	require.Equal(t, "2", o.published[1].Publishing.MessageId)
+
+	stored := s.letter(t, active, 3, "1", contract.ReasonMaxAttempts)
+	_, err := s.operator.Exec(t.Context(), `SELECT tenant_attach($1)`, active)
+	require.NoError(t, err)
+	_, err = s.operator.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, '1')`, active, *stored.MessageID)
+	require.NoError(t, err)
+	replay(stored, "").into(t, http.StatusOK, &got)
+	require.Equal(t, "already_stored", got.Result)
+	require.Len(t, o.published, 2)
+
+	for tenant, want := range map[uuid.UUID]string{unknown: "tenant_not_found", deleting: "tenant_deleting", provisioning: "tenant_provisioning"} {
+		l := s.letter(t, tenant, 1, "1", contract.ReasonRejected)
+		for _, path := range []string{"/dead-letters/" + l.ID.String() + "/replay", "/dead-letters/replay"} {
+			require.Contains(t, s.manage(t, tenant, http.MethodPost, path, "").body, want)
+		}
+	}
+	last := s.letter(t, active, 4, "1", contract.ReasonRejected)
+	o.fail = func(context.Context, rabbitmq.Message) error { return rabbitmq.ErrBlocked }
+	p = replay(last, "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
+	require.Equal(t, last.MessageID.String(), field(t, p, "id"))
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay", "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
+	o.fail = func(ctx context.Context, _ rabbitmq.Message) error {
+		<-ctx.Done()
+		return fmt.Errorf("%w: %w", rabbitmq.ErrUnconfirmed, ctx.Err())
+	}
+	replay(last, "").problem(t, http.StatusServiceUnavailable, "confirm_timeout")
+	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, "/dead-letters/"+last.ID.String(), "").status)
+}
+
+func TestReplayOfManyDeadLetters(t *testing.T) {
+	t.Parallel()
+	s, o := serveLetters(t)
+	for n := range 30 {
+		payload := "1"
+		if n == 7 {
+			payload = "{"
+		}
+		s.letter(t, active, n, payload, contract.Reasons()[n%2])
+	}
+	s.letter(t, suspended, 1, "1", contract.ReasonNotJSON)
+	count := int64(15)
+	var got LettersReplayed
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay?dry_run=true&reason=not_json", "").into(t, http.StatusOK, &got)
+	require.Equal(t, LettersReplayed{DryRun: true, Count: &count}, got)
+	require.Empty(t, o.published)
+
+	got = LettersReplayed{}
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay?dry_run=false&reason=unstorable", "").into(t, http.StatusOK, &got)
+	require.Equal(t, 14, got.Replayed)
+	require.Equal(t, 1, got.Refused)
+	require.False(t, got.HasMore)
+	require.Len(t, o.published, 14)
+
+	// What fails again, later than the replay began, is not replayed again by the cursor of that replay.
+	again := s.letter(t, active, 31, "1", contract.ReasonUnstorable)
+	_, err := s.operator.Exec(t.Context(), `UPDATE dead_letters SET first_failed_at = now() + interval '1 minute' WHERE id = $1`, again.ID)
+	require.NoError(t, err)
+	next := got.NextCursor
+	got = LettersReplayed{}
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=unstorable&cursor="+next, "").into(t, http.StatusOK, &got)
+	require.Zero(t, got.Replayed+got.Refused)
+
+	o.fail = func(_ context.Context, m rabbitmq.Message) error {
+		if m.Publishing.MessageId == "4" {
+			return rabbitmq.ErrRejected
+		}
+		return nil
+	}
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=not_json", "").into(t, http.StatusOK, &got)
+	require.Equal(t, 14, got.Replayed)
+	require.True(t, got.HasMore)
+	require.Equal(t, "queue_full", got.Stopped)
+	o.fail = nil
+	got = LettersReplayed{}
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=not_json&cursor="+next, "").into(t, http.StatusOK, &got)
+	require.Zero(t, got.Replayed, "the cursor of the other replay is behind it")
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=not_json", "").into(t, http.StatusOK, &got)
+	require.Equal(t, 1, got.Replayed)
+}
+
+func TestDroppingDeadLetters(t *testing.T) {
+	t.Parallel()
+	s, _ := serveLetters(t)
+	l := s.letter(t, active, 100, "1", contract.ReasonRejected)
+	one := "/dead-letters/" + l.ID.String()
+	gone := s.manage(t, active, http.MethodDelete, one, "")
+	require.Equal(t, http.StatusNoContent, gone.status)
+	require.Empty(t, gone.body)
+	s.manage(t, active, http.MethodDelete, one, "").problem(t, http.StatusNotFound, "dead_letter_not_found")
+	for n := range 10 {
+		s.letter(t, active, n, "1", contract.Reasons()[n%2])
+	}
+	var got Dropped
+	s.manage(t, active, http.MethodDelete, "/dead-letters?reason=not_json", "").into(t, http.StatusOK, &got)
+	require.Equal(t, Dropped{Dropped: 5}, got)
+	s.manage(t, active, http.MethodDelete, "/dead-letters", "").into(t, http.StatusOK, &got)
+	require.Equal(t, Dropped{Dropped: 5}, got)
+}
+
+func TestDeadLettersWhenTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	s, _ := serveFake(t)
+	one := "/dead-letters/" + someID
+	for _, c := range []struct{ method, path string }{
+		{"GET", "/dead-letters"},
+		{"GET", one},
+		{"DELETE", one},
+		{"DELETE", "/dead-letters"},
+		{"POST", one + "/replay"},
+		{"POST", "/dead-letters/replay"},
+		{"POST", "/dead-letters/replay?dry_run=true"},
+	} {
+		began := time.Now()
+		s.manage(t, active, c.method, c.path, "").problem(t, http.StatusServiceUnavailable, "database_unavailable")
+		require.Less(t, time.Since(began), 3*time.Second)
+	}
+}
+
+func TestCursor(t *testing.T) {
+	t.Parallel()
+	want := cursor{
+		kind: cursorOfReplay, tenant: active, began: epoch,
+		position: deadletter.Position{FirstFailedAt: epoch.Add(time.Microsecond), ID: suspended},
+	}
+	text := want.encode()
+	got, err := decodeCursor(text, active, cursorOfReplay)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	for i := range text { // every change is seen
+		for _, b := range []byte("A_-x") {
+			if text[i] != b {
+				_, err := decodeCursor(text[:i]+string(b)+text[i+1:], active, cursorOfReplay)
+				require.Error(t, err)
+			}
+		}
+	}
+}
+
+func FuzzCursor(f *testing.F) {
+	f.Add("")
+	f.Add("x")
+	f.Add(cursor{kind: cursorOfList, tenant: active}.encode())
+	f.Add(cursor{kind: cursorOfList, tenant: active, position: deadletter.Position{FirstFailedAt: epoch, ID: suspended}}.encode())
+	f.Add(base64.RawURLEncoding.EncodeToString(make([]byte, cursorBytes)))
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := decodeCursor(text, active, cursorOfList)
+		if err != nil {
+			return
+		}
+		require.Equal(t, text, got.encode(), "there is one text for each cursor")
+	})
+}
+
+func TestSwaggerDescribesTheRoutes(t *testing.T) {
+	t.Parallel()
+	s, _ := serveFake(t)
+	answer := s.call(t, call{method: http.MethodGet, path: "/swagger/doc.json"})
+	require.Equal(t, http.StatusOK, answer.status)
+	for _, path := range []string{
+		"/messages", "/messages/batch", "/dead-letters", "/dead-letters/replay", "/dead-letters/{id}", "/dead-letters/{id}/replay",
+	} {
+		require.Contains(t, answer.body, `"`+path+`"`)
+	}
+}

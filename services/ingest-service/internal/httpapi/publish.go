@@ -1,0 +1,111 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+)
+
+// Message is the body of POST /messages, and a line of POST /messages/batch.
+type Message struct {
+	// Without one the message gets a new id. A message is stored once per id: the first one wins.
+	ID *uuid.UUID `json:"id" swaggertype:"string" format:"uuid" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
+	// Any JSON value that can be kept and given back: no `\u0000`, no lone surrogates, no number of more than 400 digits in its plain form, nested at most 200 levels.
+	Payload json.RawMessage `json:"payload" validate:"required" swaggertype:"object"`
+}
+
+// Accepted is the answer to a message.
+type Accepted struct {
+	ID uuid.UUID `json:"id" format:"uuid"`
+}
+
+// publish takes in a message.
+//
+//	@summary		Publish a message
+//	@description	202 means that the broker has confirmed it. The same `id` twice is stored once, the first wins; so a request that got no answer, or 503, is safe to repeat with the same id. Messages of a suspended tenant are accepted and wait.
+//	@tags			messages
+//	@security		Bearer
+//	@param			message		body		Message		true	"the message"
+//	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
+//	@success		202			{object}	Accepted
+//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `wrong_type`, `invalid_uuid`, `validation_failed`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
+//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
+//	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
+//	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
+//	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
+//	@failure		413			{object}	problem.Problem	"the body is over the limit"
+//	@failure		415			{object}	problem.Problem	"the body is not application/json"
+//	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
+//	@router			/messages [post]
+func (a *api) publish(c *fiber.Ctx) error {
+	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {
+		return err
+	}
+	tenant, err := auth.Tenant(c)
+	if err != nil {
+		return err
+	}
+	if len(c.Request().Body()) > a.cfg.MessageBody {
+		return bodyTooLarge(a.cfg.MessageBody)
+	}
+	var body Message
+	if err := rest.DecodeJSON(c, &body); err != nil {
+		return err
+	}
+	id, err := a.check(&body)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := ahead(c.UserContext())
+	defer cancel()
+	if err := a.open(ctx, tenant); err != nil {
+		return err
+	}
+	err = a.Publisher.Publish(ctx, message(tenant, id, body.Payload, time.Now()))
+	a.metrics.count(tenant, err)
+	if err != nil {
+		return fmt.Errorf("%w: %w", publishProblem(err, id.String()), err)
+	}
+	return c.Status(http.StatusAccepted).JSON(Accepted{ID: id})
+}
+
+// check returns the id of a message that can be stored.
+func (a *api) check(m *Message) (uuid.UUID, error) {
+	if m.Payload == nil {
+		return uuid.Nil, problem.New(http.StatusBadRequest, "validation_failed", "payload is required").
+			WithField("payload", "is required")
+	}
+	if err := contract.CheckPayload(m.Payload, a.cfg.MaxPayload); err != nil {
+		return uuid.Nil, payloadProblem(err)
+	}
+	if m.ID != nil {
+		return *m.ID, nil
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("make a message id: %w", err)
+	}
+	return id, nil
+}
+
+// message is the publishing of a payload. Its body is the payload and nothing else, as from producers that publish over
+// AMQP.
+func message(tenant, id uuid.UUID, payload []byte, now time.Time) rabbitmq.Message {
+	return rabbitmq.Message{
+		Exchange: contract.MessagesExchange, Key: tenant.String(),
+		Publishing: amqp.Publishing{
+			MessageId: id.String(), ContentType: fiber.MIMEApplicationJSON, DeliveryMode: amqp.Persistent, Timestamp: now, Body: payload,
+		},
+	}
+}

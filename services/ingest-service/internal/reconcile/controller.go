@@ -1,0 +1,240 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+)
+
+// Partitions makes and drops tenants' partitions; store.Store does.
+type Partitions interface {
+	Attach(ctx context.Context, tenant uuid.UUID) error
+	Drop(ctx context.Context, tenant uuid.UUID) error
+}
+
+// NewConsumer makes the consumer of a tenant. onChange is to hear when it starts to consume, and what keeps it from it.
+type NewConsumer func(tenant uuid.UUID, state *consumer.State, onChange func(error)) *consumer.Consumer
+
+// Assignment decides which tenants this instance works for. It is the one place where that is decided.
+type Assignment func(tenant uuid.UUID) bool
+
+// EveryTenant is the assignment of an instance that works for all tenants. Several such instances share each queue:
+// the broker deals its messages out, the number of workers adds up, and nothing is stored twice.
+func EveryTenant(uuid.UUID) bool { return true }
+
+// Config is how a controller works.
+type Config struct {
+	// Instance names this instance in its reports.
+	Instance string
+	// MaxAttempts is how often a message is tried unless its tenant says otherwise.
+	MaxAttempts int
+	// Concurrency is how many tenants are provisioned or torn down at a time.
+	Concurrency int
+}
+
+// Dependencies are what a controller acts on.
+type Dependencies struct {
+	Specs       *control.Bucket[contract.TenantSpec]
+	Statuses    *control.Bucket[contract.TenantStatus]
+	Partitions  Partitions
+	Topology    *Topology
+	NewConsumer NewConsumer
+	Assignment  Assignment
+	// Synced is called once the first full snapshot of the control channel has been taken in.
+	Synced func()
+	// Forget is called when a tenant's teardown is done, and again when it is let go: what others keep of it must go, too.
+	Forget func(tenant uuid.UUID)
+	// Outage tells why nothing can be stored; nil while it can.
+	Outage func() error
+	Log    *zap.Logger
+}
+
+// Controller holds the tenants of this instance.
+type Controller struct {
+	cfg      Config
+	deps     Dependencies
+	reporter *reporter
+	slots    chan struct{} // capacity Concurrency: held while a tenant is provisioned or torn down
+	work     sync.WaitGroup
+
+	mu      sync.RWMutex
+	tenants map[uuid.UUID]*tenant // guarded by mu
+	synced  bool                  // guarded by mu: the first snapshot was taken in
+}
+
+// New returns a controller that works once Run is called.
+func New(cfg Config, deps Dependencies) *Controller {
+	c := &Controller{
+		cfg: cfg, deps: deps,
+		slots:   make(chan struct{}, cfg.Concurrency),
+		tenants: make(map[uuid.UUID]*tenant),
+	}
+	c.reporter = newReporter(deps.Statuses, cfg.Instance, deps.Log)
+	return c
+}
+
+// Run reconciles until ctx ends. It then lets every consumer finish what is in flight, and reports that it has stopped.
+func (c *Controller) Run(ctx context.Context) error {
+	reports, stopReports := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopReports()
+	var background sync.WaitGroup
+	background.Go(func() { c.reporter.run(reports) })
+	background.Go(func() { c.pollDepths(ctx) })
+
+	err := c.deps.Specs.Watch(ctx, func(entry control.Entry[contract.TenantSpec]) { c.apply(ctx, entry) }, c.setSynced)
+	c.work.Wait()
+	stopReports()
+	background.Wait()
+	c.withdraw(context.WithoutCancel(ctx))
+	if err != nil {
+		return fmt.Errorf("watch the tenants: %w", err)
+	}
+	return nil
+}
+
+// withdrawTimeout bounds how long a stopping instance takes to say so; otherwise its reports expire.
+const withdrawTimeout = 2 * time.Second
+
+// withdraw removes what this instance has reported, so that nobody takes it for running.
+func (c *Controller) withdraw(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, withdrawTimeout)
+	defer cancel()
+	for _, t := range c.all() {
+		if err := c.deps.Statuses.Delete(ctx, contract.StatusKey(t.id.String(), c.cfg.Instance)); err != nil {
+			c.deps.Log.Info("a status could not be withdrawn; it will expire", zap.Error(err))
+			return
+		}
+	}
+}
+
+func (c *Controller) setSynced() {
+	c.mu.Lock()
+	first := !c.synced
+	c.synced = true
+	c.mu.Unlock()
+	if first {
+		c.deps.Synced()
+	}
+}
+
+// apply takes in one change of the control channel. It is called from one goroutine.
+func (c *Controller) apply(ctx context.Context, entry control.Entry[contract.TenantSpec]) {
+	id, err := uuid.Parse(entry.Key)
+	if err != nil {
+		c.deps.Log.Warn("the control channel has a key that is no tenant id", zap.String("key", entry.Key))
+		return
+	}
+	if entry.Deleted {
+		c.vanish(id)
+		return
+	}
+	if !c.deps.Assignment(id) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, known := c.tenants[id]; known {
+		t.want(entry.Value)
+		return
+	}
+	t := newTenant(c, id, entry.Value)
+	c.tenants[id] = t
+	c.work.Go(func() { t.run(ctx) })
+}
+
+// vanish takes in that the control channel no longer names a tenant. One whose teardown is done, or is under way, ends
+// with that. Any other goes on as it is, and the registry will put it back; should it turn out to be retired, because
+// this instance did not hear of its deletion, it is torn down then.
+func (c *Controller) vanish(id uuid.UUID) {
+	t, known := c.tenant(id)
+	if !known {
+		return
+	}
+	if t.wanted().State != contract.DesiredDeleting {
+		c.deps.Log.Warn("a tenant vanished from the control channel; it goes on as it is", zap.Stringer("tenant_id", id))
+	}
+	t.vanish()
+}
+
+// release lets go of a tenant if its teardown is done and nobody waits for the report of it any more. Its goroutine calls
+// it, and ends if it reports true. apply cannot come in between: what it gives a tenant that is let go would be lost.
+func (c *Controller) release(t *tenant) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !t.isOver() {
+		return false
+	}
+	delete(c.tenants, t.id)
+	c.reporter.forget(t.id)
+	c.deps.Forget(t.id)
+	return true
+}
+
+// Reobserve has every tenant that is to run reported again: the database has gone or come back.
+func (c *Controller) Reobserve() {
+	for _, t := range c.all() {
+		t.mu.Lock()
+		runs := t.observed == contract.StateRunning || t.observed == contract.StatePaused
+		t.mu.Unlock()
+		if runs {
+			t.observeConsumer(nil)
+		}
+	}
+}
+
+func (c *Controller) tenant(id uuid.UUID) (*tenant, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	t, known := c.tenants[id]
+	return t, known
+}
+
+func (c *Controller) all() []*tenant {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	tenants := make([]*tenant, 0, len(c.tenants))
+	for _, t := range c.tenants {
+		tenants = append(tenants, t)
+	}
+	return tenants
+}
+
+// lookupTimeout bounds the question to the control channel about a tenant that is not known yet.
+const lookupTimeout = 500 * time.Millisecond
+
+// Lookup tells what is wanted of a tenant and whether its queue is there; ok is false for a tenant that does not exist. A
+// tenant that this instance has not heard of is looked up in the control channel: it may have been created this very
+// moment. Before the first snapshot, and while the control channel is away, every tenant may exist.
+func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.TenantSpec, provisioned, ok bool) {
+	c.mu.RLock()
+	t, known := c.tenants[id]
+	synced := c.synced
+	c.mu.RUnlock()
+	switch {
+	case known:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.spec, t.provisioned, t.observed != contract.StateDeleted
+	case !synced:
+		return contract.TenantSpec{TenantID: id.String(), State: contract.DesiredActive}, false, true
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	entry, err := c.deps.Specs.Get(ctx, id.String())
+	if errors.Is(err, control.ErrNotFound) {
+		return contract.TenantSpec{}, false, false
+	}
+	if err != nil { // nobody can tell
+		return contract.TenantSpec{TenantID: id.String(), State: contract.DesiredActive}, false, true
+	}
+	return entry.Value, false, true
+}

@@ -1,0 +1,96 @@
+package reconcile
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+// Collector exports what the tenants of a controller count. It reads live state at each scrape and asks nobody: the
+// series of a deleted tenant are gone with the tenant. Only counters and gauges have a tenant label.
+type Collector struct {
+	controller *Controller
+
+	consumers, queue, workers, desired                   *prometheus.Desc
+	stored, duplicates, retried, deadLettered, withoutID *prometheus.Desc
+}
+
+// NewCollector returns the collector of c.
+func NewCollector(c *Controller) *Collector {
+	tenant := []string{"tenant_id"}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return &Collector{
+		controller:   c,
+		consumers:    desc("mtm_consumers", "Tenants of this instance by the observed state of their consumer.", "state"),
+		queue:        desc("mtm_queue_messages", "Messages in a tenant's queue: ready, as of the last round of reading, and unacked by this instance.", "tenant_id", "state"),
+		workers:      desc("mtm_workers", "Workers of a tenant on this instance: busy writing a batch, or idle.", "tenant_id", "state"),
+		desired:      desc("mtm_workers_desired", "Workers that a tenant is to have.", tenant...),
+		stored:       desc("mtm_messages_stored_total", "Messages committed to the database for the first time.", tenant...),
+		duplicates:   desc("mtm_messages_duplicate_total", "Messages that were stored before and changed nothing.", tenant...),
+		retried:      desc("mtm_messages_retried_total", "Messages sent to a retry tier.", tenant...),
+		deadLettered: desc("mtm_messages_dead_lettered_total", "Messages that became dead letters.", "tenant_id", "reason"),
+		withoutID:    desc("mtm_messages_without_id_total", "Messages that came without an id and are stored at least once.", tenant...),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{
+		c.consumers, c.queue, c.workers, c.desired, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID,
+	} {
+		ch <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	states := make(map[contract.ConsumerState]int)
+	for _, t := range c.controller.all() {
+		t.mu.Lock()
+		observed, ready, desired := t.observed, t.ready, t.spec.Workers
+		t.mu.Unlock()
+		states[observed]++
+		if observed != contract.StateDeleted {
+			c.collectTenant(ch, t, ready, desired)
+		}
+	}
+	for _, state := range []contract.ConsumerState{
+		contract.StateProvisioning, contract.StateRunning, contract.StatePaused, contract.StateSuspended,
+		contract.StateDeleting, contract.StateDeleted, contract.StateFailed,
+	} {
+		ch <- prometheus.MustNewConstMetric(c.consumers, prometheus.GaugeValue, float64(states[state]), string(state))
+	}
+}
+
+func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready int64, desired int) {
+	id := t.id.String()
+	gauge := func(desc *prometheus.Desc, value int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), append([]string{id}, labels...)...)
+	}
+	counter := func(desc *prometheus.Desc, value int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), append([]string{id}, labels...)...)
+	}
+	if ready >= 0 {
+		gauge(c.queue, ready, "ready")
+	}
+	gauge(c.queue, t.state.Unacked.Load(), "unacked")
+	busy, running := t.state.Busy.Load(), int64(0)
+	if t.state.Consuming.Load() {
+		running = t.state.Workers.Load()
+	}
+	gauge(c.workers, busy, "busy")
+	gauge(c.workers, max(running-busy, 0), "idle")
+	gauge(c.desired, int64(desired))
+	counter(c.stored, t.state.Stored.Load())
+	counter(c.duplicates, t.state.Duplicates.Load())
+	counter(c.retried, t.state.Retried.Load())
+	counter(c.withoutID, t.state.WithoutID.Load())
+	for _, reason := range contract.Reasons() {
+		// Series of reasons that have not occurred would be most of all series.
+		if n := t.state.DeadLettered(reason).Load(); n > 0 {
+			counter(c.deadLettered, n, string(reason))
+		}
+	}
+}

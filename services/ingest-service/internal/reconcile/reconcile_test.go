@@ -1,0 +1,428 @@
+package reconcile_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	patience = 30 * time.Second
+	poll     = 20 * time.Millisecond
+	instance = "ingest-1"
+)
+
+// rig is one instance on real services.
+type rig struct {
+	t          *testing.T
+	operator   *pgxpool.Pool
+	link       *rabbitmq.Link
+	publisher  *rabbitmq.Publisher
+	conn       *control.Conn
+	specs      *control.Bucket[contract.TenantSpec]
+	statuses   *control.Bucket[contract.TenantStatus]
+	deps       reconcile.Dependencies
+	registry   *prometheus.Registry
+	controller *reconcile.Controller
+}
+
+// refusing refuses partitions on demand: a tenant that cannot be provisioned.
+type refusing struct {
+	reconcile.Partitions
+	mu      sync.Mutex
+	refused map[uuid.UUID]error
+}
+
+func (r *refusing) Attach(ctx context.Context, tenant uuid.UUID) error {
+	r.mu.Lock()
+	err := r.refused[tenant]
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return r.Partitions.Attach(ctx, tenant)
+}
+
+func (r *refusing) set(tenant uuid.UUID, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused[tenant] = err
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, registry: prometheus.NewRegistry()}
+	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
+	cfg := postgres.DefaultConfig()
+	cfg.URL = backing.Postgres(t)
+	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	r.operator, err = pgxpool.New(t.Context(), cfg.URL)
+	require.NoError(t, err)
+	t.Cleanup(r.operator.Close)
+	messages := store.New(pool, 5*time.Second)
+
+	broker := rabbitmq.Config{URL: backing.RabbitMQ(t).URL}
+	r.link = rabbitmq.NewLink(broker, "test", log, nil)
+	r.publisher = rabbitmq.NewPublisher(r.link, 1, log)
+	gate := batch.NewGate(messages.Ping, func(error) {}, log)
+	r.run(r.link.Run)
+	r.run(r.publisher.Run)
+	r.run(gate.Run)
+	channel := control.DefaultConfig()
+	channel.URL = backing.NATS(t)
+	r.conn, err = control.Connect(channel, "test", log, nil)
+	require.NoError(t, err)
+	t.Cleanup(r.conn.Close)
+	r.specs, r.statuses = control.Tenants(r.conn), control.Statuses(r.conn)
+
+	delays := []time.Duration{time.Second}
+	writer := batch.NewWriter(batch.Config{RetryDelays: delays, HoldTimeout: time.Minute, PublishTimeout: time.Second},
+		messages, gate, r.publisher, nil, batch.NewMetrics(r.registry), log)
+	budget := consumer.NewBudget(1 << 28)
+	consuming := consumer.Config{
+		Prefetch: 100, BatchMessages: 50, BatchBytes: 1 << 20, BatchDelay: time.Millisecond, MaxPayload: 1 << 16, HoleLimit: time.Second,
+	}
+	r.deps = reconcile.Dependencies{
+		Specs: r.specs, Statuses: r.statuses, Partitions: messages,
+		Topology: reconcile.NewTopology(r.link, delays, rabbitmq.QueueOptions{}, log),
+		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) *consumer.Consumer {
+			return consumer.New(consuming, tenant, r.link, gate, writer, budget, state, onChange, log)
+		},
+		Assignment: reconcile.EveryTenant, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: gate.Err, Log: log,
+	}
+	return r
+}
+
+func (r *rig) run(component func(context.Context) error) (stop func()) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- component(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("component: %v", err)
+		}
+	})
+	r.t.Cleanup(stop)
+	return stop
+}
+
+// start starts the controller; the returned function stops it in order.
+func (r *rig) start() (stop func()) {
+	r.t.Helper()
+	r.controller = reconcile.New(reconcile.Config{Instance: instance, MaxAttempts: 3, Concurrency: 4}, r.deps)
+	collector := reconcile.NewCollector(r.controller)
+	r.registry.MustRegister(collector)
+	stopRunning := r.run(r.controller.Run)
+	return func() {
+		stopRunning()
+		r.registry.Unregister(collector)
+	}
+}
+
+func (r *rig) want(tenant uuid.UUID, state contract.DesiredState, workers int, generation int64) {
+	r.t.Helper()
+	_, err := r.specs.Put(r.t.Context(), tenant.String(), contract.TenantSpec{
+		TenantID: tenant.String(), State: state, Workers: workers, Generation: generation,
+	})
+	require.NoError(r.t, err)
+}
+
+// observed waits until the instance reports state for a generation.
+func (r *rig) observed(tenant uuid.UUID, state contract.ConsumerState, generation int64) contract.TenantStatus {
+	r.t.Helper()
+	var last contract.TenantStatus
+	require.Eventually(r.t, func() bool {
+		entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), instance))
+		last = entry.Value
+		return err == nil && last.State == state && last.ObservedGeneration >= generation
+	}, patience, poll, "want %s at generation %d, last seen %+v", state, generation, &last)
+	return last
+}
+
+// queue reports whether the tenant's queue exists, and how many wait and consume there.
+func (r *rig) queue(tenant uuid.UUID) (q amqp.Queue, exists bool) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	session, err := r.link.Session(ctx)
+	require.NoError(r.t, err)
+	err = session.Do(ctx, func(ch *amqp.Channel) error {
+		q, err = ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
+		return err
+	})
+	var refused *amqp.Error
+	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
+		return q, false
+	}
+	require.NoError(r.t, err)
+	return q, true
+}
+
+func (r *rig) publish(tenant uuid.UUID, n int) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	messages := make([]rabbitmq.Message, n)
+	for i := range messages {
+		messages[i] = rabbitmq.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
+			MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: fmt.Appendf(nil, `%d`, i),
+		}}
+	}
+	for _, err := range r.publisher.PublishBatch(ctx, messages) {
+		require.NoError(r.t, err)
+	}
+}
+
+func (r *rig) count(sql string, args ...any) (n int) {
+	r.t.Helper()
+	require.NoError(r.t, r.operator.QueryRow(r.t.Context(), sql, args...).Scan(&n))
+	return n
+}
+
+func (r *rig) stored(tenant uuid.UUID) int {
+	return r.count(`SELECT count(*) FROM messages WHERE tenant_id = $1`, tenant)
+}
+
+// series counts the metric series of a tenant.
+func (r *rig) series(tenant uuid.UUID) (n int) {
+	r.t.Helper()
+	families, err := r.registry.Gather()
+	require.NoError(r.t, err)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			for _, label := range metric.GetLabel() {
+				if label.GetName() == "tenant_id" && label.GetValue() == tenant.String() {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
+// The whole life of a tenant: what is desired becomes true, and nothing is left at the end.
+func TestLifecycle(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	tenant := uuid.New()
+
+	r.want(tenant, contract.DesiredActive, 2, 1)
+	status := r.observed(tenant, contract.StateRunning, 1)
+	require.Equal(t, 2, status.Workers)
+	require.Empty(t, status.Error)
+	r.publish(tenant, 100)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 100 }, patience, poll)
+
+	r.want(tenant, contract.DesiredActive, 7, 2)
+	require.Equal(t, 7, r.observed(tenant, contract.StateRunning, 2).Workers)
+
+	r.want(tenant, contract.DesiredSuspended, 7, 3)
+	r.observed(tenant, contract.StateSuspended, 3)
+	r.publish(tenant, 50)
+	q, exists := r.queue(tenant)
+	require.True(t, exists)
+	require.Zero(t, q.Consumers)
+	require.Equal(t, 50, q.Messages, "kept, and not consumed")
+	require.Equal(t, 100, r.stored(tenant))
+
+	r.want(tenant, contract.DesiredActive, 1, 4)
+	r.observed(tenant, contract.StateRunning, 4)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 150 }, patience, poll)
+	require.Positive(t, r.series(tenant))
+
+	r.want(tenant, contract.DesiredDeleting, 1, 5)
+	r.observed(tenant, contract.StateDeleted, 5)
+	_, exists = r.queue(tenant)
+	require.False(t, exists)
+	require.Zero(t, r.count(`SELECT count(*) FROM pg_class WHERE relname = 'messages_' || $1`, strings.ReplaceAll(tenant.String(), "-", "")))
+	require.Zero(t, r.series(tenant))
+	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, patience, poll)
+}
+
+// An update that was overtaken on its way must not undo a later one.
+func TestOlderGenerationIsIgnored(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 2, 5)
+	r.observed(tenant, contract.StateRunning, 5)
+	r.want(tenant, contract.DesiredDeleting, 2, 4)
+	r.want(tenant, contract.DesiredActive, 3, 6)
+	r.observed(tenant, contract.StateRunning, 6)
+	_, exists := r.queue(tenant)
+	require.True(t, exists)
+}
+
+// A control channel that has lost everything must stop nobody's messages.
+func TestWipedBucketStopsNobody(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 2, 1)
+	r.observed(tenant, contract.StateRunning, 1)
+	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
+	r.publish(tenant, 10)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
+	spec, provisioned, known := r.controller.Lookup(t.Context(), tenant)
+	require.True(t, known && provisioned)
+	require.Equal(t, contract.DesiredActive, spec.State)
+	r.want(tenant, contract.DesiredActive, 4, 2)
+	require.Equal(t, 4, r.observed(tenant, contract.StateRunning, 2).Workers)
+}
+
+// Whoever deletes a queue behind our back gets it back.
+func TestLostQueueIsMadeAgain(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 2, 1)
+	r.observed(tenant, contract.StateRunning, 1)
+	require.NoError(t, r.deps.Topology.Delete(t.Context(), tenant))
+	require.Eventually(t, func() bool { q, exists := r.queue(tenant); return exists && q.Consumers == 1 }, patience, poll)
+	r.publish(tenant, 10)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
+}
+
+// One tenant that cannot be provisioned must hold up no other, must say why, and must recover by itself.
+func TestFailingTenantHoldsUpNoOther(t *testing.T) {
+	r := newRig(t)
+	broken := make([]uuid.UUID, 10) // more than are provisioned at a time
+	partitions := &refusing{Partitions: r.deps.Partitions, refused: make(map[uuid.UUID]error)}
+	r.deps.Partitions = partitions
+	for i := range broken {
+		broken[i] = uuid.New()
+		partitions.set(broken[i], errors.New("no space for a partition"))
+	}
+	r.start()
+	for _, tenant := range broken {
+		r.want(tenant, contract.DesiredActive, 1, 1)
+	}
+	require.Contains(t, r.observed(broken[0], contract.StateFailed, 1).Error, "no space for a partition")
+	healthy := uuid.New()
+	r.want(healthy, contract.DesiredActive, 1, 1)
+	r.observed(healthy, contract.StateRunning, 1)
+	for _, tenant := range broken {
+		partitions.set(tenant, nil)
+	}
+	for _, tenant := range broken {
+		r.observed(tenant, contract.StateRunning, 1)
+	}
+}
+
+// A restart finds everything as desired, or makes it so: also a teardown that was cut off.
+func TestRestartGoesOn(t *testing.T) {
+	r := newRig(t)
+	stop := r.start()
+	kept, gone := uuid.New(), uuid.New()
+	r.want(kept, contract.DesiredActive, 2, 1)
+	r.want(gone, contract.DesiredActive, 2, 1)
+	r.observed(kept, contract.StateRunning, 1)
+	r.observed(gone, contract.StateRunning, 1)
+	stop()
+	_, err := r.statuses.Get(t.Context(), contract.StatusKey(kept.String(), instance))
+	require.ErrorIs(t, err, control.ErrNotFound, "an instance that has stopped does not count as running")
+	require.Eventually(t, func() bool { q, exists := r.queue(kept); return exists && q.Consumers == 0 }, patience, poll)
+
+	r.want(gone, contract.DesiredDeleting, 2, 2)
+	require.NoError(t, r.deps.Topology.Delete(t.Context(), gone)) // as if the process had died in the middle
+	r.publish(kept, 10)
+	r.start()
+	r.observed(kept, contract.StateRunning, 1)
+	r.observed(gone, contract.StateDeleted, 2)
+	require.Eventually(t, func() bool { return r.stored(kept) == 10 }, patience, poll)
+}
+
+// The key of a tenant may be gone before this instance has finished the teardown: another one's report was taken for the
+// last. Nothing of the tenant may stay, or it is reported for ever.
+func TestKeyVanishesDuringTeardown(t *testing.T) {
+	r := newRig(t)
+	forgotten := make(chan uuid.UUID, 10)
+	r.deps.Forget = func(tenant uuid.UUID) { forgotten <- tenant }
+	r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 1, 1)
+	r.observed(tenant, contract.StateRunning, 1)
+	r.want(tenant, contract.DesiredDeleting, 1, 2)
+	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
+	for range 2 { // when the teardown is done, and when it is let go
+		select {
+		case <-forgotten:
+		case <-time.After(patience):
+			t.Fatal("the tenant is still held")
+		}
+	}
+	_, _, known := r.controller.Lookup(t.Context(), tenant)
+	require.False(t, known)
+	_, exists := r.queue(tenant)
+	require.False(t, exists)
+}
+
+// An instance that did not hear of a deletion finds out when it meets the retired partition, and lets go.
+func TestMissedDeletion(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 1, 1)
+	r.observed(tenant, contract.StateRunning, 1)
+	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
+	require.NoError(t, r.deps.Partitions.Drop(t.Context(), tenant)) // another instance has torn it down
+	require.NoError(t, r.deps.Topology.Delete(t.Context(), tenant))
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, patience, poll)
+	_, exists := r.queue(tenant)
+	require.False(t, exists)
+	require.Zero(t, r.series(tenant))
+}
+
+// A suspended tenant has no consumer that would notice; its messages are refused until its queue is made again.
+func TestLostQueueOfASuspendedTenant(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredSuspended, 1, 1)
+	r.observed(tenant, contract.StateSuspended, 1)
+	require.NoError(t, r.deps.Topology.Delete(t.Context(), tenant))
+	require.Eventually(t, func() bool { _, exists := r.queue(tenant); return exists }, patience, poll)
+	r.observed(tenant, contract.StateSuspended, 1)
+}
+
+// A deleted tenant that an old message brings back must stay dead.
+func TestRetiredTenantIsNotRevived(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	tenant := uuid.New()
+	require.NoError(t, r.deps.Partitions.Drop(t.Context(), tenant))
+	r.want(tenant, contract.DesiredActive, 1, 1)
+	require.Contains(t, r.observed(tenant, contract.StateFailed, 1).Error, "retired")
+	_, exists := r.queue(tenant)
+	require.False(t, exists)
+}

@@ -1,0 +1,291 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+)
+
+// tenant is one tenant on this instance. The goroutine of run acts; everyone else sets what is wanted and reads what was
+// observed.
+type tenant struct {
+	id      uuid.UUID
+	control *Controller
+	log     *zap.Logger
+	wake    chan struct{} // capacity 1: something has changed, look again
+
+	// state is what the consumer counts; it outlives single consumers.
+	state consumer.State
+
+	mu          sync.Mutex
+	spec        contract.TenantSpec    // guarded by mu: what is wanted
+	provisioned bool                   // guarded by mu: queue and partition are there
+	observed    contract.ConsumerState // guarded by mu
+	generation  int64                  // guarded by mu: what observed is the result of
+	fault       error                  // guarded by mu: what is in the way
+	ready       int64                  // guarded by mu: messages waiting in the queue, -1 unknown
+	vanished    bool                   // guarded by mu: the control channel no longer names the tenant
+}
+
+func newTenant(c *Controller, id uuid.UUID, spec contract.TenantSpec) *tenant {
+	return &tenant{
+		id: id, control: c, spec: spec, observed: contract.StateProvisioning, ready: -1,
+		log:  c.deps.Log.With(zap.Stringer("tenant_id", id)),
+		wake: make(chan struct{}, 1),
+	}
+}
+
+// want sets the desired state, unless it is older than what is known: an update that was overtaken on its way.
+func (t *tenant) want(spec contract.TenantSpec) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if spec.Generation < t.spec.Generation {
+		t.log.Info("an older generation arrived late and is ignored",
+			zap.Int64("generation", spec.Generation), zap.Int64("known", t.spec.Generation))
+		return
+	}
+	t.spec, t.vanished = spec, false
+	t.nudge()
+}
+
+func (t *tenant) nudge() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (t *tenant) wanted() contract.TenantSpec {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.spec
+}
+
+// vanish notes that the control channel no longer names the tenant.
+func (t *tenant) vanish() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.vanished = true
+	t.nudge()
+}
+
+func (t *tenant) hasVanished() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.vanished
+}
+
+// observe notes the outcome of acting on a generation and has it reported.
+func (t *tenant) observe(state contract.ConsumerState, generation int64, fault error) {
+	t.mu.Lock()
+	changed := t.observed != state || t.generation != generation || fmt.Sprint(t.fault) != fmt.Sprint(fault)
+	t.observed, t.generation, t.fault = state, generation, fault
+	t.mu.Unlock()
+	if changed {
+		t.log.Info("tenant observed", zap.String("state", string(state)), zap.Int64("generation", generation), zap.NamedError("fault", fault))
+	}
+	t.control.reporter.mark(t)
+}
+
+// isOver reports whether the teardown is done and nobody waits for the report of it any more.
+func (t *tenant) isOver() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.observed == contract.StateDeleted && t.vanished
+}
+
+func (t *tenant) setProvisioned(provisioned bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.provisioned = provisioned
+}
+
+// run brings the tenant to its desired state whenever that changes, and again after every fault, until ctx ends or the
+// tenant is forgotten. A running consumer is finished before it returns.
+func (t *tenant) run(ctx context.Context) {
+	job := job{tenant: t}
+	defer job.stopConsumer()
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 100*time.Millisecond, 10*time.Second
+	for {
+		spec := t.wanted()
+		err := job.reconcile(ctx, spec)
+		if errors.Is(err, store.ErrRetired) && t.hasVanished() {
+			// It was deleted while this instance could not hear of it.
+			err = job.teardown(ctx, spec)
+		}
+		if err == nil && t.control.release(t) {
+			return
+		}
+		var again <-chan time.Time
+		if err != nil && ctx.Err() == nil {
+			t.observe(contract.StateFailed, spec.Generation, err)
+			again = time.After(pauses.NextBackOff())
+		} else {
+			pauses.Reset()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.wake:
+		case <-again:
+		case err := <-job.ended():
+			// The queue or the partition is gone under the consumer: provision again.
+			t.log.Warn("the consumer has ended", zap.Error(err))
+			job.forgetConsumer()
+			t.setProvisioned(false)
+			t.observe(contract.StateFailed, spec.Generation, err)
+		}
+	}
+}
+
+// job is what a tenant's goroutine has running. That goroutine owns it.
+type job struct {
+	*tenant
+	consumer *consumer.Consumer // nil while none runs
+	cancel   context.CancelFunc
+	done     chan error // capacity 1: the consumer's goroutine never waits
+}
+
+func (j *job) ended() <-chan error { return j.done }
+
+// reconcile makes the one next state true. Every step can be repeated.
+func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
+	switch spec.State {
+	case contract.DesiredActive:
+		if err := j.provision(ctx, spec); err != nil {
+			return err
+		}
+		j.startConsumer(ctx, spec)
+		return nil
+	case contract.DesiredSuspended:
+		j.stopConsumer() // first: whatever else fails, nothing is consumed any more
+		if err := j.provision(ctx, spec); err != nil {
+			return err
+		}
+		j.observe(contract.StateSuspended, spec.Generation, nil)
+		return nil
+	case contract.DesiredDeleting:
+		if j.isOver() {
+			return nil
+		}
+		return j.teardown(ctx, spec)
+	}
+	return fmt.Errorf("unknown desired state %q", spec.State)
+}
+
+func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
+	j.mu.Lock()
+	provisioned := j.provisioned
+	j.mu.Unlock()
+	if provisioned {
+		return nil
+	}
+	if err := j.takeSlot(ctx); err != nil {
+		return err
+	}
+	defer j.freeSlot()
+	j.observe(contract.StateProvisioning, spec.Generation, nil)
+	if err := j.control.deps.Partitions.Attach(ctx, j.id); err != nil {
+		return err
+	}
+	if err := j.control.deps.Topology.Declare(ctx, j.id); err != nil {
+		return err
+	}
+	j.setProvisioned(true)
+	return nil
+}
+
+// teardown takes everything of the tenant away: first what produces work, then what holds it.
+func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
+	j.observe(contract.StateDeleting, spec.Generation, nil)
+	j.setProvisioned(false)
+	j.stopConsumer()
+	if err := j.takeSlot(ctx); err != nil {
+		return err
+	}
+	defer j.freeSlot()
+	if err := j.control.deps.Topology.Delete(ctx, j.id); err != nil {
+		return err
+	}
+	if err := j.control.deps.Partitions.Drop(ctx, j.id); err != nil {
+		return err
+	}
+	j.control.deps.Forget(j.id)
+	j.observe(contract.StateDeleted, spec.Generation, nil)
+	return nil
+}
+
+func (j *job) takeSlot(ctx context.Context) error {
+	select {
+	case j.control.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (j *job) freeSlot() { <-j.control.slots }
+
+// startConsumer makes the consumer run with what spec says; one that runs is configured anew, not restarted.
+func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec) {
+	maxAttempts := spec.MaxAttempts
+	if maxAttempts == 0 {
+		maxAttempts = j.control.cfg.MaxAttempts
+	}
+	if j.consumer != nil {
+		j.consumer.Configure(spec.Workers, maxAttempts)
+		j.observeConsumer(nil)
+		return
+	}
+	t := j.tenant
+	j.consumer = j.control.deps.NewConsumer(j.id, &j.state, t.observeConsumer)
+	j.consumer.Configure(spec.Workers, maxAttempts)
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	running := j.consumer
+	go func() { done <- running.Run(own) }()
+	j.cancel, j.done = cancel, done
+}
+
+// observeConsumer reports what the consumer says of itself. Both the consumer and the tenant's goroutine call it, and
+// whoever notices that the database has gone or come back.
+func (t *tenant) observeConsumer(fault error) {
+	generation := t.wanted().Generation
+	if outage := t.control.deps.Outage(); outage != nil {
+		fault = outage
+	}
+	switch {
+	case fault == nil && t.state.Consuming.Load():
+		t.observe(contract.StateRunning, generation, nil)
+	case fault != nil && !errors.Is(fault, context.Canceled):
+		t.observe(contract.StatePaused, generation, fault)
+	}
+}
+
+// stopConsumer lets the consumer finish and waits for it. A timeout is not needed: everything that it waits for has one.
+func (j *job) stopConsumer() {
+	if j.consumer == nil {
+		return
+	}
+	j.cancel()
+	if err := <-j.done; err != nil {
+		j.log.Info("the consumer has stopped", zap.Error(err))
+	}
+	j.forgetConsumer()
+}
+
+func (j *job) forgetConsumer() {
+	j.cancel()
+	j.consumer, j.cancel, j.done = nil, nil, nil
+}

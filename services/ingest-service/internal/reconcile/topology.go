@@ -1,0 +1,188 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+// requestTimeout bounds one declaration. A quorum queue takes milliseconds, on a busy cluster seconds.
+const requestTimeout = 20 * time.Second
+
+// Topology makes and removes what tenants need in the broker.
+type Topology struct {
+	link    *rabbitmq.Link
+	delays  []time.Duration
+	options rabbitmq.QueueOptions
+	log     *zap.Logger
+
+	declared chan struct{} // closed once the shared exchanges and queues have been declared for the first time
+
+	mu     sync.Mutex
+	shared *rabbitmq.Session // guarded by mu: on which the shared exchanges and queues were declared
+}
+
+// NewTopology returns the topology with retry tiers of the given delays.
+func NewTopology(link *rabbitmq.Link, delays []time.Duration, options rabbitmq.QueueOptions, log *zap.Logger) *Topology {
+	return &Topology{link: link, delays: delays, options: options, log: log, declared: make(chan struct{})}
+}
+
+// Run makes what all tenants share as soon as there is a connection, and again on every new one and every half a minute,
+// until ctx ends: dead letters and producers need it before the first tenant is provisioned, and somebody may delete it.
+func (t *Topology) Run(ctx context.Context) error {
+	first := sync.OnceFunc(func() { close(t.declared) })
+	for ctx.Err() == nil {
+		session, err := t.declareSoon(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				t.log.Warn("the shared exchanges and queues could not be declared; it will be repeated", zap.Error(err))
+			}
+			wait(ctx, declarePause)
+			continue
+		}
+		first()
+		again := time.NewTimer(declareInterval)
+		select {
+		case <-ctx.Done():
+		case <-session.Done():
+		case <-again.C:
+			t.forgetShared(session)
+		}
+		again.Stop()
+	}
+	return nil
+}
+
+// Await returns once Run has made what all tenants share, or when ctx ends. Whoever consumes one of the shared queues waits
+// for that: RabbitMQ 4 answers some consumers of a quorum queue that is just being declared with an internal error.
+func (t *Topology) Await(ctx context.Context) error {
+	select {
+	case <-t.declared:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+const (
+	// declarePause is between two tries to declare what all tenants share.
+	declarePause = time.Second
+	// declareInterval is between two declarations on a connection that is fine. They take milliseconds.
+	declareInterval = 30 * time.Second
+)
+
+func (t *Topology) declareSoon(ctx context.Context) (*rabbitmq.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return t.DeclareShared(ctx)
+}
+
+// Declare makes the queue and the bindings of a tenant. The exchanges and queues that all share are declared before, once
+// a connection: the broker may have lost them with its data.
+func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	session, err := t.DeclareShared(ctx)
+	if err != nil {
+		return err
+	}
+	err = session.Do(ctx, func(ch *amqp.Channel) error {
+		return rabbitmq.DeclareTenant(ch, tenant.String(), t.options)
+	})
+	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
+		t.log.Warn("a queue exists with other arguments and is used as it is", zap.Stringer("tenant_id", tenant), zap.Error(err))
+		err = session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.AdoptTenant(ch, tenant.String()) })
+	}
+	var refused *amqp.Error
+	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
+		t.forgetShared(session)
+	}
+	return err
+}
+
+// DeclareShared makes what all tenants share, unless that was done on the living connection, which it returns.
+func (t *Topology) DeclareShared(ctx context.Context) (*rabbitmq.Session, error) {
+	session, err := t.link.Session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock() // the others wait: they need the result
+	if t.shared == session {
+		return session, nil
+	}
+	err = session.Do(ctx, func(ch *amqp.Channel) error {
+		// The tiers are few, and what waits in them must survive the loss of a node: always quorum queues.
+		return rabbitmq.DeclareShared(ch, t.delays, rabbitmq.QueueQuorum)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("declare the shared exchanges and queues: %w", err)
+	}
+	t.shared = session
+	return session, nil
+}
+
+func (t *Topology) forgetShared(session *rabbitmq.Session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.shared == session {
+		t.shared = nil
+	}
+}
+
+// Delete removes the queue of a tenant with everything in it.
+func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	session, err := t.link.Session(ctx)
+	if err != nil {
+		return err
+	}
+	return session.Do(ctx, func(ch *amqp.Channel) error {
+		_, err := rabbitmq.DeleteTenant(ch, tenant.String())
+		return err
+	})
+}
+
+// missing is the depth of a queue that does not exist.
+const missing = -1
+
+// Depths calls observe with the number of messages that wait in the queue of each of tenants, or [missing]. A queue that
+// does not exist ends the channel: the rest of tenants is then asked on another one.
+func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func(tenant uuid.UUID, ready int64)) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	session, err := t.link.Session(ctx)
+	if err != nil {
+		return err
+	}
+	for next := 0; next < len(tenants); next++ {
+		err := session.Do(ctx, func(ch *amqp.Channel) error {
+			for ; next < len(tenants); next++ {
+				queue, err := ch.QueueDeclarePassive(contract.QueueName(tenants[next].String()), true, false, false, false, nil)
+				if err != nil {
+					return err
+				}
+				observe(tenants[next], int64(queue.Messages))
+			}
+			return nil
+		})
+		var refused *amqp.Error
+		if err != nil && (!errors.As(err, &refused) || refused.Code != amqp.NotFound) {
+			return fmt.Errorf("read queue depths: %w", err)
+		}
+		if err != nil {
+			observe(tenants[next], missing)
+		}
+	}
+	return nil
+}

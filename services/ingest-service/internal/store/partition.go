@@ -1,0 +1,89 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+)
+
+// ErrRetired says that a tenant was deleted before; its id can never be used again.
+var ErrRetired = errors.New("the tenant was deleted; its id is retired")
+
+// Attach makes the partition of tenant, if it is not there yet. The error is [ErrRetired] for a deleted tenant.
+func (s *Store) Attach(ctx context.Context, tenant uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `SELECT tenant_attach($1)`, tenant)
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == postgres.RetiredTenant {
+		return ErrRetired
+	}
+	if err != nil {
+		return fmt.Errorf("attach the partition: %w", err)
+	}
+	return nil
+}
+
+// dropTries is how often Drop asks for the lock, in about a second and a half. A long reader, such as a backup, may hold it
+// for an hour: whoever calls is to come back later rather than make others queue behind us again and again.
+const dropTries = 5
+
+// Drop removes the partition and the dead letters of tenant and retires its id. Detaching waits at most 200 ms for its
+// lock each time, so that nobody else waits longer behind it. Repeating it is harmless.
+func (s *Store) Drop(ctx context.Context, tenant uuid.UUID) error {
+	for tries := 1; ; {
+		done, err := s.dropStep(ctx, tenant)
+		var refused *pgconn.PgError
+		switch {
+		case errors.As(err, &refused) && refused.Code == "55P03" && tries < dropTries: // lock_not_available
+			tries++
+			pause := time.NewTimer(50*time.Millisecond + rand.N(200*time.Millisecond)) //nolint:gosec // jitter, not a secret
+			select {
+			case <-ctx.Done():
+				pause.Stop()
+				return fmt.Errorf("drop the partition: %w", ctx.Err())
+			case <-pause.C:
+			}
+		case err != nil:
+			return fmt.Errorf("drop the partition: %w", err)
+		case done:
+			return s.dropDeadLetters(ctx, tenant)
+		}
+	}
+}
+
+func (s *Store) dropStep(ctx context.Context, tenant uuid.UUID) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, `SELECT tenant_drop($1)`, tenant).Scan(&done)
+	return done, err
+}
+
+func (s *Store) dropDeadLetters(ctx context.Context, tenant uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	return postgres.InTenant(ctx, s.pool, tenant, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM dead_letters WHERE tenant_id = $1`, tenant); err != nil {
+			return fmt.Errorf("delete the dead letters: %w", err)
+		}
+		return nil
+	})
+}
+
+// Ping asks the database for a sign of life.
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := s.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("ping the database: %w", err)
+	}
+	return nil
+}

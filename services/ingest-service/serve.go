@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
+	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+)
+
+// Channels that publish in parallel, each with its own window of unconfirmed messages.
+const (
+	// clientLanes serve the HTTP API.
+	clientLanes = 4
+	// internalLanes serve retries, dead letters and replays, which are rare.
+	internalLanes = 1
+)
+
+// serve runs the service until ctx ends.
+func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
+	reg := telemetry.NewRegistry(service)
+	health := telemetry.NewHealth(reg)
+	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
+	limits := httpapi.Config{
+		MaxPayload: cfg.Ingest.MaxPayload, MessageBody: cfg.HTTP.BodyLimit,
+		BatchBody: cfg.Ingest.BatchBody, BatchLines: cfg.Ingest.BatchLines,
+	}
+	cfg.HTTP.BodyLimit = limits.BodyLimit() // the server has one limit for all routes
+	server := rest.New(cfg.HTTP, service, reg, log)
+	// A wrong key or a port in use ends the start before anything runs.
+	verifier, err := auth.New(ctx, cfg.Auth, log)
+	if err != nil {
+		return err
+	}
+	if _, err := ops.Listen(); err != nil { //nolint:contextcheck // binding a port needs no deadline
+		return err
+	}
+	if _, err := server.Listen(); err != nil { //nolint:contextcheck // binding a port needs no deadline
+		return err
+	}
+	pool, err := postgres.Open(ctx, cfg.Database, postgres.RoleIngest)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	conn, err := control.Connect(cfg.NATS, service, log, health.Backing("nats").Set)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+
+	broker := newBroker(cfg, health, log)
+	messages := store.New(pool, cfg.Ingest.WriteTimeout)
+	writing := health.Check("writing")
+	var controller *reconcile.Controller // hears of outages, and is made from what notices them
+	gate := batch.NewGate(messages.Ping, func(err error) {
+		writing.Set(err)
+		controller.Reobserve()
+	}, log)
+	writer := batch.NewWriter(batch.Config{
+		RetryDelays: cfg.Ingest.RetryDelays, HoldTimeout: cfg.Ingest.HoldTimeout, PublishTimeout: publishTimeout,
+	}, messages, gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
+	letterMetrics := deadletter.NewMetrics(reg)
+	// The controller tells the API of tenants that are gone, and the API asks the controller for tenants.
+	var requests *httpapi.Metrics
+	forget := func(tenant uuid.UUID) {
+		requests.Forget(tenant)
+		letterMetrics.Forget(tenant)
+	}
+	topology := reconcile.NewTopology(broker.shared, cfg.Ingest.RetryDelays,
+		rabbitmq.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, log)
+	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, health, log)
+	reg.MustRegister(reconcile.NewCollector(controller))
+
+	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
+	recorder := deadletter.NewRecorder(broker.shared, letters, letterMetrics, log)
+	replayer := deadletter.NewReplayer(letters, broker.internal, cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
+	requests = httpapi.Mount(server, verifier, httpapi.Dependencies{
+		Tenants: controller, Publisher: broker.client, Letters: letters, Replayer: replayer,
+	}, limits, reg)
+
+	// In the order of starting; they stop in reverse.
+	components := []lifecycle.Component{
+		{Name: "ops", Run: ops.Run},
+		{Name: "schema", Run: func(ctx context.Context) error {
+			return schema.Prepare(ctx, cfg.Database, postgres.RoleIngest, log, health.Check("schema").Set)
+		}},
+		{Name: "postgres", Run: func(ctx context.Context) error { return postgres.Watch(ctx, pool, health.Backing("postgres")) }},
+		{Name: "gate", Run: gate.Run},
+		{Name: "token keys", Run: verifier.Run},
+	}
+	components = append(components, broker.components()...)
+	components = append(components,
+		lifecycle.Component{Name: "topology", Run: topology.Run},
+		lifecycle.Component{Name: "dead letter gauges", Run: func(ctx context.Context) error { return letterMetrics.Run(ctx, letters, log) }},
+		lifecycle.Component{Name: "dead letter recorder", Run: func(ctx context.Context) error {
+			if err := topology.Await(ctx); err != nil {
+				return err
+			}
+			return recorder.Run(ctx)
+		}},
+		lifecycle.Component{Name: "tenants", Run: controller.Run},
+		lifecycle.Component{Name: "http", Run: server.Run},
+		// Stops first: load balancers look elsewhere while what is in flight is finished.
+		lifecycle.Component{Name: "readiness", Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			health.Stopping()
+			return nil
+		}},
+	)
+	return lifecycle.Run(ctx, cfg.ShutdownTimeout, log, components...)
+}
+
+// newController wires tenants to what they need.
+func newController(
+	cfg Config, conn *control.Conn, broker *broker, topology *reconcile.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
+	forget func(uuid.UUID), health *telemetry.Health, log *zap.Logger,
+) *reconcile.Controller {
+	in := cfg.Ingest
+	budget := consumer.NewBudget(in.UnackedBytes)
+	consuming := consumer.Config{
+		Prefetch: in.Prefetch, BatchMessages: in.BatchMessages, BatchBytes: in.BatchBytes, BatchDelay: in.BatchDelay,
+		MaxPayload: in.MaxPayload, HoleLimit: holeLimit,
+	}
+	synced := health.Check("tenants")
+	return reconcile.New(
+		reconcile.Config{Instance: in.Instance, MaxAttempts: in.MaxAttempts, Concurrency: in.Provisioning},
+		reconcile.Dependencies{
+			Specs: control.Tenants(conn), Statuses: control.Statuses(conn), Partitions: messages,
+			Topology: topology,
+			NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) *consumer.Consumer {
+				return consumer.New(consuming, tenant, broker.consuming(tenant), gate, writer, budget, state, onChange, log)
+			},
+			Assignment: reconcile.EveryTenant,
+			Synced:     func() { synced.Set(nil) },
+			Forget:     forget,
+			Outage:     gate.Err,
+			Log:        log,
+		})
+}
