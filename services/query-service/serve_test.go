@@ -1,0 +1,286 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+)
+
+func TestMain(m *testing.M) {
+	// fasthttp's clock never stops.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+}
+
+const secret = "a secret of thirty-two bytes, at least"
+
+// link stands between the service and the database, to take the database away.
+type link struct {
+	t      *testing.T
+	addr   string // where the service connects
+	target string
+
+	freezing sync.RWMutex // held for writing while nothing gets through
+
+	mu       sync.Mutex
+	listener net.Listener // nil while the database is down
+	open     map[net.Conn]bool
+	running  sync.WaitGroup
+}
+
+func newLink(t *testing.T, target string) *link {
+	t.Helper()
+	l := &link{t: t, addr: freeAddr(t), target: target, open: map[net.Conn]bool{}}
+	t.Cleanup(func() {
+		l.down()
+		l.running.Wait()
+	})
+	return l
+}
+
+// freeAddr is an address of this host that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, listener.Close())
+	return listener.Addr().String()
+}
+
+// up lets connections through.
+func (l *link) up() {
+	listener, err := (&net.ListenConfig{}).Listen(l.t.Context(), "tcp", l.addr)
+	require.NoError(l.t, err)
+	l.mu.Lock()
+	l.listener = listener
+	l.mu.Unlock()
+	l.running.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", l.target)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			l.mu.Lock()
+			l.open[client], l.open[server] = true, true
+			l.mu.Unlock()
+			l.running.Go(func() { l.copy(client, server) })
+			l.running.Go(func() { l.copy(server, client) })
+		}
+	})
+}
+
+// down refuses connections and cuts those that are open.
+func (l *link) down() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.listener != nil {
+		require.NoError(l.t, l.listener.Close())
+		l.listener = nil
+	}
+	for conn := range l.open {
+		_ = conn.Close()
+	}
+	clear(l.open)
+}
+
+// freeze keeps connections open, and nothing gets through them until thaw.
+func (l *link) freeze() { l.freezing.Lock() }
+
+func (l *link) thaw() { l.freezing.Unlock() }
+
+func (l *link) copy(to, from net.Conn) {
+	defer func() {
+		_ = to.Close()
+		_ = from.Close()
+	}()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		l.freezing.RLock()
+		_, failed := to.Write(buffer[:n])
+		l.freezing.RUnlock()
+		if err != nil || failed != nil {
+			return
+		}
+	}
+}
+
+// process is the service, running.
+type process struct {
+	t      *testing.T
+	cfg    settings
+	client *http.Client
+	stop   context.CancelFunc
+	done   chan error
+}
+
+func startProcess(t *testing.T, databaseURL string) *process {
+	t.Helper()
+	cfg := defaults()
+	cfg.HTTP.Addr, cfg.Ops.Addr = freeAddr(t), freeAddr(t)
+	cfg.HTTP.RequestTimeout = 2 * time.Second
+	cfg.Auth.Secret = secret
+	cfg.Database.URL = databaseURL
+	cfg.Database.ConnectTimeout = time.Second
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &process{t: t, cfg: cfg, client: &http.Client{Transport: &http.Transport{}}, stop: cancel, done: make(chan error, 1)}
+	go func() { p.done <- serve(ctx, cfg, zap.NewNop()) }()
+	t.Cleanup(func() {
+		cancel()
+		p.client.CloseIdleConnections()
+	})
+	return p
+}
+
+func (p *process) get(addr, path string) (status int, header http.Header, body string) {
+	p.t.Helper()
+	request, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, "http://"+addr+path, http.NoBody)
+	require.NoError(p.t, err)
+	token, err := auth.Sign(secret, auth.Claims{
+		Issuer: p.cfg.Auth.Issuer, Audience: p.cfg.Auth.Audience, Subject: "test",
+		Scopes: []auth.Scope{auth.ScopeMessagesRead}, TenantID: uuid.MustParse("0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"),
+	})
+	require.NoError(p.t, err)
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, err := p.client.Do(request)
+	if err != nil {
+		return 0, nil, err.Error()
+	}
+	text, err := io.ReadAll(response.Body)
+	require.NoError(p.t, err)
+	require.NoError(p.t, response.Body.Close())
+	return response.StatusCode, response.Header, string(text)
+}
+
+// await waits until a path of the service answers with status.
+func (p *process) await(addr, path string, status int) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool {
+		got, _, _ := p.get(addr, path)
+		return got == status
+	}, 30*time.Second, 20*time.Millisecond, "%s is to answer %d", path, status)
+}
+
+// requireUnavailable checks that reading fails in time and says when to come back.
+func (p *process) requireUnavailable(path string) {
+	p.t.Helper()
+	begin := time.Now()
+	status, header, body := p.get(p.cfg.HTTP.Addr, path)
+	require.Equal(p.t, http.StatusServiceUnavailable, status, body)
+	require.Less(p.t, time.Since(begin), p.cfg.HTTP.RequestTimeout)
+	require.Equal(p.t, "2", header.Get("Retry-After"))
+	require.Contains(p.t, body, `"code":"database_unavailable"`)
+}
+
+// A database that is down, frozen or restarted costs readers an error that tells them to come back, and nothing else:
+// the service starts without it, stays up, says that it is not ready, and goes on by itself.
+func TestTheDatabaseComesAndGoes(t *testing.T) {
+	operator, err := url.Parse(backing.Postgres(t))
+	require.NoError(t, err)
+	database := newLink(t, operator.Host)
+	operator.Host = database.addr
+	p := startProcess(t, operator.String())
+	api, ops := p.cfg.HTTP.Addr, p.cfg.Ops.Addr
+
+	p.await(ops, "/healthz", http.StatusOK)
+	p.await(ops, "/readyz", http.StatusServiceUnavailable)
+	p.requireUnavailable("/messages")
+
+	database.up()
+	p.await(ops, "/readyz", http.StatusOK)
+	p.await(api, "/messages", http.StatusOK)
+	_, _, metrics := p.get(ops, "/metrics")
+	for _, want := range []string{
+		`mtm_backing_up{service="postgres"} 1`, "mtm_reading_horizon_age_seconds ",
+		`mtm_http_request_duration_seconds_count{method="GET",route="/messages",service="query-service",status="503"}`,
+	} {
+		require.Contains(t, metrics, want)
+	}
+
+	database.freeze()
+	var requests sync.WaitGroup
+	for _, path := range []string{"/messages", "/messages?order=desc", "/messages?created_after=2026-01-01T00:00:00Z", "/messages/" + uuid.NewString()} {
+		requests.Go(func() { p.requireUnavailable(path) })
+	}
+	requests.Wait()
+	p.await(ops, "/readyz", http.StatusServiceUnavailable)
+	p.await(ops, "/healthz", http.StatusOK)
+	database.thaw()
+	p.await(ops, "/readyz", http.StatusOK)
+	p.await(api, "/messages", http.StatusOK)
+
+	database.down()
+	p.await(ops, "/readyz", http.StatusServiceUnavailable)
+	p.requireUnavailable("/messages")
+	database.up()
+	p.await(ops, "/readyz", http.StatusOK)
+	p.await(api, "/messages", http.StatusOK)
+
+	p.stop()
+	require.NoError(t, <-p.done)
+	status, _, _ := p.get(api, "/messages")
+	require.Zero(t, status, "nobody listens any more")
+}
+
+// Stopping must not wait for a database that is away.
+func TestStopWithoutADatabase(t *testing.T) {
+	p := startProcess(t, fmt.Sprintf("postgres://nobody@%s/none", freeAddr(t)))
+	p.await(p.cfg.Ops.Addr, "/healthz", http.StatusOK)
+	p.stop()
+	require.NoError(t, <-p.done)
+}
+
+func TestStartIsRefused(t *testing.T) {
+	cfg := defaults()
+	cfg.HTTP.Addr, cfg.Ops.Addr, cfg.Database.URL = "127.0.0.1:0", "127.0.0.1:0", "postgres://nobody@127.0.0.1:1/none"
+	require.ErrorContains(t, serve(t.Context(), cfg, zap.NewNop()), "auth.secret", "without a key for tokens")
+
+	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, taken.Close()) }()
+	cfg.Auth.Secret = secret
+	cfg.HTTP.Addr = taken.Addr().String()
+	require.ErrorContains(t, serve(t.Context(), cfg, zap.NewNop()), "http.addr "+taken.Addr().String(), "the port is in use")
+}
+
+func TestConfiguration(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "query.yaml")
+	run := func(yaml string, environ ...string) (string, error) {
+		require.NoError(t, os.WriteFile(file, []byte(yaml), 0o600))
+		var out bytes.Buffer
+		err := binary().Command(environ, &out).Run(t.Context(), []string{service, "--config", file, "config"})
+		return out.String(), err
+	}
+	shown, err := run("http:\n  addr: 127.0.0.1:7777\n", "DATABASE_URL=postgres://reader:hidden@db:5432/mtm", "AUTH_SECRET="+secret)
+	require.NoError(t, err)
+	require.Contains(t, shown, "127.0.0.1:7777")
+	require.Contains(t, shown, "db:5432")
+	require.NotContains(t, shown, "hidden")
+	require.NotContains(t, shown, secret)
+
+	_, err = run("htpp: {}\nhttp:\n  request_timeout: soon\n")
+	for _, key := range []string{"htpp", "http.request_timeout", "database.url"} {
+		require.ErrorContains(t, err, key, "all mistakes at once, each with its key")
+	}
+}
