@@ -1,0 +1,92 @@
+# What a person types. `make` alone lists it.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+SERVICES := tenant-service ingest-service query-service
+# Every module of the workspace, as folders: go.work is the only list.
+MODULES = $(shell go list -m -f '{{.Dir}}')
+
+.PHONY: help
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- the stack on this machine -------------------------------------------------------------------------------------
+
+.PHONY: build up down reset status logs token demo stack
+stack:
+	@go build -o bin/ ./deployments/local/stack
+
+build: ## build the services into bin/
+	@go build -o bin/ $(SERVICES:%=./services/%) ./deployments/local/stack
+
+up: build ## start everything, or just what has died or changed, and print how to use it
+	@bin/stack up
+
+down: stack ## stop everything and keep the data
+	@bin/stack down
+
+reset: stack ## stop everything and remove the data
+	@bin/stack reset
+
+status: stack ## what runs, and where
+	@bin/stack status
+
+logs: stack ## the newest log lines; NAME=ingest-service for one of them, FOLLOW=1 to go on
+	@bin/stack logs $(if $(FOLLOW),--follow) $(NAME)
+
+token: stack ## print a token: TENANT=<id> SCOPE="messages:read messages:write", or SCOPE=tenants:admin
+	@bin/stack token $(if $(TENANT),--tenant "$(TENANT)") --scope "$(SCOPE)"
+
+demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N=messages a tenant
+	@bin/stack demo $(if $(FILE),--file "$(FILE)") $(if $(N),--messages "$(N)")
+
+# ---- tests and checks ----------------------------------------------------------------------------------------------
+
+# The longest a package may take. The end-to-end tests restart every server and need most of it.
+TIMEOUT ?= 15m
+PKG ?= work
+
+.PHONY: test bench lint verify vuln fmt generate compose-test
+test: bin/gotestsum ## every test of every module, with -race; PKG=./libs/… and RUN=TestName narrow it down
+	@tools/compiler
+	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
+		-race -count=1 -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS)
+
+bench: ## a backlog drained: the platform, the machine's limits and one insert a message; COUNT=5 rounds
+	@go test -run '^$$' -bench . -benchtime 1x -count $(or $(COUNT),3) -timeout 60m ./benchmarks/...
+
+lint: bin/golangci-lint ## golangci-lint over every module
+	@bin/golangci-lint run $(MODULES:%=%/...)
+
+verify: bin/gofumpt bin/swag ## go.mod files tidy, generated files fresh, every module builds on its own, formatting
+	@tools/verify
+
+vuln: bin/govulncheck ## known vulnerabilities in what the services call
+	@tools/vuln
+
+fmt: bin/golangci-lint ## format all Go files
+	@bin/golangci-lint fmt $(MODULES:%=%/...)
+
+generate: bin/swag ## the OpenAPI documents, from the comments of the handlers
+	@for service in $(SERVICES); do tools/openapi "$$service"; done
+
+compose-test: stack ## the services in containers, the demo against them, and away with it all
+	@deployments/compose-test
+
+# ---- tools, pinned in modules of their own ---------------------------------------------------------------------------
+
+# golangci-lint is apart from the others: it takes two minutes to build, and only `make lint` and `make fmt` need it.
+bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	@echo "building golangci-lint (minutes, once)"
+	@GOWORK=off go -C tools/lint build -o ../../bin/ tool
+	@touch $@
+
+bin/gotestsum: TOOL = gotest.tools/gotestsum
+bin/gofumpt: TOOL = mvdan.cc/gofumpt
+bin/swag: TOOL = github.com/swaggo/swag/cmd/swag
+bin/govulncheck: TOOL = golang.org/x/vuln/cmd/govulncheck
+bin/gotestsum bin/gofumpt bin/swag bin/govulncheck: tools/go.mod tools/go.sum
+	@GOWORK=off go -C tools build -o ../$@ $(TOOL)
+	@touch $@

@@ -1,0 +1,176 @@
+package demo
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A demo that calls different things the same hides a loss, and one that calls the same things different cries wolf:
+// PostgreSQL gives JSON back in another spelling.
+func TestSame(t *testing.T) {
+	tests := map[string]struct {
+		a, b string
+		same bool
+	}{
+		"order of keys":         {`{"a":1,"b":[2]}`, `{"b": [2], "a": 1}`, true},
+		"spelling of a string":  {`"\u00fc\/"`, `"ü/"`, true},
+		"surrogate pair":        {`"\ud83d\ude00"`, `"😀"`, true},
+		"form of a number":      {`[1e3,-0.0,2.50]`, `[1000,0,2.5]`, true},
+		"beyond float64":        {`9007199254740993`, `9007199254740992`, false},
+		"a long fraction":       {`0.1234567890123456789012345`, `0.1234567890123456789012346`, false},
+		"number and string":     {`1`, `"1"`, false},
+		"null and absent":       {`{"a":null}`, `{}`, false},
+		"null under other keys": {`{"a":null}`, `{"b":null}`, false},
+		"order of a list":       {`[1,2]`, `[2,1]`, false},
+		"length of a list":      {`[1,2]`, `[1]`, false},
+		"empty list and object": {`[]`, `{}`, false},
+		"deep":                  {`{"a":[{"b":[true,{"c":"x"}]}]}`, `{"a":[{"b":[true,{"c":"y"}]}]}`, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			a, err := decode([]byte(test.a))
+			require.NoError(t, err)
+			b, err := decode([]byte(test.b))
+			require.NoError(t, err)
+			require.Equal(t, test.same, same(a, b))
+			require.Equal(t, test.same, same(b, a))
+		})
+	}
+}
+
+// A user's own file with a mistake has to be refused before anything is published, with the line that is wrong.
+func TestLoad(t *testing.T) {
+	write := func(body string) string {
+		path := filepath.Join(t.TempDir(), "documents.ndjson")
+		require.NoError(t, os.WriteFile(path, []byte(body), 0o600))
+		return path
+	}
+	c, err := load(write("{\"a\":1}\n\n  [2]  \n\"no newline at the end\""), 0)
+	require.NoError(t, err)
+	require.Equal(t, 3, c.total)
+	require.JSONEq(t, `{"a":1}`, string(c.document(3)))
+	require.Equal(t, "no newline at the end", c.value(5))
+
+	_, err = load(write("{}\n{\"a\":}\n"), 0)
+	require.ErrorContains(t, err, "line 2")
+	_, err = load(write("{} {}\n"), 0)
+	require.ErrorContains(t, err, "line 1")
+	_, err = load(write("1\n2\n[1e500]\n"), 0)
+	require.ErrorContains(t, err, "line 3")
+	_, err = load(write("\n"), 0)
+	require.ErrorContains(t, err, "no documents")
+}
+
+// The committed documents are the first thing that a newcomer sees go through.
+func TestCommittedDocuments(t *testing.T) {
+	c, err := load("../../events.ndjson", 0)
+	require.NoError(t, err)
+	require.Greater(t, c.total, 100)
+}
+
+func newTestSubject(t *testing.T, documents ...string) *subject {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "documents.ndjson")
+	require.NoError(t, os.WriteFile(path, []byte(strings.Join(documents, "\n")), 0o600))
+	c, err := load(path, 0)
+	require.NoError(t, err)
+	s := &subject{name: "acme", id: uuid.New(), corpus: c, index: map[uuid.UUID]int{}}
+	for i := range documents {
+		id := uuid.New()
+		s.ids, s.index[id] = append(s.ids, id), i
+	}
+	return s
+}
+
+func (s *subject) page(t *testing.T, tenant uuid.UUID, id uuid.UUID, payload string) page {
+	t.Helper()
+	body, err := json.Marshal(map[string]any{"data": []any{map[string]any{
+		"id": id, "tenant_id": tenant, "payload": json.RawMessage(payload), "created_at": "2026-01-01T00:00:00Z",
+	}}})
+	require.NoError(t, err)
+	var p page
+	require.NoError(t, json.Unmarshal(body, &p))
+	return p
+}
+
+// The demo is only worth something if it notices each way of being wrong.
+func TestCheckNotices(t *testing.T) {
+	tests := map[string]func(s *subject) page{
+		"a changed payload":    func(s *subject) page { return s.page(t, s.id, s.ids[0], `{"n":2}`) },
+		"a message never sent": func(s *subject) page { return s.page(t, s.id, uuid.New(), `{"n":1}`) },
+		"another tenant's":     func(s *subject) page { return s.page(t, uuid.New(), s.ids[0], `{"n":1}`) },
+		"the same message twice": func(s *subject) page {
+			p := s.page(t, s.id, s.ids[0], `{"n":1}`)
+			p.Data = append(p.Data, p.Data...)
+			return p
+		},
+	}
+	for name, wrong := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := newTestSubject(t, `{"n":1}`)
+			require.ErrorIs(t, s.check(wrong(s), map[uuid.UUID]bool{}), errDiffers)
+		})
+	}
+	s := newTestSubject(t, `{"n":1.0}`)
+	require.NoError(t, s.check(s.page(t, s.id, s.ids[0], `{"n": 1}`), map[uuid.UUID]bool{}))
+}
+
+// A batch in which one line was refused must not count as published.
+func TestPublishBatchNoticesRefusedLine(t *testing.T) {
+	s := newTestSubject(t, `1`, `2`)
+	answers := `{"results":[{"id":"a","status":202},{"id":"b","status":400,"code":"invalid_payload","detail":"too deep"}]}`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusAccepted)
+		_, err := w.Write([]byte(answers))
+		assert.NoError(t, err)
+	}))
+	defer server.Close()
+	s.ingest = &client{http: server.Client(), base: server.URL}
+	require.ErrorContains(t, s.publishHTTP(t.Context(), 0, 2), "invalid_payload")
+	require.Zero(t, s.viaHTTP.Load())
+}
+
+// A line that met a broker that was away for a moment is sent again, or the demo would report a loss that is none.
+func TestPublishBatchRepeatsWhatWasHeldUp(t *testing.T) {
+	s := newTestSubject(t, `1`)
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answer := `{"results":[{"status":202}]}`
+		if asked++; asked == 1 {
+			answer = `{"results":[{"status":503}]}`
+		}
+		_, err := w.Write([]byte(answer))
+		assert.NoError(t, err)
+	}))
+	defer server.Close()
+	s.ingest = &client{http: server.Client(), base: server.URL}
+	require.NoError(t, s.publishHTTP(t.Context(), 0, 1))
+	require.Equal(t, 2, asked)
+}
+
+// While a tenant is still provisioning, or the broker is away, the services ask for patience: that is no failure.
+func TestClientWaitsWhenAsked(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked == 1 {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	c := &client{http: server.Client(), base: server.URL}
+	require.NoError(t, c.do(t.Context(), request{method: http.MethodGet, path: "/"}, nil))
+	require.Equal(t, 2, asked)
+}

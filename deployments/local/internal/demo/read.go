@@ -1,0 +1,126 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// pageSize is the limit of each page.
+const pageSize = 500
+
+// page is an answer of query-service.
+type page struct {
+	Data []struct {
+		ID       uuid.UUID       `json:"id"`
+		TenantID uuid.UUID       `json:"tenant_id"`
+		Payload  json.RawMessage `json:"payload"`
+	} `json:"data"`
+	NextCursor string `json:"next_cursor"`
+	HasMore    bool   `json:"has_more"`
+}
+
+// next fetches one page.
+func (s *subject) next(ctx context.Context, order, cursor string) (page, error) {
+	query := url.Values{"limit": {fmt.Sprint(pageSize)}, "order": {order}}
+	if cursor != "" {
+		query.Set("cursor", cursor)
+	}
+	var p page
+	err := s.query.do(ctx, request{method: http.MethodGet, path: "/messages?" + query.Encode()}, &p)
+	if err != nil {
+		return page{}, fmt.Errorf("read messages of %s: %w", s.name, err)
+	}
+	return p, nil
+}
+
+// errStalled says that messages stopped coming.
+var errStalled = errors.New("no further message came for a minute")
+
+// follow reads in ascending order, while the messages are still being published and stored, until it has met all of them.
+func (s *subject) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
+	defer stalled.Stop()
+
+	seen := make(map[uuid.UUID]bool, s.corpus.total)
+	cursor := ""
+	err := until(ctx, 20*time.Millisecond, func() (bool, error) {
+		for more := true; more; {
+			p, err := s.next(ctx, "asc", cursor)
+			if err != nil {
+				return false, err
+			}
+			if err := s.check(p, seen); err != nil {
+				return false, err
+			}
+			if len(p.Data) > 0 {
+				stalled.Reset(stallTimeout)
+				s.pages++
+			}
+			s.read.Store(int64(len(s.order)))
+			cursor, more = p.NextCursor, p.HasMore
+		}
+		return len(seen) == s.corpus.total, nil
+	})
+	s.followTook = time.Since(s.started)
+	if err != nil {
+		return fmt.Errorf("%s has read %d of %d messages: %w", s.name, len(seen), s.corpus.total, err)
+	}
+	return nil
+}
+
+// check holds a page against what was sent.
+func (s *subject) check(p page, seen map[uuid.UUID]bool) error {
+	for _, m := range p.Data {
+		i, sent := s.index[m.ID]
+		switch {
+		case !sent || m.TenantID != s.id:
+			return fmt.Errorf("%w: tenant %s reads message %s of tenant %s", errDiffers, s.name, m.ID, m.TenantID)
+		case seen[m.ID]:
+			return fmt.Errorf("%w: tenant %s reads message %s twice", errDiffers, s.name, m.ID)
+		}
+		got, err := decode(m.Payload)
+		if err != nil {
+			return fmt.Errorf("%w: message %s: %w", errDiffers, m.ID, err)
+		}
+		if !same(s.corpus.value(i), got) {
+			return fmt.Errorf("%w: message %s\n  sent %s\n  read %s", errDiffers, m.ID, s.corpus.document(i), m.Payload)
+		}
+		seen[m.ID] = true
+		s.order = append(s.order, m.ID)
+	}
+	return nil
+}
+
+// reread reads everything backwards: the same messages in the reverse order, and nothing else.
+func (s *subject) reread(ctx context.Context) error {
+	ahead := slices.Clone(s.order)
+	s.order = nil
+	seen := make(map[uuid.UUID]bool, len(ahead))
+	cursor := ""
+	for more := true; more; {
+		p, err := s.next(ctx, "desc", cursor)
+		if err != nil {
+			return err
+		}
+		if err := s.check(p, seen); err != nil {
+			return err
+		}
+		cursor, more = p.NextCursor, p.HasMore
+	}
+	slices.Reverse(s.order)
+	if !slices.Equal(ahead, s.order) {
+		return fmt.Errorf("%w: tenant %s reads %d messages forwards and %d backwards, or in another order",
+			errDiffers, s.name, len(ahead), len(s.order))
+	}
+	return nil
+}
