@@ -1,0 +1,336 @@
+package platform_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	http.DefaultClient.CloseIdleConnections() // each has goroutines that are no leak
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// stackEnv names the file with the addresses of a stack that runs already.
+const stackEnv = "MTM_E2E_STACK"
+
+// addresses are where a platform is reached, by the names that stack.env has for them.
+type addresses struct {
+	TenantURL, IngestURL, QueryURL          string
+	TenantOpsURL, IngestOpsURL, QueryOpsURL string
+	DatabaseURL, RabbitMQURL                string
+	issuer, audience, secret                string
+}
+
+// world is a platform under test.
+type world struct {
+	addresses
+	admin string
+
+	own      *stack.Stack      // nil for a stack that runs already
+	backing  *backing.Services // nil unless its servers may be killed
+	operator *pgxpool.Pool
+	link     *rabbitmq.Link
+	amqp     *rabbitmq.Publisher
+}
+
+// newWorld is a platform of the test's own on the servers that all tests share, or the one that stackEnv names.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if file := os.Getenv(stackEnv); file != "" {
+		return (&world{addresses: running(t, file)}).connect(t)
+	}
+	return ownWorld(t, stack.Shared(t))
+}
+
+// newPrivateWorld is a platform whose services the test may kill.
+func newPrivateWorld(t *testing.T) *world {
+	t.Helper()
+	requireOwn(t)
+	return ownWorld(t, stack.Shared(t))
+}
+
+// newDedicatedWorld is a platform whose backing services the test may kill, too.
+func newDedicatedWorld(t *testing.T) *world {
+	t.Helper()
+	requireOwn(t)
+	services := backing.Dedicated(t)
+	w := ownWorld(t, stack.On(services))
+	w.backing = services
+	return w
+}
+
+func requireOwn(t *testing.T) {
+	t.Helper()
+	if os.Getenv(stackEnv) != "" {
+		t.Skip("this test kills services; the stack that " + stackEnv + " names is not its own")
+	}
+}
+
+func ownWorld(t *testing.T, opts stack.Options) *world {
+	t.Helper()
+	s := stack.Start(t, opts)
+	w := &world{own: s, addresses: addresses{
+		TenantURL: s.Tenant.URL, IngestURL: s.Ingest.URL, QueryURL: s.Query.URL,
+		TenantOpsURL: s.Tenant.OpsURL, IngestOpsURL: s.Ingest.OpsURL, QueryOpsURL: s.Query.OpsURL,
+		DatabaseURL: opts.DatabaseURL, RabbitMQURL: opts.RabbitMQURL,
+		issuer: stack.Issuer, audience: stack.Audience, secret: s.Secret,
+	}}
+	return w.connect(t)
+}
+
+// running reads the addresses of a stack that runs already.
+func running(t *testing.T, file string) addresses {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	env := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		env[name] = strings.Trim(value, `"'`)
+	}
+	defaults := auth.DefaultConfig()
+	return addresses{
+		TenantURL: env["TENANT_URL"], IngestURL: env["INGEST_URL"], QueryURL: env["QUERY_URL"],
+		TenantOpsURL: env["TENANT_OPS_URL"], IngestOpsURL: env["INGEST_OPS_URL"], QueryOpsURL: env["QUERY_OPS_URL"],
+		DatabaseURL: env["DATABASE_URL"], RabbitMQURL: env["RABBITMQ_URL"],
+		issuer: defaults.Issuer, audience: defaults.Audience, secret: os.Getenv("AUTH_SECRET"),
+	}
+}
+
+// connect makes the tokens and the connections that a test needs beside HTTP.
+func (w *world) connect(t *testing.T) *world {
+	t.Helper()
+	w.admin = w.token(t, uuid.Nil, string(auth.ScopeTenantsAdmin))
+	var err error
+	w.operator, err = pgxpool.New(t.Context(), w.DatabaseURL)
+	require.NoError(t, err)
+	t.Cleanup(w.operator.Close)
+	w.link = rabbitmq.NewLink(rabbitmq.Config{URL: w.RabbitMQURL}, "e2e", zap.NewNop(), nil)
+	w.amqp = rabbitmq.NewPublisher(w.link, 1, zap.NewNop())
+	for _, component := range []func(context.Context) error{w.link.Run, w.amqp.Run} {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+		done := make(chan error, 1)
+		go func() { done <- component(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			require.NoError(t, <-done)
+		})
+	}
+	return w
+}
+
+// token makes a token with the given scopes, bound to tenant unless that is the nil UUID.
+func (w *world) token(t *testing.T, tenant uuid.UUID, scopes string) string {
+	t.Helper()
+	claims := auth.Claims{Issuer: w.issuer, Audience: w.audience, Subject: "e2e", TenantID: tenant, ExpiresAt: time.Now().Add(time.Hour)}
+	for scope := range strings.FieldsSeq(scopes) {
+		claims.Scopes = append(claims.Scopes, auth.Scope(scope))
+	}
+	token, err := auth.Sign(w.secret, claims)
+	require.NoError(t, err)
+	return token
+}
+
+// publishMany publishes n messages over HTTP as one batch, and returns their ids.
+func (w *world) publishMany(t *testing.T, token string, n int) map[uuid.UUID]bool {
+	t.Helper()
+	ids := make(map[uuid.UUID]bool, n)
+	var body strings.Builder
+	for i := range n {
+		id := uuid.New()
+		ids[id] = true
+		fmt.Fprintf(&body, `{"id":%q,"payload":{"n":%d}}`+"\n", id, i)
+	}
+	a := must(t, http.StatusAccepted, http.MethodPost, w.IngestURL+"/messages/batch", token, body.String(),
+		map[string]string{"Content-Type": "application/x-ndjson"})
+	var result struct {
+		Accepted int `json:"accepted"`
+		Failed   int `json:"failed"`
+	}
+	a.into(t, &result)
+	require.Equal(t, n, result.Accepted, "%s", a.body)
+	require.Zero(t, result.Failed, "%s", a.body)
+	return ids
+}
+
+// publishAMQP publishes n messages to the broker directly.
+func (w *world) publishAMQP(t *testing.T, tenant uuid.UUID, n int) map[uuid.UUID]bool {
+	t.Helper()
+	ids := make(map[uuid.UUID]bool, n)
+	messages := make([]rabbitmq.Message, 0, n)
+	for i := range n {
+		id := uuid.New()
+		ids[id] = true
+		messages = append(messages, raw(tenant, id.String(), fmt.Appendf(nil, `{"n":%d}`, i)))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, errors.Join(w.amqp.PublishBatch(ctx, messages)...))
+	return ids
+}
+
+// publishRaw publishes one body as it is.
+func (w *world) publishRaw(t *testing.T, tenant uuid.UUID, id string, body []byte) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, w.amqp.Publish(ctx, raw(tenant, id, body)))
+}
+
+func raw(tenant uuid.UUID, id string, body []byte) rabbitmq.Message {
+	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
+		MessageId: id, DeliveryMode: amqp.Persistent, ContentType: "application/json", Body: body,
+	}}
+}
+
+// load publishes over HTTP from several clients until stop is called; ids are those of which the acceptance was told.
+func (w *world) load(t *testing.T, token string) (ids func() map[uuid.UUID]bool, stop func()) {
+	t.Helper()
+	const clients = 6
+	ctx, cancel := context.WithCancel(t.Context())
+	var mu sync.Mutex
+	accepted := make(map[uuid.UUID]bool)
+	var publishing sync.WaitGroup
+	for range clients {
+		publishing.Go(func() {
+			for ctx.Err() == nil {
+				id := uuid.New()
+				// Once begun, a message is published to its end, so that it is known whether it was accepted.
+				whole, end := context.WithTimeout(context.WithoutCancel(ctx), patience)
+				err := w.publishOne(whole, token, id, `{"load":true}`)
+				end()
+				if err != nil {
+					t.Errorf("load: %v", err)
+					return
+				}
+				mu.Lock()
+				accepted[id] = true
+				mu.Unlock()
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() {
+		cancel()
+		publishing.Wait()
+	})
+	t.Cleanup(stop)
+	return func() map[uuid.UUID]bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return accepted
+	}, stop
+}
+
+func (w *world) count(t *testing.T, sql string, args ...any) (n int) {
+	t.Helper()
+	require.NoError(t, w.operator.QueryRow(t.Context(), sql, args...).Scan(&n))
+	return n
+}
+
+// stored counts a tenant's messages; -1 while the database is away.
+func (w *world) stored(t *testing.T, tenant uuid.UUID) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	n := -1
+	if err := w.operator.QueryRow(ctx, `SELECT count(*) FROM messages WHERE tenant_id = $1`, tenant).Scan(&n); err != nil {
+		return -1
+	}
+	return n
+}
+
+func (w *world) queueExists(t *testing.T, tenant uuid.UUID) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	session, err := w.link.Session(ctx)
+	require.NoError(t, err)
+	err = session.Do(ctx, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
+		return err
+	})
+	var refused *amqp.Error
+	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
+		return false
+	}
+	require.NoError(t, err)
+	return true
+}
+
+func (w *world) metrics(t *testing.T, ops string) string {
+	t.Helper()
+	return string(must(t, http.StatusOK, http.MethodGet, ops+"/metrics", "", "", nil).body)
+}
+
+// terminate stops ingest-service as a deploy does, demands that it ends with 0, and starts it again.
+func (w *world) terminate(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	status, err := w.own.Ingest.Term(ctx)
+	require.NoError(t, err)
+	require.Zero(t, status)
+	require.NoError(t, w.own.Ingest.Start(ctx))
+}
+
+// kill ends ingest-service by SIGKILL and starts it again.
+func (w *world) kill(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, w.own.Ingest.Kill(ctx))
+	require.NoError(t, w.own.Ingest.Start(ctx))
+}
+
+// restartBacking kills a backing service, waits until the platform has noticed, and starts it again.
+func (w *world) restartBacking(t *testing.T, name backing.Name) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	server := w.backing.Process(name)
+	require.NoError(t, server.Kill(ctx))
+	require.Eventually(t, func() bool {
+		return !w.ready(t, w.own.Ingest)
+	}, patience, poll, "ingest-service is ready without %s", name)
+	require.True(t, w.own.Ingest.Running(), "it stays up")
+	require.NoError(t, server.Start(ctx))
+}
+
+func (w *world) ready(t *testing.T, service *stack.Service) bool {
+	t.Helper()
+	a, err := call(t.Context(), http.MethodGet, service.OpsURL+"/readyz", "", nil, nil)
+	return err == nil && a.status == http.StatusOK && json.Valid(a.body)
+}
+
+func (w *world) awaitReady(t *testing.T) {
+	t.Helper()
+	for _, service := range []*stack.Service{w.own.Tenant, w.own.Ingest, w.own.Query} {
+		require.Eventually(t, func() bool { return w.ready(t, service) }, patience, poll, "%s is not ready again", service.Name)
+	}
+}
