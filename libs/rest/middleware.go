@@ -63,6 +63,9 @@ func (s *Server) handle(c *fiber.Ctx) error {
 			return err
 		}
 	}
+	if s.stopping.Load() {
+		c.Response().SetConnectionClose()
+	}
 	s.done(c, route, time.Since(start))
 	return nil
 }

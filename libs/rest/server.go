@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -79,6 +80,9 @@ type Server struct {
 	log     *zap.Logger
 	metrics *metrics
 	drain   time.Duration
+	// stopping has every answer from here on end its connection. fasthttp does the same by CloseOnShutdown, but only once
+	// the listener has been closed for a while: an answer that came in between would invite another request.
+	stopping atomic.Bool
 
 	mu       sync.Mutex
 	listener *listener // nil until Listen
@@ -103,7 +107,6 @@ func New(cfg Config, service string, reg prometheus.Registerer, log *zap.Logger)
 		ErrorHandler:                 s.renderError,
 	})
 	server := s.app.Server()
-	server.CloseOnShutdown = true // tells clients not to reuse a connection that is about to close
 	server.MaxIdleWorkerDuration = idleWorker
 	server.ErrorHandler = s.protocolError
 	server.Handler = s.knownMethods(server.Handler)
@@ -160,6 +163,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("serve http on %s: %w", addr, err)
 	case <-ctx.Done():
 	}
+	s.stopping.Store(true)
 	if err := ln.Close(); err != nil {
 		return fmt.Errorf("close http listener: %w", err)
 	}
