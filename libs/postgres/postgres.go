@@ -102,15 +102,31 @@ func assume(ctx context.Context, connection *pgx.Conn, role string) error {
 	if role == RoleTenant { // it neither writes nor reads messages
 		return nil
 	}
+	_, err := ReadingEpoch(ctx, connection)
 	var absent *pgconn.PgError
-	_, err := connection.Exec(ctx, `SELECT advance_reading_epoch()`)
 	if errors.As(err, &absent) && absent.Code == "42883" { // not migrated yet, so there is no epoch to advance
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("advance the reading epoch: %w", err)
+	return err
+}
+
+// epochKey is where a connection keeps the epoch that it found when it was made.
+const epochKey = "mtm_reading_epoch"
+
+// ReadingEpoch is the epoch of the reading order that the transactions of connection belong to, which is begun if the
+// cluster or its timeline has changed since the last one. It is asked for once a connection: such a change always cuts
+// all connections.
+func ReadingEpoch(ctx context.Context, connection *pgx.Conn) (int32, error) {
+	known := connection.PgConn().CustomData()
+	if epoch, ok := known[epochKey].(int32); ok {
+		return epoch, nil
 	}
-	return nil
+	var epoch int32
+	if err := connection.QueryRow(ctx, `SELECT advance_reading_epoch()`).Scan(&epoch); err != nil {
+		return 0, fmt.Errorf("advance the reading epoch: %w", err)
+	}
+	known[epochKey] = epoch
+	return epoch, nil
 }
 
 // SetTenant is the statement, with the tenant as its one argument, that makes row-level security show and accept the

@@ -15,6 +15,7 @@ type Consumption struct {
 
 	session *Session
 	channel *amqp.Channel
+	queue   string
 	tag     string
 }
 
@@ -57,7 +58,7 @@ func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) 
 		if a.err != nil {
 			return nil, fmt.Errorf("consume %s: %w", queue, a.err)
 		}
-		return &Consumption{Deliveries: a.deliveries, session: s, channel: channel, tag: tag}, nil
+		return &Consumption{Deliveries: a.deliveries, session: s, channel: channel, queue: queue, tag: tag}, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("consume %s: %w", queue, ctx.Err())
 	}
@@ -67,6 +68,19 @@ func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) 
 // delivers again what was not acknowledged.
 func (c *Consumption) Ack(tag uint64, multiple bool) error {
 	return c.channel.Ack(tag, multiple)
+}
+
+// Depth is how many messages wait in the queue, without those that were delivered and are not acknowledged.
+func (c *Consumption) Depth(ctx context.Context) (messages int64, err error) {
+	err = c.session.Do(ctx, func(ch *amqp.Channel) error {
+		queue, err := ch.QueueDeclarePassive(c.queue, true, false, false, false, nil)
+		messages = int64(queue.Messages)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("depth of %s: %w", c.queue, err)
+	}
+	return messages, nil
 }
 
 // Stop ends the intake: nothing more is delivered, what the library has buffered is dropped. What was taken can still

@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"bufio"
 	"errors"
 	"net"
 	"os"
@@ -17,6 +18,9 @@ const (
 	// streamStall is how long the socket may take no byte at all before the connection is given up. A dead peer is found
 	// earlier, by its missing heartbeats; this is for one that sends and no longer reads.
 	streamStall = 30 * time.Second
+	// streamRead is how much is read from the socket at a time. amqp091-go reads 4 KB at a time, a system call for every
+	// three messages of a kilobyte.
+	streamRead = 64 << 10
 	// streamLinger is how long a closed stream may still write what was handed over before, as a rule connection.close-ok.
 	streamLinger = time.Second
 )
@@ -27,6 +31,7 @@ const (
 // much asks [stream.ready] first.
 type stream struct {
 	net.Conn
+	reader *bufio.Reader // owned by the library's goroutine that reads
 
 	mu      sync.Mutex
 	pending []byte        // guarded by mu: handed over, not yet taken by the writer
@@ -39,10 +44,13 @@ type stream struct {
 }
 
 func newStream(conn net.Conn) *stream {
-	s := &stream{Conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &stream{Conn: conn, reader: bufio.NewReaderSize(conn, streamRead), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.write()
 	return s
 }
+
+// Read is for one goroutine at a time.
+func (s *stream) Read(p []byte) (int, error) { return s.reader.Read(p) }
 
 // Write takes over all of p and returns at once. An error is that of an earlier write or of a closed stream.
 func (s *stream) Write(p []byte) (int, error) {

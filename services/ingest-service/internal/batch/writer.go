@@ -43,6 +43,15 @@ type Batch struct {
 	Bytes int64
 }
 
+// Reset empties b, keeps its memory, and lets go of all that the messages hold.
+func (b *Batch) Reset() {
+	clear(b.Deliveries)
+	clear(b.Messages)
+	clear(b.Rejected)
+	b.Deliveries, b.Messages, b.Index, b.Rejected = b.Deliveries[:0], b.Messages[:0], b.Index[:0], b.Rejected[:0]
+	b.Bytes = 0
+}
+
 // Rejection says why a delivery cannot be stored.
 type Rejection struct {
 	Delivery int // index in Batch.Deliveries

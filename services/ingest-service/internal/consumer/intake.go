@@ -3,16 +3,14 @@ package consumer
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
 const (
@@ -28,42 +26,44 @@ var (
 	errIntakeClosed = errors.New("the broker ended the consumer")
 	errOverBudget   = errors.New("large messages: starting over with a lower prefetch")
 	errRaise        = errors.New("starting over with a higher prefetch")
-	errForeignKey   = errors.New("the routing key is not the tenant of the queue")
 )
 
 // intake is one consumer on one channel. Its fields are owned by the goroutine of run; writers own their batch until
 // they have sent it back through results.
 //
-//	deliveries ──▶ current ──▶ writers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
+//	deliveries ──▶ gatherer ──▶ writers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
 type intake struct {
 	*Consumer
 	consumption *rabbitmq.Consumption
+	gather      gatherer
 	tracker     batch.Tracker
-
-	current   *batch.Batch // being gathered; nil while there is none
-	firstTag  uint64       // of current
-	lastTag   uint64       // taken last
-	gathering time.Time    // when current was begun
 
 	busy    int
 	results chan result // unbuffered: run takes every result before it returns
 
-	meanBytes int64 // moving average of the size of a body
-	claimed   bool
+	pace    pace
+	probing sync.WaitGroup
+	probes  chan int64 // capacity 1: the depth of the queue, and one question at a time
+
+	claimed bool
 
 	timer *time.Timer // fires when current has waited long enough, a hole is old, or the prefetch may be raised
 }
 
 type result struct {
-	span  *batch.Span
-	batch *batch.Batch
-	err   error
+	span     *batch.Span
+	batch    *batch.Batch
+	collided bool // some of it was stored already
+	err      error
 }
 
 func newIntake(c *Consumer, consumption *rabbitmq.Consumption) *intake {
 	timer := time.NewTimer(0)
 	timer.Stop()
-	return &intake{Consumer: c, consumption: consumption, results: make(chan result), timer: timer}
+	return &intake{
+		Consumer: c, consumption: consumption, gather: gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
+		results: make(chan result), probes: make(chan int64, 1), timer: timer,
+	}
 }
 
 // run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on.
@@ -91,6 +91,8 @@ func (in *intake) run(ctx context.Context) error {
 		in.collect()
 		in.consumption.Release() // the channel outlives a consumer that the broker has cancelled
 	}
+	abandon()
+	in.probing.Wait()
 	in.timer.Stop()
 	in.budget.release(in.Consumer)
 	in.state.Consuming.Store(false)
@@ -110,7 +112,7 @@ func (in *intake) loop(ctx, work, patience context.Context, began time.Time) err
 	for {
 		// A nil channel is never ready: with a full batch and no writer free, the intake stands still.
 		deliveries := in.consumption.Deliveries
-		if in.full() {
+		if in.gather.full() {
 			deliveries = nil
 		}
 		select {
@@ -125,6 +127,8 @@ func (in *intake) loop(ctx, work, patience context.Context, began time.Time) err
 			if err := in.settle(r); err != nil {
 				return err
 			}
+		case depth := <-in.probes:
+			in.pace.answered(depth)
 		case <-in.resized:
 		case now := <-in.timer.C:
 			in.passHoles(now)
@@ -144,7 +148,7 @@ func (in *intake) loop(ctx, work, patience context.Context, began time.Time) err
 // take adds a delivery and all that can be had without waiting: one select for each would cost more than the rest.
 func (in *intake) take(d amqp.Delivery) error {
 	in.add(d)
-	for !in.full() {
+	for !in.gather.full() {
 		select {
 		case d, open := <-in.consumption.Deliveries:
 			if !open {
@@ -163,82 +167,60 @@ func (in *intake) take(d amqp.Delivery) error {
 }
 
 func (in *intake) add(d amqp.Delivery) {
-	if in.current == nil {
-		in.current = &batch.Batch{Tenant: in.tenant, MaxAttempts: int(in.maxAttempts.Load())}
-		in.firstTag = d.DeliveryTag
-		in.gathering = time.Now()
-	}
-	in.lastTag = d.DeliveryTag
-	size := int64(len(d.Body))
-	in.meanBytes += (size - in.meanBytes) / 16
-	in.current.Bytes += size
+	in.pace.took()
 	in.state.Unacked.Add(1)
-
-	id := in.messageID(d)
-	index := len(in.current.Deliveries)
-	if reason, err := in.check(d); err != nil {
-		in.current.Rejected = append(in.current.Rejected, batch.Rejection{Delivery: index, ID: id, Reason: reason, Err: err})
-	} else {
-		in.current.Messages = append(in.current.Messages, store.Message{ID: id, Payload: d.Body})
-		in.current.Index = append(in.current.Index, index)
-	}
-	in.current.Deliveries = append(in.current.Deliveries, d)
-}
-
-// check tells why a delivery cannot be stored.
-func (in *intake) check(d amqp.Delivery) (contract.Reason, error) {
-	if d.RoutingKey != in.tenant.String() {
-		return contract.ReasonForeignKey, errForeignKey
-	}
-	err := contract.CheckPayload(d.Body, in.cfg.MaxPayload)
-	if bad, ok := errors.AsType[*contract.PayloadError](err); ok {
-		return bad.Reason, err
-	}
-	return "", err
-}
-
-// messageID is the id under which a delivery is stored: its message id if that is a UUID, else one that follows from it
-// and the tenant, else a random one.
-func (in *intake) messageID(d amqp.Delivery) uuid.UUID {
 	if d.MessageId == "" {
 		in.state.WithoutID.Add(1)
-		return uuid.New()
 	}
-	return contract.MessageID(in.tenant, d.MessageId)
+	in.gather.add(d, time.Now)
 }
 
-func (in *intake) full() bool {
-	return in.current != nil &&
-		(len(in.current.Deliveries) >= in.cfg.BatchMessages || in.current.Bytes >= in.cfg.BatchBytes)
-}
+func (in *intake) idle() bool { return in.busy == 0 && in.gather.current == nil }
 
-func (in *intake) idle() bool { return in.busy == 0 && in.current == nil }
-
-// dispatch hands the batch to a writer: at once if none is busy, so that a lone message waits for nothing; otherwise
-// when it is full or has waited, so that a backlog is committed in large pieces.
+// dispatch hands the batch to a writer, unless it pays to wait for more.
 func (in *intake) dispatch(work, patience context.Context) {
-	if in.current == nil || in.busy >= int(in.state.Workers.Load()) {
+	if in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
 		return
 	}
-	if in.busy > 0 && !in.full() && time.Since(in.gathering) < in.cfg.BatchDelay {
+	full := in.gather.full()
+	if !full && time.Since(in.gather.began) < in.pace.patience(in.busy > 0, in.cfg.BatchDelay) {
 		return
 	}
-	b := in.current
-	in.current = nil
-	span := in.tracker.Open(in.firstTag, in.lastTag)
+	b, first, last := in.gather.take(int(in.maxAttempts.Load()))
+	span := in.tracker.Open(first, last)
 	in.busy++
 	in.state.Busy.Store(int64(in.busy))
+	if in.pace.handedOver(len(b.Deliveries), full, time.Now()) {
+		in.probe(work)
+	}
 	go func() {
-		in.results <- result{span: span, batch: b, err: in.writer.Write(work, patience, b, &in.state.Stats)}
+		known := in.state.Duplicates.Load()
+		err := in.writer.Write(work, patience, b, &in.state.Stats)
+		in.results <- result{span: span, batch: b, collided: in.state.Duplicates.Load() > known, err: err}
 	}()
+}
+
+// probe asks the broker how many messages wait in the queue.
+func (in *intake) probe(ctx context.Context) {
+	in.probing.Go(func() {
+		depth, err := in.consumption.Depth(ctx)
+		if err != nil { // the channel may be gone; whoever reads from it finds out
+			depth = 0
+		}
+		in.probes <- depth
+	})
 }
 
 // settle takes a finished batch back and acknowledges what can be.
 func (in *intake) settle(r result) error {
 	in.busy--
 	in.state.Busy.Store(int64(in.busy))
+	in.gather.giveBack(r.batch, in.idle())
 	if r.err != nil {
 		return r.err
+	}
+	if r.collided {
+		in.gather.careful = carefulFor
 	}
 	in.tracker.Finish(r.span, time.Now())
 	in.state.Unacked.Add(-int64(r.span.Last - r.span.First + 1))
@@ -273,8 +255,8 @@ func (in *intake) arm(began time.Time) {
 			next = at
 		}
 	}
-	if in.current != nil && in.busy > 0 && in.busy < int(in.state.Workers.Load()) {
-		sooner(in.gathering.Add(in.cfg.BatchDelay))
+	if in.gather.current != nil && in.busy < int(in.state.Workers.Load()) {
+		sooner(in.gather.began.Add(in.pace.patience(in.busy > 0, in.cfg.BatchDelay)))
 	}
 	if since, waiting := in.tracker.Waiting(); waiting {
 		sooner(since.Add(in.cfg.HoleLimit))
@@ -295,7 +277,7 @@ func (in *intake) arm(began time.Time) {
 
 func (in *intake) withinBudget() bool {
 	in.claimed = true
-	return in.budget.claim(in.Consumer, max(in.meanBytes, 1)*int64(in.prefetch)) || in.prefetch == minPrefetch
+	return in.budget.claim(in.Consumer, max(in.gather.meanBytes, 1)*int64(in.prefetch)) || in.prefetch == minPrefetch
 }
 
 // finish ends the intake in order: nothing more is taken, what was gathered is written, what is written is
@@ -304,8 +286,8 @@ func (in *intake) finish(work, patience context.Context) {
 	if err := in.consumption.Stop(); err != nil {
 		in.log.Debug("the consumer could not be stopped in order", zap.Error(err))
 	}
-	if in.busy < int(in.state.Workers.Load()) && in.current != nil && in.gate.Err() == nil {
-		in.gathering = time.Time{} // it has waited long enough
+	if in.busy < int(in.state.Workers.Load()) && in.gather.current != nil && in.gate.Err() == nil {
+		in.gather.began = time.Time{} // it has waited long enough
 		in.dispatch(work, patience)
 	}
 	in.collect()

@@ -6,17 +6,14 @@ package store
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 )
 
 // Message is what is stored of a delivery.
@@ -24,6 +21,8 @@ type Message struct {
 	ID uuid.UUID
 	// Payload is one JSON value that [contract.CheckPayload] has passed.
 	Payload []byte
+	// Again says that the message may be stored already. Without it that costs one more statement to find out.
+	Again bool
 }
 
 // Store is the access of ingest-service to its tables. It is safe for concurrent use.
@@ -39,15 +38,11 @@ func New(pool *pgxpool.Pool, timeout time.Duration) *Store {
 	return &Store{pool: pool, timeout: timeout}
 }
 
-// insertSQL tolerates a message that is there already, and nothing else: a collision in the reading order is an error.
-const insertSQL = `
-INSERT INTO messages (tenant_id, id, payload, epoch, ord)
-SELECT $1, id, payload, (SELECT reading_epoch()), ord
-FROM unnest($2::uuid[], $3::jsonb[]) WITH ORDINALITY AS batch (id, payload, ord)
-ON CONFLICT (tenant_id, id) DO NOTHING`
-
 // Insert commits messages under tenant and returns how many of them were new. All are stored or none is. Classify
 // the error with [postgres.Classify].
+//
+// Messages that have not been delivered before are as a rule not stored either: they are copied, which knows no
+// conflicts and costs half as much. Should one of them be there all the same, all of them are inserted instead.
 func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message) (stored int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -56,6 +51,15 @@ func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message
 		return 0, fmt.Errorf("acquire a database connection: %w", err)
 	}
 	defer connection.Release()
+	if !slices.ContainsFunc(messages, func(m Message) bool { return m.Again }) {
+		err := copyIn(ctx, connection.Conn(), tenant, messages)
+		if err == nil {
+			return len(messages), nil
+		}
+		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != uniqueViolation {
+			return 0, fmt.Errorf("copy %d messages: %w", len(messages), err)
+		}
+	}
 	stored, err = insert(ctx, connection.Conn(), tenant, messages)
 	if err != nil {
 		return 0, fmt.Errorf("insert %d messages: %w", len(messages), err)
@@ -63,69 +67,5 @@ func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message
 	return stored, nil
 }
 
-// insert sends both statements before one Sync, so that they are one transaction and one round trip. The arrays are
-// written in the binary format of PostgreSQL right away: building them from Go values through the type map of pgx
-// costs several allocations a message.
-func insert(ctx context.Context, connection *pgx.Conn, tenant uuid.UUID, messages []Message) (int, error) {
-	statement, err := connection.Prepare(ctx, "insert_messages", insertSQL)
-	if err != nil {
-		return 0, err
-	}
-	var batch pgconn.Batch
-	batch.ExecParams(postgres.SetTenant, [][]byte{[]byte(tenant.String())}, []uint32{pgtype.TextOID}, nil, nil)
-	const binaryFormat = 1
-	batch.ExecPrepared(statement.Name,
-		[][]byte{tenant[:], idArray(messages), payloadArray(messages)},
-		[]int16{binaryFormat, binaryFormat, binaryFormat}, nil)
-	results := connection.PgConn().ExecBatch(ctx, &batch)
-	var inserted int64
-	for results.NextResult() {
-		tag, err := results.ResultReader().Close()
-		if err == nil && tag.Insert() {
-			inserted = tag.RowsAffected()
-		}
-	}
-	// Close reports the first error of the batch, the one of the commit at its end included.
-	if err := results.Close(); err != nil {
-		return 0, err
-	}
-	return int(inserted), nil
-}
-
-// arrayHeader begins a one-dimensional array without NULLs in the binary format: dimensions, flags, element type, length
-// and lower bound (src/backend/utils/adt/arrayfuncs.c, array_recv).
-func arrayHeader(buffer []byte, elementType uint32, length int) []byte {
-	for _, field := range [...]uint32{1, 0, elementType, uint32(length), 1} {
-		buffer = binary.BigEndian.AppendUint32(buffer, field)
-	}
-	return buffer
-}
-
-const arrayHeaderSize = 20
-
-func idArray(messages []Message) []byte {
-	const size = 16
-	buffer := make([]byte, 0, arrayHeaderSize+len(messages)*(4+size))
-	buffer = arrayHeader(buffer, pgtype.UUIDOID, len(messages))
-	for i := range messages {
-		buffer = binary.BigEndian.AppendUint32(buffer, size)
-		buffer = append(buffer, messages[i].ID[:]...)
-	}
-	return buffer
-}
-
-func payloadArray(messages []Message) []byte {
-	const version = 1 // of the binary format of jsonb: a version byte and the text
-	size := arrayHeaderSize
-	for i := range messages {
-		size += 4 + 1 + len(messages[i].Payload)
-	}
-	buffer := make([]byte, 0, size)
-	buffer = arrayHeader(buffer, pgtype.JSONBOID, len(messages))
-	for i := range messages {
-		buffer = binary.BigEndian.AppendUint32(buffer, uint32(1+len(messages[i].Payload)))
-		buffer = append(buffer, version)
-		buffer = append(buffer, messages[i].Payload...)
-	}
-	return buffer
-}
+// uniqueViolation is the SQLSTATE of a message that is stored already.
+const uniqueViolation = "23505"

@@ -83,6 +83,25 @@ func TestInsertIsIdempotent(t *testing.T) {
 	require.Equal(t, 0, f.count(t, `SELECT (payload->>'n')::int FROM messages WHERE tenant_id = $1 AND id = $2`, tenant, batch[0].ID))
 }
 
+// What is known to come again is inserted without trying to copy it first; new messages among it are stored all the same.
+func TestInsertOfWhatComesAgain(t *testing.T) {
+	f := newFixture(t)
+	tenant := f.attached(t)
+	batch := messages(100)
+	stored, err := f.store.Insert(t.Context(), tenant, batch[:50])
+	require.NoError(t, err)
+	require.Equal(t, 50, stored)
+	for i := range batch {
+		batch[i].Again = i < 50
+	}
+	stored, err = f.store.Insert(t.Context(), tenant, batch)
+	require.NoError(t, err)
+	require.Equal(t, 50, stored)
+	require.Equal(t, 100, f.count(t, `SELECT count(*) FROM messages WHERE tenant_id = $1`, tenant))
+	require.Equal(t, 100, f.count(t, `SELECT count(*) FROM messages WHERE tenant_id = $1 AND epoch = reading_epoch()`, tenant),
+		"both ways write into the same epoch")
+}
+
 // A reader must meet the messages of a batch in the order in which they came through the queue.
 func TestOrderInsideABatch(t *testing.T) {
 	f := newFixture(t)
