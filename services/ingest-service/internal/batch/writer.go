@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
@@ -41,6 +43,8 @@ type Batch struct {
 	Rejected []Rejection
 	// Bytes is the size of all bodies.
 	Bytes int64
+	// Slot is freed after the first try: what has to be repeated must not keep the others from writing. It may be nil.
+	Slot *Slot
 }
 
 // Reset empties b, keeps its memory, and lets go of all that the messages hold.
@@ -49,7 +53,7 @@ func (b *Batch) Reset() {
 	clear(b.Messages)
 	clear(b.Rejected)
 	b.Deliveries, b.Messages, b.Index, b.Rejected = b.Deliveries[:0], b.Messages[:0], b.Index[:0], b.Rejected[:0]
-	b.Bytes = 0
+	b.Bytes, b.Slot = 0, nil
 }
 
 // Rejection says why a delivery cannot be stored.
@@ -104,6 +108,8 @@ type Config struct {
 	HoldTimeout time.Duration
 	// PublishTimeout bounds one try to publish dead letters and retries.
 	PublishTimeout time.Duration
+	// Slots is how many batches of all tenants are written at a time; 0 for no limit.
+	Slots int
 }
 
 // ErrHeld says that the infrastructure has been away for so long that the deliveries are better given back.
@@ -118,17 +124,25 @@ type Writer struct {
 	letter    Letter
 	metrics   *Metrics
 	log       *zap.Logger
+	slots     *semaphore.Weighted
 }
 
 // NewWriter returns a writer. letter builds dead letters.
 func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, letter Letter, m *Metrics, log *zap.Logger) *Writer {
-	return &Writer{cfg: cfg, store: s, gate: gate, publisher: publisher, letter: letter, metrics: m, log: log}
+	if cfg.Slots <= 0 {
+		cfg.Slots = math.MaxInt32
+	}
+	return &Writer{
+		cfg: cfg, store: s, gate: gate, publisher: publisher, letter: letter, metrics: m, log: log,
+		slots: semaphore.NewWeighted(int64(cfg.Slots)),
+	}
 }
 
 // Write stores b. It returns nil when all of it may be acknowledged, and an error when none of it may: because ctx or
 // patience has ended, because of [ErrHeld], or because the tenant is retired ([store.ErrRetired]). The end of ctx
 // interrupts at once, the end of patience only what waits for something to come back.
 func (w *Writer) Write(ctx, patience context.Context, b *Batch, stats *Stats) error {
+	defer b.Slot.Free()
 	run := write{Writer: w, batch: b, stats: stats, patience: patience, rejected: b.Rejected}
 	run.log = w.log.With(zap.Stringer("tenant_id", b.Tenant))
 	if len(b.Messages) > 0 {
@@ -192,6 +206,7 @@ func (w *write) untilUp(ctx context.Context, fn func() error) error {
 	pauses := newPauses()
 	for {
 		err := fn()
+		w.batch.Slot.Free()
 		if postgres.Classify(err) != postgres.FaultInfrastructure || errors.Is(err, store.ErrRetired) {
 			return err
 		}

@@ -31,7 +31,7 @@ var (
 // intake is one consumer on one channel. Its fields are owned by the goroutine of run; writers own their batch until
 // they have sent it back through results.
 //
-//	deliveries ──▶ gatherer ──▶ writers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
+//	deliveries ──▶ gatherer ──▶ slot ──▶ writers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
 type intake struct {
 	*Consumer
 	consumption *rabbitmq.Consumption
@@ -41,9 +41,13 @@ type intake struct {
 	busy    int
 	results chan result // unbuffered: run takes every result before it returns
 
-	pace    pace
-	probing sync.WaitGroup
-	probes  chan int64 // capacity 1: the depth of the queue, and one question at a time
+	slots     chan *batch.Slot // capacity 1: the one that is asked for
+	reserving bool
+
+	pace   pace
+	probes chan int64 // capacity 1: the depth of the queue, and one question at a time
+
+	asking sync.WaitGroup // goroutines that wait for a slot or a depth
 
 	claimed bool
 
@@ -62,7 +66,7 @@ func newIntake(c *Consumer, consumption *rabbitmq.Consumption) *intake {
 	timer.Stop()
 	return &intake{
 		Consumer: c, consumption: consumption, gather: gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
-		results: make(chan result), probes: make(chan int64, 1), timer: timer,
+		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: timer,
 	}
 }
 
@@ -92,7 +96,10 @@ func (in *intake) run(ctx context.Context) error {
 		in.consumption.Release() // the channel outlives a consumer that the broker has cancelled
 	}
 	abandon()
-	in.probing.Wait()
+	in.asking.Wait()
+	if in.reserving {
+		(<-in.slots).Free()
+	}
 	in.timer.Stop()
 	in.budget.release(in.Consumer)
 	in.state.Consuming.Store(false)
@@ -127,6 +134,8 @@ func (in *intake) loop(ctx, work, patience context.Context, began time.Time) err
 			if err := in.settle(r); err != nil {
 				return err
 			}
+		case slot := <-in.slots:
+			in.reserved(work, patience, slot)
 		case depth := <-in.probes:
 			in.pace.answered(depth)
 		case <-in.resized:
@@ -182,11 +191,37 @@ func (in *intake) dispatch(work, patience context.Context) {
 	if in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
 		return
 	}
-	full := in.gather.full()
-	if !full && time.Since(in.gather.began) < in.pace.patience(in.busy > 0, in.cfg.BatchDelay) {
+	if !in.gather.full() && time.Since(in.gather.began) < in.pace.patience(in.busy > 0, in.cfg.BatchDelay) {
 		return
 	}
+	if slot := in.writer.TryReserve(); slot != nil {
+		in.write(work, patience, slot)
+	} else if !in.reserving {
+		in.reserve(work)
+	}
+}
+
+// reserve asks for a slot; meanwhile the batch grows.
+func (in *intake) reserve(ctx context.Context) {
+	in.reserving = true
+	in.asking.Go(func() { in.slots <- in.writer.Reserve(ctx) })
+}
+
+// reserved takes in the slot that was asked for.
+func (in *intake) reserved(work, patience context.Context, slot *batch.Slot) {
+	in.reserving = false
+	if slot == nil || in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
+		slot.Free()
+		return
+	}
+	in.write(work, patience, slot)
+}
+
+// write hands the batch to a writer.
+func (in *intake) write(work, patience context.Context, slot *batch.Slot) {
+	full := in.gather.full()
 	b, first, last := in.gather.take(int(in.maxAttempts.Load()))
+	b.Slot = slot
 	span := in.tracker.Open(first, last)
 	in.busy++
 	in.state.Busy.Store(int64(in.busy))
@@ -202,7 +237,7 @@ func (in *intake) dispatch(work, patience context.Context) {
 
 // probe asks the broker how many messages wait in the queue.
 func (in *intake) probe(ctx context.Context) {
-	in.probing.Go(func() {
+	in.asking.Go(func() {
 		depth, err := in.consumption.Depth(ctx)
 		if err != nil { // the channel may be gone; whoever reads from it finds out
 			depth = 0
@@ -255,7 +290,7 @@ func (in *intake) arm(began time.Time) {
 			next = at
 		}
 	}
-	if in.gather.current != nil && in.busy < int(in.state.Workers.Load()) {
+	if in.gather.current != nil && in.busy < int(in.state.Workers.Load()) && !in.reserving {
 		sooner(in.gather.began.Add(in.pace.patience(in.busy > 0, in.cfg.BatchDelay)))
 	}
 	if since, waiting := in.tracker.Waiting(); waiting {
