@@ -1,0 +1,192 @@
+// Package steady measures how long a confirmed message takes until it can be read, while 1,000 messages a second arrive for
+// 50 tenants: what a user waits for on an installation that is neither idle nor behind.
+//
+// A publisher starts a message every millisecond, whatever became of those before. The time runs from the broker's confirm
+// to the moment at which a reader sees the row. Looking for every message would be a second load, so it is done for 20 a
+// second: a connection with the role of query-service, bound by row-level security, asks for the row every half a
+// millisecond until it is there, as GET /messages/{id} does, and further until it is below the horizon of the reading
+// order, as a page demands. The time of the answer that has it counts.
+//
+// The ceiling is what no way around it is known for: one confirmed publish and one commit, each measured alone, one at a
+// time, on the same servers.
+package steady
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rival"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+)
+
+const (
+	part    = "steady"
+	size    = 1 << 10
+	tenants = 50
+	rate    = 1000 // messages a second
+	// sampled is one message of so many: 20 a second. It shares no divisor with the number of tenants, so all of them are
+	// sampled in turn.
+	sampled = 51
+)
+
+// lengths are how long the load lasts, and how many single steps the ceiling is made from.
+func lengths(quick bool) (load time.Duration, steps int) {
+	if quick {
+		return 3 * time.Second, 100
+	}
+	return 20 * time.Second, 400
+}
+
+// times are what a round gives, in milliseconds.
+type times struct{ stored, paged []float64 }
+
+// rounds are the figures of one percentile.
+type rounds struct {
+	p                                              float64
+	goal                                           string
+	platform, paged, insert, sum, publish, commits report.Series
+}
+
+func (p *rounds) add(platform, insert times, published, committed, sums []float64) {
+	ceiling := report.Percentile(sums, p.p)
+	p.platform.Add(report.Percentile(platform.stored, p.p), ceiling)
+	p.paged.Add(report.Percentile(platform.paged, p.p), ceiling)
+	p.insert.Add(report.Percentile(insert.stored, p.p), ceiling)
+	p.sum.Add(ceiling, 0)
+	p.publish.Add(report.Percentile(published, p.p), 0)
+	p.commits.Add(report.Percentile(committed, p.p), 0)
+}
+
+func (p *rounds) report(rec report.Recorder) {
+	line := func(s *report.Series, name, goal, note string) {
+		result := s.Result(part, fmt.Sprintf("%s, p%.0f", name, p.p), "ms", goal)
+		result.Note = note
+		rec.Add(result)
+	}
+	line(&p.platform, "confirmed to readable by id", p.goal, "held against one publish and one commit")
+	line(&p.paged, "confirmed to readable on a page", "", "held against the same")
+	line(&p.insert, "confirmed to readable, one INSERT a message", "", "alternative")
+	line(&p.sum, "one confirmed publish and one commit", "", "limit")
+	line(&p.publish, "one confirmed publish", "", "limit")
+	line(&p.commits, "one commit", "", "limit")
+}
+
+// Run is the part.
+func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
+	running, err := r.Neighbours(ctx, tenants)
+	if err != nil {
+		return err
+	}
+	suspended, err := r.Suspended(ctx, tenants)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.DeleteAll(ctx, suspended)) }()
+	readers, err := openReaders(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer readers.Close()
+	length, steps := lengths(r.Quick)
+	percentiles := []*rounds{{p: 50, goal: "<= 1.5"}, {p: 99, goal: "<= 3"}}
+	for round := range r.Rounds {
+		published, committed, err := alone(ctx, r, steps)
+		if err != nil {
+			return fmt.Errorf("one publish and one commit: %w", err)
+		}
+		sums := make([]float64, steps)
+		for i := range sums {
+			sums[i] = published[i] + committed[i]
+		}
+		platform, err := platform(ctx, r, readers, running, length)
+		if err != nil {
+			return fmt.Errorf("platform: %w", err)
+		}
+		insert, err := oneInsert(ctx, r, readers, suspended, length)
+		if err != nil {
+			return fmt.Errorf("one INSERT a message: %w", err)
+		}
+		for _, p := range percentiles {
+			p.add(platform, insert, published, committed, sums)
+			rec.Progress("steady, round %d of %d, p%.0f of %d: platform %.1f ms, one INSERT a message %.1f, one publish and one commit %.1f",
+				round+1, r.Rounds, p.p, len(platform.stored), report.Percentile(platform.stored, p.p),
+				report.Percentile(insert.stored, p.p), report.Percentile(sums, p.p))
+		}
+	}
+	for _, p := range percentiles {
+		p.report(rec)
+	}
+	return nil
+}
+
+// openReaders are connections as query-service has them.
+func openReaders(ctx context.Context, r *rig.Rig) (*pgxpool.Pool, error) {
+	config := postgres.DefaultConfig()
+	config.URL = r.Backing.DatabaseURL
+	return postgres.Open(ctx, config, postgres.RoleQuery)
+}
+
+// alone measures single steps, in milliseconds: a confirmed publish into a queue that nobody consumes, and the commit of
+// one row of the same tenant.
+func alone(ctx context.Context, r *rig.Rig, steps int) (published, committed []float64, err error) {
+	payload := rig.Payload(size)
+	tenant, err := r.Backlog(ctx, rig.Workers, 0, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, r.Delete(ctx, tenant)) }()
+	for range steps {
+		message := rig.Message(tenant.String(), payload)
+		began := time.Now()
+		if err := r.Publisher.Publish(ctx, message); err != nil {
+			return nil, nil, err
+		}
+		published = append(published, milliseconds(time.Since(began)))
+	}
+	for range steps {
+		id := uuid.New()
+		began := time.Now()
+		_, err := r.Database.Exec(ctx, `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, $3)`, tenant, id, payload)
+		if err != nil {
+			return nil, nil, fmt.Errorf("insert: %w", err)
+		}
+		committed = append(committed, milliseconds(time.Since(began)))
+	}
+	return published, committed, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func platform(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (times, error) {
+	watch, err := r.Watch(ctx, uuid.Nil)
+	if err != nil {
+		return times{}, err
+	}
+	seen, sent, err := load(ctx, r, readers, to, length)
+	if err != nil {
+		return times{}, err
+	}
+	_, err = watch.Await(ctx, sent)
+	return seen, err
+}
+
+func oneInsert(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (seen times, err error) {
+	inserter, err := rival.StartOneInsert(ctx, r, rig.Workers, to...)
+	if err != nil {
+		return times{}, err
+	}
+	defer func() { err = errors.Join(err, inserter.Stop()) }()
+	inserter.Go()
+	seen, sent, err := load(ctx, r, readers, to, length)
+	if err != nil {
+		return times{}, err
+	}
+	return seen, inserter.Await(ctx, sent)
+}

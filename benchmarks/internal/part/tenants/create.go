@@ -1,0 +1,237 @@
+package tenants
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/valyala/fasthttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+const (
+	// inFlight is how many tenants are being created at a time, by the platform as by the limit.
+	inFlight = 32
+	// limitChannels is how many channels of the limit share a connection. One connection for all would be the bottleneck.
+	limitChannels = 8
+)
+
+// create makes all tenants. The first and the last ones are made in rounds, in which platform and limit take turns; the
+// queues and partitions of the limit stay as well, so that both have the same servers.
+func (p plan) create(ctx context.Context, w *world, rec report.Recorder) error {
+	limit, err := newLimit(w)
+	if err != nil {
+		return err
+	}
+	defer limit.close()
+	rec.Progress("%s: %s", part, p.name("the first are created"))
+	first, err := p.edgeRounds(ctx, w, limit)
+	if err != nil {
+		return err
+	}
+	rec.Progress("%s: %s", part, p.name("more are created"))
+	for left := p.tenants - 2*p.edge; left > 0; left -= p.edge {
+		if _, err := w.create(ctx, min(left, p.edge)); err != nil {
+			return err
+		}
+	}
+	rec.Progress("%s: %s", part, p.name("the last are created"))
+	last, err := p.edgeRounds(ctx, w, limit)
+	if err != nil {
+		return err
+	}
+
+	var atFirst, atLast, slowing report.Series
+	for i := range first {
+		atFirst.Add(first[i].platform, first[i].limit)
+		atLast.Add(last[i].platform, last[i].limit)
+		slowing.Add(last[i].platform, first[i].platform)
+	}
+	const note = "from the request until it is consumed; the ceiling is to declare a queue and attach a partition, %d in flight"
+	result := atFirst.Result(part, p.name(fmt.Sprintf("the first %d created", p.edge)), "tenants/s", "")
+	result.Note = fmt.Sprintf(note, inFlight)
+	rec.Add(result)
+	result = atLast.Result(part, p.name(fmt.Sprintf("the last %d created", p.edge)), "tenants/s", ">= 0.6")
+	result.Note = fmt.Sprintf(note, inFlight)
+	rec.Add(result)
+	result = slowing.Result(part, p.name("the last against the first created"), "tenants/s", ">= 0.7")
+	result.Note = fmt.Sprintf("the ceiling is the platform at the first %d", p.edge)
+	rec.Add(result)
+	return nil
+}
+
+// rates are tenants a second in one round.
+type rates struct{ platform, limit float64 }
+
+// edgeRounds creates edge tenants in rounds.
+func (p plan) edgeRounds(ctx context.Context, w *world, limit *limit) ([]rates, error) {
+	rounds := make([]rates, w.rig.Rounds)
+	made := 0
+	for i := range rounds {
+		n := p.edge*(i+1)/len(rounds) - made
+		made += n
+		turns := []func() error{
+			func() (err error) {
+				rounds[i].platform, err = w.create(ctx, n)
+				return err
+			},
+			func() (err error) {
+				rounds[i].limit, err = limit.create(ctx, n)
+				return err
+			},
+		}
+		for turn := range turns {
+			if err := turns[(i+turn)%len(turns)](); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return rounds, nil
+}
+
+// create makes n tenants over the API and returns how many a second came to be consumed.
+func (w *world) create(ctx context.Context, n int) (rate float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	defer cancel()
+	made := make([]uuid.UUID, n)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(inFlight)
+	began := time.Now()
+	for i := range made {
+		group.Go(func() error {
+			made[i] = uuid.New()
+			return w.createOne(ctx, made[i])
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	rate = float64(n) / time.Since(began).Seconds()
+	w.tenants = append(w.tenants, made...)
+	return rate, nil
+}
+
+// createOne makes a tenant and returns once it is consumed.
+func (w *world) createOne(ctx context.Context, tenant uuid.UUID) error {
+	state, err := w.request(ctx, http.MethodPost, "/tenants", fmt.Sprintf(`{"id":%q,"name":"benchmark"}`, tenant))
+	for err == nil && state != contract.StateRunning {
+		// It took longer than a request may. The answer tells the state of this moment.
+		if err = pause(ctx, 50*time.Millisecond); err == nil {
+			state, err = w.request(ctx, http.MethodGet, "/tenants/"+tenant.String(), "")
+		}
+	}
+	return err
+}
+
+// request makes a request of an operator and returns what the tenant in the answer is doing.
+func (w *world) request(ctx context.Context, method, path, body string) (contract.ConsumerState, error) {
+	request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(request)
+	defer fasthttp.ReleaseResponse(response)
+	request.Header.SetMethod(method)
+	request.SetRequestURI(w.stack.Tenant.URL + path)
+	request.Header.Set("Authorization", "Bearer "+w.token)
+	if body != "" {
+		request.Header.Set("Prefer", "wait=10")
+		request.Header.SetContentType("application/json")
+		request.SetBodyString(body)
+	}
+	deadline, _ := ctx.Deadline() // every caller has one
+	if err := w.rig.Client().DoDeadline(request, response, deadline); err != nil {
+		return "", fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if status := response.StatusCode(); status >= http.StatusMultipleChoices {
+		return "", fmt.Errorf("%s %s: status %d: %.300s", method, path, status, response.Body())
+	}
+	var answer struct {
+		Status struct {
+			State contract.ConsumerState `json:"state"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(response.Body(), &answer); err != nil {
+		return "", fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return answer.Status.State, nil
+}
+
+// limit declares queues and attaches partitions, and does nothing else.
+type limit struct {
+	world       *world
+	connections []*amqp.Connection
+	channels    chan *amqp.Channel // inFlight of them
+}
+
+func newLimit(w *world) (*limit, error) {
+	l := &limit{world: w, channels: make(chan *amqp.Channel, inFlight)}
+	for range inFlight / limitChannels {
+		connection, err := amqp.Dial(w.amqpURL)
+		if err != nil {
+			l.close()
+			return nil, fmt.Errorf("connect to the broker: %w", err)
+		}
+		l.connections = append(l.connections, connection)
+		for range limitChannels {
+			channel, err := connection.Channel()
+			if err != nil {
+				l.close()
+				return nil, fmt.Errorf("open a channel: %w", err)
+			}
+			l.channels <- channel
+		}
+	}
+	return l, nil
+}
+
+func (l *limit) close() {
+	for _, connection := range l.connections {
+		_ = connection.Close() // there is nothing on its way
+	}
+}
+
+// create makes n queues and partitions and returns how many a second.
+func (l *limit) create(ctx context.Context, n int) (rate float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(inFlight)
+	began := time.Now()
+	for range n {
+		group.Go(func() error { return l.createOne(ctx, uuid.New()) })
+	}
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	return float64(n) / time.Since(began).Seconds(), nil
+}
+
+func (l *limit) createOne(ctx context.Context, tenant uuid.UUID) error {
+	if _, err := l.world.database.Exec(ctx, `SELECT tenant_attach($1)`, tenant); err != nil {
+		return fmt.Errorf("attach a partition: %w", err)
+	}
+	channel := <-l.channels // as many as goroutines
+	defer func() { l.channels <- channel }()
+	_, err := channel.QueueDeclare("limit."+tenant.String(), true, false, false, false, amqp.Table{amqp.QueueTypeArg: l.world.queueType})
+	if err != nil {
+		return fmt.Errorf("declare a queue: %w", err)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}

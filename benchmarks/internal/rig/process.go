@@ -1,0 +1,191 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ory/dockertest/v3"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+)
+
+// Process is a process of the platform with all that it has started.
+type Process string
+
+// The processes whose use of the machine can be told.
+const (
+	Ingest   Process = "ingest-service"
+	Tenant   Process = "tenant-service"
+	Query    Process = "query-service"
+	Broker   Process = "broker"
+	Database Process = "database"
+)
+
+// ErrElsewhere says that a process is not one of this machine, so that its use of the machine cannot be told.
+var ErrElsewhere = errors.New("the process does not run on this machine")
+
+// tick is the unit of times in /proc/<pid>/stat: USER_HZ, which is 100 on every architecture that Go knows.
+const tick = 10 * time.Millisecond
+
+// CPU is the CPU time that a process and its descendants have used so far, those included that have ended.
+func (r *Rig) CPU(ctx context.Context, p Process) (time.Duration, error) {
+	root, err := r.PID(ctx, p)
+	if err != nil {
+		return 0, err
+	}
+	all, err := processes()
+	if err != nil {
+		return 0, err
+	}
+	var ticks int64
+	tree := map[int]bool{root: true}
+	// A child may have a smaller pid than its parent, so once is not always enough.
+	for grown := true; grown; {
+		grown = false
+		for pid, stat := range all {
+			if tree[stat.parent] && !tree[pid] {
+				tree[pid], grown = true, true
+			}
+		}
+	}
+	for pid := range tree {
+		ticks += all[pid].ticks
+	}
+	return time.Duration(ticks) * tick, nil
+}
+
+// OwnCPU is the CPU time of the benchmark itself: of alternatives that run in it.
+func OwnCPU() (time.Duration, error) {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0, fmt.Errorf("read our CPU time: %w", err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
+}
+
+// Memory is the resident memory of a service in bytes, shared libraries and files included.
+func (r *Rig) Memory(ctx context.Context, p Process) (int64, error) {
+	pid, err := r.PID(ctx, p)
+	if err != nil {
+		return 0, err
+	}
+	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0, fmt.Errorf("read the memory of %s: %w", p, err)
+	}
+	for line := range strings.Lines(string(body)) {
+		var kibibytes int64
+		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kibibytes); err == nil {
+			return kibibytes << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("read the memory of %s: no VmRSS", p)
+}
+
+// PID is the first process of p; for a server in Docker, that in the container, as the host sees it.
+func (r *Rig) PID(ctx context.Context, p Process) (int, error) {
+	switch p {
+	case Ingest:
+		return r.Stack.Ingest.PID(), nil
+	case Tenant:
+		return r.Stack.Tenant.PID(), nil
+	case Query:
+		return r.Stack.Query.PID(), nil
+	case Broker:
+		return r.serverPID(ctx, backing.ServiceRabbitMQ)
+	case Database:
+		return r.serverPID(ctx, backing.ServicePostgres)
+	default:
+		return 0, fmt.Errorf("%s is not a process of the platform", p)
+	}
+}
+
+func (r *Rig) serverPID(ctx context.Context, name backing.Name) (int, error) {
+	status, err := r.server(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	if status.Container == "" {
+		return status.PID, nil
+	}
+	pool, err := dockertest.NewPool("")
+	if err != nil {
+		return 0, fmt.Errorf("find the Docker engine: %w", err)
+	}
+	container, err := pool.Client.InspectContainerWithContext(status.Container, ctx)
+	if err != nil {
+		return 0, fmt.Errorf("look at container %s: %w", status.Container, err)
+	}
+	// An engine in a virtual machine has pids of its own.
+	group, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(container.State.Pid), "cgroup"))
+	if err != nil || !strings.Contains(string(group), container.ID) {
+		return 0, fmt.Errorf("%s: %w", name, ErrElsewhere)
+	}
+	return container.State.Pid, nil
+}
+
+// server tells of a backing service that was started for this run.
+func (r *Rig) server(ctx context.Context, name backing.Name) (backing.Status, error) {
+	if r.Backing.Dir() == "" {
+		return backing.Status{}, fmt.Errorf("%s: %w", name, ErrElsewhere)
+	}
+	all, err := backing.Inspect(ctx, r.Backing.Dir())
+	if err != nil {
+		return backing.Status{}, fmt.Errorf("look at %s: %w", name, err)
+	}
+	for _, status := range all {
+		if status.Name == name && status.Running {
+			return status, nil
+		}
+	}
+	return backing.Status{}, fmt.Errorf("%s: %w", name, ErrElsewhere)
+}
+
+type processStat struct {
+	parent int
+	ticks  int64 // of the process and of those of its children that have ended and were waited for
+}
+
+// processes reads /proc/<pid>/stat of all (see proc_pid_stat(5)): field 4 is the parent, 14 to 17 are the times.
+func processes() (map[int]processStat, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list the processes: %w", err)
+	}
+	all := map[int]processStat{}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		body, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "stat"))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		// The name in field 2 may contain anything, also a closing parenthesis.
+		fields := strings.Fields(string(body[strings.LastIndexByte(string(body), ')')+1:]))
+		if len(fields) < 15 {
+			continue
+		}
+		stat := processStat{}
+		if stat.parent, err = strconv.Atoi(fields[1]); err != nil {
+			continue
+		}
+		for _, field := range fields[11:15] {
+			ticks, err := strconv.ParseInt(field, 10, 64)
+			if err != nil {
+				continue
+			}
+			stat.ticks += ticks
+		}
+		all[pid] = stat
+	}
+	return all, nil
+}

@@ -1,0 +1,160 @@
+// Package rig is what the parts of the benchmark stand on: backing servers that wait for the disk, the three services as
+// they are shipped, and connections to the servers below them. All of it is started once for a run.
+//
+// It prepares work (tenants, backlogs), watches it being done without costing the platform much, and tells what CPU time
+// it took, by process. Every wait is bounded.
+package rig
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/valyala/fasthttp"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+// Patience bounds what a part waits for: a backlog, a tenant.
+const Patience = 5 * time.Minute
+
+// closeTimeout bounds the end of everything.
+const closeTimeout = 2 * time.Minute
+
+// Options say what to run.
+type Options struct {
+	// Rounds is how often each measurement is repeated.
+	Rounds int
+	// Quick asks the parts for small backlogs.
+	Quick bool
+	// Log hears of the progress of starting, one line at a time.
+	Log func(line string)
+}
+
+// Rig is the platform and the servers below it.
+type Rig struct {
+	Backing *backing.Services
+	Stack   *stack.Stack
+	// Database logs in as an operator, who is a superuser.
+	Database *pgxpool.Pool
+	// Link is a connection to the broker for whatever the benchmark consumes itself, Publisher has another one.
+	Link      *rabbitmq.Link
+	Publisher *rabbitmq.Publisher
+	Rounds    int
+	Quick     bool
+
+	admin  string // token of an operator
+	client *fasthttp.Client
+
+	cancel context.CancelFunc
+	owned  sync.WaitGroup // goroutines of Link and Publisher
+
+	mu         sync.Mutex
+	ends       []error     // guarded by mu until owned is done: how these goroutines ended
+	neighbours []uuid.UUID // guarded by mu until Close
+}
+
+// Start starts everything. [Rig.Close] stops it.
+func Start(ctx context.Context, opts Options) (*Rig, error) {
+	r := &Rig{Rounds: opts.Rounds, Quick: opts.Quick}
+	if err := r.start(ctx, opts); err != nil {
+		return nil, errors.Join(err, r.Close(context.WithoutCancel(ctx)))
+	}
+	return r, nil
+}
+
+func (r *Rig) start(ctx context.Context, opts Options) (err error) {
+	if r.Backing, err = backing.Start(ctx, backing.Options{Durable: true, Log: opts.Log}); err != nil {
+		return fmt.Errorf("start the backing services: %w", err)
+	}
+	if err := released(); err != nil {
+		return err
+	}
+	opts.Log("building and starting the services")
+	if r.Stack, err = stack.New(ctx, stack.On(r.Backing)); err != nil {
+		return fmt.Errorf("start the services: %w", err)
+	}
+	if r.admin, err = r.Stack.AdminToken(); err != nil {
+		return fmt.Errorf("make a token: %w", err)
+	}
+	r.client = newClient()
+	config, err := pgxpool.ParseConfig(r.Backing.DatabaseURL)
+	if err != nil {
+		return fmt.Errorf("parse the address of the database: %w", err)
+	}
+	config.MaxConns = 16 // as many as a service may open, so that alternatives are not short of them
+	if r.Database, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return fmt.Errorf("open the database: %w", err)
+	}
+	broker := rabbitmq.Config{URL: r.Backing.RabbitMQURL}
+	r.Link = rabbitmq.NewLink(broker, "benchmark-consume", zap.NewNop(), nil)
+	publishing := rabbitmq.NewLink(broker, "benchmark-publish", zap.NewNop(), nil)
+	r.Publisher = rabbitmq.NewPublisher(publishing, 2, zap.NewNop())
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r.cancel = cancel
+	for _, run := range []func(context.Context) error{r.Link.Run, publishing.Run, r.Publisher.Run} {
+		r.owned.Go(func() {
+			err := run(running)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.ends = append(r.ends, err)
+		})
+	}
+	return nil
+}
+
+// released refuses binaries that were built for tests: the race detector makes them several times slower.
+func released() error {
+	dir := os.Getenv(stack.BinEnv)
+	if dir == "" {
+		return nil // they are built as we were
+	}
+	for _, name := range stack.Names() {
+		info, err := buildinfo.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return fmt.Errorf("look at the binaries in %s=%s: %w", stack.BinEnv, dir, err)
+		}
+		if slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+			return fmt.Errorf("%s=%s: %s was built with the race detector; unset it", stack.BinEnv, dir, name)
+		}
+	}
+	return nil
+}
+
+// Close stops the services and the servers. It may be called on a rig that has only half started.
+func (r *Rig) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	var err error
+	if r.Stack != nil && r.Backing.Dir() == "" {
+		// These servers are somebody's, and stay.
+		err = r.DeleteAll(ctx, r.neighbours)
+	}
+	if r.cancel != nil {
+		r.cancel()
+		r.owned.Wait()
+	}
+	if r.Database != nil {
+		r.Database.Close()
+	}
+	err = errors.Join(append(r.ends, err)...)
+	if r.Stack != nil {
+		err = errors.Join(err, r.Stack.Close(ctx))
+	}
+	if r.Backing != nil {
+		err = errors.Join(err, r.Backing.Stop(ctx))
+	}
+	return err
+}
