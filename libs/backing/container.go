@@ -82,11 +82,8 @@ func (c *containerServer) start(ctx context.Context) error {
 		if container == nil {
 			return c.create(ctx, e)
 		}
-		if container.State.Paused {
-			return e.pool.Client.UnpauseContainer(container.ID)
-		}
 		if container.State.Running {
-			return nil
+			return c.unpause(ctx, e)
 		}
 		if c.spec.bootPin {
 			if err := e.setCPUs(ctx, container.ID, "0"); err != nil {
@@ -224,7 +221,7 @@ func (c *containerServer) kill(ctx context.Context) error {
 }
 
 // signal passes sig on to the server. SIGSTOP and SIGCONT, which its first process would not hear as we mean it, pause
-// the container and let it go on.
+// all processes of the container and let them go on.
 func (c *containerServer) signal(ctx context.Context, sig syscall.Signal) error {
 	return c.with(ctx, func(ctx context.Context, e *engine) error {
 		switch sig {
@@ -241,9 +238,16 @@ func (c *containerServer) signal(ctx context.Context, sig syscall.Signal) error 
 // pauseTimeout bounds the tries of pausing a container.
 const pauseTimeout = 15 * time.Second
 
-// pause tries again for a while: on a busy machine runc gives up freezing a container ("unable to freeze") that it
-// freezes the next time.
+// pause leaves it to the engine only where its processes cannot be stopped from here, and then tries again for a while:
+// on a busy machine runc gives up freezing a container ("unable to freeze") that it freezes the next time.
 func (c *containerServer) pause(ctx context.Context, e *engine) error {
+	container, err := e.inspect(ctx, c.rec.Container)
+	if err != nil {
+		return err
+	}
+	if container != nil && freezeProcesses(ctx, container) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, pauseTimeout)
 	defer cancel()
 	tick := time.NewTicker(containerPoll)
@@ -266,8 +270,11 @@ func (c *containerServer) pause(ctx context.Context, e *engine) error {
 
 func (c *containerServer) unpause(ctx context.Context, e *engine) error {
 	container, err := e.inspect(ctx, c.rec.Container)
-	if err != nil || container == nil || !container.State.Paused {
+	if err != nil || container == nil || !container.State.Running {
 		return err
+	}
+	if !container.State.Paused {
+		return thawProcesses(container)
 	}
 	if err := e.pool.Client.UnpauseContainer(c.rec.Container); err != nil {
 		return fmt.Errorf("unpause container %s: %w", c.rec.Container, err)

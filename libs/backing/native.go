@@ -75,12 +75,18 @@ func (n *nativeServer) kill(ctx context.Context) error {
 
 // signal sends sig to the server. Pausing and going on reach all of its processes: a PostgreSQL of which only the first
 // process is paused still answers on open connections.
-func (n *nativeServer) signal(_ context.Context, sig syscall.Signal) error {
+func (n *nativeServer) signal(ctx context.Context, sig syscall.Signal) error {
 	return n.do(func(p *process.Process) error {
-		if sig == syscall.SIGSTOP || sig == syscall.SIGCONT {
+		switch sig {
+		case syscall.SIGSTOP:
+			ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
+			defer cancel()
+			return process.Freeze(ctx, p.PID())
+		case syscall.SIGCONT:
 			return p.SignalTree(sig)
+		default:
+			return p.Signal(sig)
 		}
-		return p.Signal(sig)
 	})
 }
 

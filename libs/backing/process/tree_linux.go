@@ -1,0 +1,80 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Freeze stops pid and all its descendants with SIGSTOP and returns when every one of them has stopped. A process that is
+// forked meanwhile is stopped, too. On an error some of them may have stopped: see [Thaw].
+//
+// The pid may be any that we may signal, also that of somebody else's child; who it is must be known to the caller.
+func Freeze(ctx context.Context, pid int) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	// Twice, since a process may have forked between being listed and being stopped.
+	for still := 0; still < 2; {
+		moving, err := stopMoving(pid)
+		if err != nil {
+			return err
+		}
+		if still++; moving == 0 {
+			continue
+		}
+		still = 0
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("stop %d and its descendants: %d of them go on: %w", pid, moving, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// Thaw lets pid and all its descendants go on.
+func Thaw(pid int) error {
+	for _, member := range tree(pid) {
+		if err := syscall.Kill(member, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("let %d go on: %w", member, err)
+		}
+	}
+	return nil
+}
+
+func tree(pid int) []int { return append([]int{pid}, descendants(pid)...) }
+
+// stopMoving sends SIGSTOP to those that have not stopped, and counts them.
+func stopMoving(pid int) (moving int, err error) {
+	for _, member := range tree(pid) {
+		if resting(member) {
+			continue
+		}
+		err := syscall.Kill(member, syscall.SIGSTOP)
+		if errors.Is(err, syscall.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return moving, fmt.Errorf("stop %d: %w", member, err)
+		}
+		moving++
+	}
+	return moving, nil
+}
+
+// resting reports whether a process does nothing any more: it has been stopped, or it has ended.
+func resting(pid int) bool {
+	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return true
+	}
+	// The name in field 2 may contain anything, see look.
+	state := strings.TrimSpace(string(body[strings.LastIndexByte(string(body), ')')+1:]))
+	return state != "" && strings.ContainsRune("TtZX", rune(state[0]))
+}

@@ -1,0 +1,25 @@
+//go:build !linux
+
+package process
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+)
+
+// Freeze stops pid alone: its descendants cannot be told here.
+func Freeze(_ context.Context, pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return fmt.Errorf("stop %d: %w", pid, err)
+	}
+	return nil
+}
+
+// Thaw lets pid go on.
+func Thaw(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		return fmt.Errorf("let %d go on: %w", pid, err)
+	}
+	return nil
+}

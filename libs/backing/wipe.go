@@ -1,0 +1,26 @@
+package backing
+
+import (
+	"context"
+	"fmt"
+	"os"
+)
+
+// Wipe ends the server as [Process.Kill] does and removes its data, as the loss of a disk would. [Process.Start] then
+// starts it with nothing in it, at the same address and with the same login.
+func (p *Process) Wipe(ctx context.Context) error {
+	switch server := p.server.(type) {
+	case nil:
+		return ErrExternal
+	case *nativeServer:
+		if err := server.kill(ctx); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(server.data); err != nil {
+			return fmt.Errorf("remove the data of %s: %w", p.name, err)
+		}
+		return nil
+	default:
+		return server.discard(ctx)
+	}
+}
