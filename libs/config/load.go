@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/env/v2"
@@ -136,8 +138,16 @@ func unknown(fromFile *koanf.Koanf, leaves []leaf) []string {
 		case section(name):
 			mistakes = append(mistakes, name+" must be a section, not a value")
 		default:
-			mistakes = append(mistakes, name+" is not a known key")
+			mistakes = append(mistakes, printable(name)+" is not a known key")
 		}
 	}
 	return mistakes
+}
+
+// printable is name as it is written, unless that would break the line.
+func printable(name string) string {
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return strconv.Quote(name)
+	}
+	return name
 }

@@ -30,12 +30,14 @@ func (e *PayloadError) Error() string {
 
 // CheckPayload reports, as a [*PayloadError], why body cannot be stored: it must be exactly one JSON value (RFC 8259) in
 // UTF-8 of at most maxBytes bytes, within the limits of this package, without \u0000 and lone surrogates, which jsonb
-// cannot hold. It reads body once and allocates nothing for a valid one.
+// cannot hold. Its numbers together may have at most maxBytes digits in plain form: within [MaxNumberDigits] a megabyte
+// of numbers could still grow to seventy when it is read, and a page of such messages was more than a reader can wait
+// for. It reads body once and allocates nothing for a valid one.
 func CheckPayload(body []byte, maxBytes int) error {
 	if len(body) > maxBytes {
 		return &PayloadError{Reason: ReasonTooLarge, Detail: fmt.Sprintf("the payload has %d bytes, the limit is %d", len(body), maxBytes), Offset: maxBytes}
 	}
-	s := scanner{body: body}
+	s := scanner{body: body, digitsLeft: maxBytes}
 	if err := s.document(); err != nil {
 		return err
 	}
@@ -48,6 +50,8 @@ type scanner struct {
 	at    int
 	depth int
 	open  [MaxDepth/64 + 1]uint64
+	// digitsLeft is how many digits the plain forms of the numbers that follow may have together.
+	digitsLeft int
 }
 
 func (s *scanner) fail(reason Reason, detail string) *PayloadError {
@@ -306,8 +310,12 @@ func (s *scanner) number() *PayloadError {
 			return s.fail(ReasonNotJSON, "the payload is not JSON: a malformed number")
 		}
 	}
-	if max(whole+exponent, 1)+max(fraction-exponent, 0) > MaxNumberDigits {
+	plain := max(whole+exponent, 1) + max(fraction-exponent, 0)
+	if plain > MaxNumberDigits {
 		return s.fail(ReasonUnstorable, fmt.Sprintf("the payload contains a number of more than %d digits", MaxNumberDigits))
+	}
+	if s.digitsLeft -= plain; s.digitsLeft < 0 {
+		return s.fail(ReasonUnstorable, "the payload's numbers have too many digits together when they are written in plain form")
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ import (
 // A payload that passes and cannot be stored stops a whole batch; one that is refused without need is a lost message.
 func TestCheckPayload(t *testing.T) {
 	nested := func(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
+	numbers := func(number string, n int) string {
+		return "[" + strings.TrimSuffix(strings.Repeat(number+",", n), ",") + "]"
+	}
 	for name, test := range map[string]struct {
 		body   string
 		reason contract.Reason // empty: valid
@@ -73,6 +76,9 @@ func TestCheckPayload(t *testing.T) {
 		"tiny number bomb":          {body: `1e-16383`, reason: contract.ReasonUnstorable},
 		"overflowing exponent":      {body: `1e99999999999999999999999`, reason: contract.ReasonUnstorable},
 		"zero bomb":                 {body: `0e-131071`, reason: contract.ReasonUnstorable},
+		"numbers that fit together": {body: numbers("1e399", (1<<20)/400)},
+		"numbers that grow":         {body: numbers("1e399", (1<<20)/400+1), reason: contract.ReasonUnstorable},
+		"a payload full of digits":  {body: numbers(strings.Repeat("9", 399), (1<<20)/400)},
 		"201 levels":                {body: nested(201), reason: contract.ReasonTooDeep},
 		"100,000 levels":            {body: nested(100_000), reason: contract.ReasonTooDeep},
 		"too large":                 {body: `"` + strings.Repeat("x", 1<<20) + `"`, reason: contract.ReasonTooLarge},

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"fmt"
+	"iter"
 	"net/http"
 	"slices"
 	"strconv"
@@ -126,7 +127,7 @@ func PreferWait(c *fiber.Ctx) (time.Duration, bool, error) {
 // returns its value without quotes. Parameters after a semicolon belong to the preference and are ignored.
 func preference(c *fiber.Ctx, name string) (string, bool) {
 	for _, header := range c.Request().Header.PeekAll("Prefer") {
-		for item := range strings.SplitSeq(string(header), ",") {
+		for item := range elements(string(header)) {
 			item, _, _ = strings.Cut(item, ";")
 			key, value, _ := strings.Cut(item, "=")
 			if strings.EqualFold(strings.TrimSpace(key), name) {
@@ -135,4 +136,26 @@ func preference(c *fiber.Ctx, name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// elements splits a header that is a list at its commas. One in a quoted string (RFC 9110 section 5.6.4) belongs to a
+// value: in x="a, wait=5" nobody asks for a wait.
+func elements(header string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		start, quoted := 0, false
+		for i := 0; i < len(header); i++ {
+			switch {
+			case quoted && header[i] == '\\':
+				i++ // whatever is escaped, it does not end the string
+			case header[i] == '"':
+				quoted = !quoted
+			case header[i] == ',' && !quoted:
+				if !yield(header[start:i]) {
+					return
+				}
+				start = i + 1
+			}
+		}
+		yield(header[start:])
+	}
 }

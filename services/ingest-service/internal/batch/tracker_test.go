@@ -1,6 +1,7 @@
 package batch_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -13,86 +14,129 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// An ack that covers a message which is not stored loses it; one that never comes has it delivered for ever. The
-// tracker is held against a model that knows of each single tag whether it is finished and whether it was acknowledged.
+// trackerModel knows of each single tag whether it is finished and acknowledged, and looks at nothing else.
+type trackerModel struct {
+	last     uint64
+	finished map[uint64]time.Time
+	acked    map[uint64]bool
+}
+
+func (m *trackerModel) ack(t *rapid.T, tag uint64) {
+	_, finished := m.finished[tag]
+	require.True(t, finished, "tag %d is acknowledged before it is finished", tag)
+	require.False(t, m.acked[tag], "tag %d is acknowledged twice", tag)
+	m.acked[tag] = true
+}
+
+// multiple is one ack that stands for all tags up to one. Those that were acknowledged by themselves are no longer there
+// for the broker, but the tag that is named has to be: for one that it does not know it closes the channel (406).
+func (m *trackerModel) multiple(t *rapid.T, tag uint64) {
+	require.False(t, m.acked[tag], "the tag %d that is named was acknowledged before", tag)
+	for each := uint64(1); each <= tag; each++ {
+		if !m.acked[each] {
+			m.ack(t, each)
+		}
+	}
+}
+
+// prefix is the last tag before the first unfinished one.
+func (m *trackerModel) prefix() uint64 {
+	for tag := uint64(1); tag <= m.last; tag++ {
+		if _, finished := m.finished[tag]; !finished {
+			return tag - 1
+		}
+	}
+	return m.last
+}
+
+// waiting are the tags that are finished, not acknowledged, and have been so since a time or longer.
+func (m *trackerModel) waiting(since time.Time) map[uint64]bool {
+	tags := make(map[uint64]bool)
+	for tag, at := range m.finished {
+		if !m.acked[tag] && !at.After(since) {
+			tags[tag] = true
+		}
+	}
+	return tags
+}
+
+// An ack that covers a message which is not stored loses it; one that never comes has it delivered for ever. Spans are
+// opened and finished in any order, and acks taken at any time.
 func TestTrackerAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const holeLimit = time.Second
 		var (
-			tracker  batch.Tracker
-			open     []*batch.Span
-			last     uint64
-			now      = time.Unix(0, 0)
-			finished = map[uint64]bool{}
-			acked    = map[uint64]bool{}
+			tracker batch.Tracker
+			open    []*batch.Span
+			now     = time.Unix(0, 0)
+			model   = trackerModel{finished: map[uint64]time.Time{}, acked: map[uint64]bool{}}
 		)
-		ack := func(tag uint64) {
-			require.True(t, finished[tag], "tag %d is acknowledged before it is finished", tag)
-			require.False(t, acked[tag], "tag %d is acknowledged twice", tag)
-			acked[tag] = true
-		}
-		takePrefix := func() {
-			tag, ok := tracker.Prefix()
-			if !ok {
-				return
+		finish := func(i int) {
+			tracker.Finish(open[i], now)
+			for tag := open[i].First; tag <= open[i].Last; tag++ {
+				model.finished[tag] = now
 			}
-			for each := uint64(1); each <= tag; each++ {
-				if !acked[each] {
-					ack(each)
-				}
+			open = slices.Delete(open, i, i+1)
+		}
+		takePrefix := func(t *rapid.T) {
+			tag, ok := tracker.Prefix()
+			if ok {
+				model.multiple(t, tag)
+			}
+			for tag := uint64(1); tag <= model.prefix(); tag++ {
+				require.True(t, model.acked[tag], "tag %d is in the finished prefix and not acknowledged", tag)
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"open": func(t *rapid.T) {
 				size := rapid.Uint64Range(1, 5).Draw(t, "size")
-				open = append(open, tracker.Open(last+1, last+size))
-				last += size
+				open = append(open, tracker.Open(model.last+1, model.last+size))
+				model.last += size
 			},
 			"finish": func(t *rapid.T) {
 				if len(open) == 0 {
 					t.Skip("nothing is open")
 				}
-				i := rapid.IntRange(0, len(open)-1).Draw(t, "span")
-				tracker.Finish(open[i], now)
-				for tag := open[i].First; tag <= open[i].Last; tag++ {
-					finished[tag] = true
-				}
-				open = append(open[:i], open[i+1:]...)
-				takePrefix()
+				finish(rapid.IntRange(0, len(open)-1).Draw(t, "span"))
 			},
+			"prefix": takePrefix,
 			"wait": func(t *rapid.T) {
 				now = now.Add(time.Duration(rapid.Int64Range(0, int64(2*holeLimit)).Draw(t, "time")))
+			},
+			"beyond": func(t *rapid.T) {
+				due := model.waiting(now.Add(-holeLimit))
 				for _, span := range tracker.Beyond(now, holeLimit) {
 					for tag := span.First; tag <= span.Last; tag++ {
-						ack(tag)
+						require.True(t, due[tag], "tag %d is not due", tag)
+						delete(due, tag)
+						model.ack(t, tag)
 					}
 				}
+				require.Empty(t, due, "these wait for longer than the limit")
 			},
 			"": func(t *rapid.T) {
-				unfinished := uint64(0)
-				hole := false
-				for tag := uint64(1); tag <= last; tag++ {
-					if !finished[tag] {
-						unfinished++
-						hole = true
-						continue
-					}
-					if !hole {
-						require.True(t, acked[tag], "tag %d is in the finished prefix and not acknowledged", tag)
-					}
+				require.Equal(t, model.last-uint64(len(model.finished)), tracker.Unfinished())
+				since, waiting := tracker.Waiting()
+				held := model.waiting(now)
+				require.Equal(t, len(held) > 0, waiting)
+				for tag := range held {
+					require.False(t, model.finished[tag].Before(since), "tag %d waits for longer", tag)
 				}
-				require.Equal(t, unfinished, tracker.Unfinished())
+				if waiting {
+					require.NotEmpty(t, model.waiting(since), "nothing waits since then")
+				}
 			},
 		})
-		for _, span := range open {
-			tracker.Finish(span, now)
-			for tag := span.First; tag <= span.Last; tag++ {
-				finished[tag] = true
-			}
+		for len(open) > 0 {
+			finish(0)
 		}
-		takePrefix()
-		require.Len(t, acked, int(last), "everything is acknowledged in the end")
+		takePrefix(t)
+		require.Len(t, model.acked, int(model.last), "everything is acknowledged in the end")
 		_, waiting := tracker.Waiting()
 		require.False(t, waiting)
+		_, more := tracker.Prefix()
+		require.False(t, more)
+		require.Empty(t, tracker.Beyond(now.Add(time.Hour), holeLimit))
+		require.Zero(t, tracker.Unfinished())
 	})
 }

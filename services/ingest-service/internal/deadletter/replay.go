@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -250,7 +249,7 @@ func (r *Replayer) check(l *Letter) error {
 			Detail: fmt.Sprintf("the payload has %d bytes, the limit is %d", l.PayloadSize, r.maxPayload),
 		}
 	}
-	return contract.CheckPayload(l.Payload, math.MaxInt)
+	return contract.CheckPayload(l.Payload, r.maxPayload)
 }
 
 // replayMessage is the message of a letter, under its old id. Its attempts start again.

@@ -119,13 +119,14 @@ func (a *api) checkBatch(body []byte) error {
 	return nil
 }
 
-// lines are the lines of body that are not blank, each with its number from 1 on.
+// lines are the lines of body that are not blank, each with its number from 1 on. White space is what it is in JSON:
+// bytes.TrimSpace would take a no-break space for one, too, and let a line pass that is not JSON.
 func lines(body []byte) iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {
 		number := 0
 		for line := range bytes.Lines(body) {
 			number++
-			if line = bytes.TrimSpace(line); len(line) > 0 && !yield(number, line) {
+			if line = bytes.Trim(line, " \t\r\n"); len(line) > 0 && !yield(number, line) {
 				return
 			}
 		}

@@ -95,7 +95,7 @@ func decodeCursor(text string, tenant uuid.UUID, kind cursorKind) (cursor, error
 		return cursor{}, badCursor("the cursor belongs to another tenant")
 	case c.kind != kind:
 		return cursor{}, badCursor("the cursor belongs to another request")
-	case (c.kind == cursorOfReplay) == c.began.IsZero():
+	case (c.kind == cursorOfReplay) == c.began.IsZero(), c.encode() != text: // the first moment of year 1 is the zero time, too
 		return cursor{}, badCursor("the cursor is not one that was given")
 	}
 	// PostgreSQL has years up to 294276, and microseconds of 64 bits reach further.

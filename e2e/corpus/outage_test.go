@@ -1,0 +1,88 @@
+package corpus_test
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+// maintenance runs statements about the world's database from outside of it, and ends all connections to it.
+func (w *world) maintenance(t *testing.T, statements ...string) {
+	t.Helper()
+	u, err := url.Parse(w.operator.Config().ConnString())
+	require.NoError(t, err)
+	u.Path = "/postgres"
+	connection, err := pgx.Connect(t.Context(), u.String())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, connection.Close(context.WithoutCancel(t.Context()))) }()
+	database := w.operator.Config().ConnConfig.Database
+	for _, statement := range statements {
+		_, err := connection.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{database}.Sanitize()+` `+statement)
+		require.NoError(t, err)
+	}
+	_, err = connection.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, database)
+	require.NoError(t, err)
+}
+
+// A database that takes no writes, or nobody in, for longer than deliveries are held: the messages go back to their queue,
+// none costs an attempt, none becomes a dead letter, and when it is over all are stored by themselves.
+func TestOutagesOfTheDatabaseCostNothing(t *testing.T) {
+	for name, c := range map[string]struct{ down, up string }{
+		"read-only":      {"SET default_transaction_read_only = on", "RESET default_transaction_read_only"},
+		"no connections": {"ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, map[string]string{"INGEST_HOLD_TIMEOUT": "2s", "INGEST_MAX_ATTEMPTS": "1"})
+			tenant, token := w.createTenant(t)
+			w.publishAMQP(t, amqpMessage(tenant, uuid.New(), `"before"`))
+			w.awaitAll(t, token, 1)
+
+			w.maintenance(t, c.down)
+			const n = 50
+			messages := make([]rabbitmq.Message, n)
+			for i := range messages {
+				messages[i] = amqpMessage(tenant, uuid.New(), `"during"`)
+			}
+			w.publishAMQP(t, messages...)
+			require.Eventually(t, func() bool { return w.depth(t, tenant) == 0 }, patience, poll, "they are taken")
+			require.Eventually(t, func() bool { return w.depth(t, tenant) == n }, patience, poll, "they go back")
+			require.Eventually(t, func() bool {
+				return w.call(t, http.MethodGet, w.Ingest.OpsURL+"/readyz", token, "", nil).status == http.StatusServiceUnavailable
+			}, patience, poll, "readiness says so")
+			w.must(t, http.StatusAccepted, w.publish(t, token, envelope(uuid.New(), `"accepted meanwhile"`)))
+
+			w.maintenance(t, c.up)
+			for _, sign := range []string{w.Ingest.OpsURL + "/readyz", w.Query.OpsURL + "/readyz", w.Query.URL + "/messages", w.Ingest.URL + "/dead-letters"} {
+				require.Eventually(t, func() bool {
+					return w.call(t, http.MethodGet, sign, token, "", nil).status == http.StatusOK
+				}, patience, poll, "%s is well again", sign)
+			}
+			w.awaitAll(t, token, n+2)
+			require.Empty(t, w.letters(t, token, ""))
+		})
+	}
+}
+
+// depth is how many messages wait in a tenant's queue, without those that a consumer holds.
+func (w *world) depth(t *testing.T, tenant uuid.UUID) (n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	session, err := w.link.Session(ctx)
+	require.NoError(t, err)
+	require.NoError(t, session.Do(ctx, func(ch *amqp.Channel) error {
+		q, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
+		n = q.Messages
+		return err
+	}))
+	return n
+}
