@@ -124,7 +124,7 @@ BEGIN
     SELECT 'messages_hash_' || remainder INTO STRICT parent
     FROM generate_series(0, 63) AS remainder
     WHERE satisfies_hash_partition('public.messages'::regclass, 64, remainder, tenant);
-    EXECUTE format('CREATE TABLE %I (LIKE messages INCLUDING DEFAULTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION)', partition_name);
+    EXECUTE format('CREATE TABLE %I (LIKE messages INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION)', partition_name);
     EXECUTE format('GRANT INSERT ON %I TO mtm_ingest', partition_name);
     EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES IN (%L)', parent, partition_name, tenant);
     INSERT INTO tenant_partitions (id) VALUES (tenant) ON CONFLICT DO NOTHING;

@@ -76,21 +76,32 @@ func (g *Gate) open() {
 	close(g.opened)
 }
 
+// settled is how long a gate must have been open for the next outage to begin with short pauses again. A database that
+// answers the probe and refuses what is written closes it sooner than that.
+const settled = 10 * time.Second
+
 // Run probes while the gate is closed, until ctx ends.
 func (g *Gate) Run(ctx context.Context) error {
 	g.report(g.Err())
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, 2*time.Second
 	for {
 		g.mu.Lock()
 		closed := g.closed
 		g.mu.Unlock()
+		opened := time.Now()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-closed:
 		}
+		again := time.Since(opened) < settled
+		if !again {
+			pauses.Reset()
+		}
 		g.report(g.Err())
 		g.log.Warn("the database is away; writing pauses", zap.Error(g.Err()))
-		if !g.probeUntilUp(ctx) {
+		if !g.probeUntilUp(ctx, pauses, again) {
 			return nil
 		}
 		g.open()
@@ -99,17 +110,20 @@ func (g *Gate) Run(ctx context.Context) error {
 	}
 }
 
-func (g *Gate) probeUntilUp(ctx context.Context) bool {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, 2*time.Second
+// probeUntilUp returns true once the probe is answered, and false when ctx ends. It begins with a pause if the last answer
+// proved worth nothing.
+func (g *Gate) probeUntilUp(ctx context.Context, pauses backoff.BackOff, pauseFirst bool) bool {
 	for {
-		if err := g.probe(ctx); err == nil {
+		if !pauseFirst && g.probe(ctx) == nil {
 			return true
 		}
+		pauseFirst = false
+		pause := time.NewTimer(pauses.NextBackOff())
 		select {
 		case <-ctx.Done():
+			pause.Stop()
 			return false
-		case <-time.After(pauses.NextBackOff()):
+		case <-pause.C:
 		}
 	}
 }

@@ -143,7 +143,7 @@ func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, letter L
 // interrupts at once, the end of patience only what waits for something to come back.
 func (w *Writer) Write(ctx, patience context.Context, b *Batch, stats *Stats) error {
 	defer b.Slot.Free()
-	run := write{Writer: w, batch: b, stats: stats, patience: patience, rejected: b.Rejected}
+	run := write{Writer: w, batch: b, stats: stats, patience: patience, rejected: b.Rejected, began: time.Now()}
 	run.log = w.log.With(zap.Stringer("tenant_id", b.Tenant))
 	if len(b.Messages) > 0 {
 		if err := run.insert(ctx, 0, len(b.Messages)); err != nil {
@@ -160,6 +160,7 @@ type write struct {
 	stats    *Stats
 	patience context.Context //nolint:containedctx // the life of this value is one call
 	rejected []Rejection
+	began    time.Time // the hold timeout counts from here, whatever is waited for
 	log      *zap.Logger
 }
 
@@ -202,7 +203,6 @@ func (w *write) insert(ctx context.Context, from, to int) error {
 
 // untilUp calls fn until it returns something else than a fault of the infrastructure.
 func (w *write) untilUp(ctx context.Context, fn func() error) error {
-	began := time.Now()
 	pauses := newPauses()
 	for {
 		err := fn()
@@ -221,15 +221,15 @@ func (w *write) untilUp(ctx context.Context, fn func() error) error {
 		} else if concernsAll(err) {
 			w.gate.Close(err)
 		}
-		if err := w.waitForReturn(began, pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
+		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
 			return err
 		}
 	}
 }
 
 // waitForReturn pauses, with jitter, and then waits until the gate is open.
-func (w *write) waitForReturn(began time.Time, pauses backoff.BackOff) error {
-	ctx, cancel := context.WithDeadline(w.patience, began.Add(w.cfg.HoldTimeout))
+func (w *write) waitForReturn(pauses backoff.BackOff) error {
+	ctx, cancel := context.WithDeadline(w.patience, w.began.Add(w.cfg.HoldTimeout))
 	defer cancel()
 	pause := time.NewTimer(pauses.NextBackOff())
 	defer pause.Stop()
@@ -262,7 +262,7 @@ func partitionMissing(err error) bool {
 // writing. A lock that one tenant could not get is not one of them.
 func concernsAll(err error) bool {
 	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
+	if _, unconnected := errors.AsType[*pgconn.ConnectError](err); unconnected || !errors.As(err, &refused) {
 		return true
 	}
 	switch refused.Code[:2] {
@@ -309,7 +309,6 @@ func (w *write) dispose(ctx context.Context) error {
 // publish repeats until every message is confirmed. One that is published twice, because its confirmation was lost, is
 // recognised by its id further on.
 func (w *write) publish(ctx context.Context, messages []rabbitmq.Message) error {
-	began := time.Now()
 	pauses := newPauses()
 	for {
 		attempt, cancel := context.WithTimeout(ctx, w.cfg.PublishTimeout)
@@ -330,7 +329,7 @@ func (w *write) publish(ctx context.Context, messages []rabbitmq.Message) error 
 		}
 		w.log.Warn("dead letters or retries could not be published; they will be repeated", zap.Int("messages", len(failed)), zap.Error(cause))
 		messages = failed
-		if err := w.waitForReturn(began, pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
+		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
 			return err
 		}
 	}

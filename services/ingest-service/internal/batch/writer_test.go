@@ -255,6 +255,27 @@ func TestLongOutageGivesBack(t *testing.T) {
 	})
 }
 
+// The limit is that of the batch, however often it waits: the broker counts from the delivery.
+func TestHoldTimeoutCountsFromTheBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, nil)
+		locked := time.Now().Add(4 * time.Minute)
+		f.store.fail = func(messages []store.Message, _ int) error {
+			if time.Now().Before(locked) {
+				return &pgconn.PgError{Code: "55P03"} // lock_not_available
+			}
+			if len(messages) > 1 { // each half finds a lock of its own
+				locked = time.Now().Add(4 * time.Minute)
+				return &pgconn.PgError{Code: "22P05"}
+			}
+			return nil
+		}
+		began := time.Now()
+		require.ErrorIs(t, f.writer.Write(t.Context(), t.Context(), f.batch(4, 0), &f.stats), batch.ErrHeld)
+		require.Equal(t, 5*time.Minute, time.Since(began))
+	})
+}
+
 // A process that stops must not wait for a database that is away.
 func TestPatienceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

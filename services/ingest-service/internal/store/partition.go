@@ -32,6 +32,18 @@ func (s *Store) Attach(ctx context.Context, tenant uuid.UUID) error {
 	return nil
 }
 
+// Attached reports whether tenant has a partition, or is about to lose it: false for a tenant that was never provisioned,
+// and for one that was deleted.
+func (s *Store) Attached(ctx context.Context, tenant uuid.UUID) (attached bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tenant_partitions WHERE id = $1 AND dropped_at IS NULL)`, tenant).Scan(&attached)
+	if err != nil {
+		return false, fmt.Errorf("look for the partition: %w", err)
+	}
+	return attached, nil
+}
+
 // dropTries is how often Drop asks for the lock, in about a second and a half. A long reader, such as a backup, may hold it
 // for an hour: whoever calls is to come back later rather than make others queue behind us again and again.
 const dropTries = 5
@@ -78,12 +90,19 @@ func (s *Store) dropDeadLetters(ctx context.Context, tenant uuid.UUID) error {
 	})
 }
 
-// Ping asks the database for a sign of life.
+// errReadOnly says that the database answers and takes nothing: a standby, or one that an operator has set so.
+var errReadOnly = errors.New("the database is read-only")
+
+// Ping asks the database whether it is there and can be written to.
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	if err := s.pool.Ping(ctx); err != nil {
+	var readOnly string
+	if err := s.pool.QueryRow(ctx, `SHOW transaction_read_only`).Scan(&readOnly); err != nil {
 		return fmt.Errorf("ping the database: %w", err)
+	}
+	if readOnly == "on" {
+		return errReadOnly
 	}
 	return nil
 }

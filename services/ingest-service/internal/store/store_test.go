@@ -170,7 +170,14 @@ func TestDropRetires(t *testing.T) {
 	_, err = f.operator.Exec(t.Context(), `INSERT INTO dead_letters (tenant_id, id, payload, reason) VALUES ($1, $2, '', 'not_json')`, tenant, uuid.New())
 	require.NoError(t, err)
 
+	holds := func() bool {
+		attached, err := f.store.Attached(t.Context(), tenant)
+		require.NoError(t, err)
+		return attached
+	}
+	require.True(t, holds())
 	require.NoError(t, f.store.Drop(t.Context(), tenant))
+	require.False(t, holds())
 	require.NoError(t, f.store.Drop(t.Context(), tenant), "repeating it after a crash is harmless")
 	require.Zero(t, f.count(t, `SELECT count(*) FROM pg_class WHERE relname = 'messages_' || replace($1::uuid::text, '-', '')`, tenant))
 	require.Zero(t, f.count(t, `SELECT count(*) FROM dead_letters WHERE tenant_id = $1`, tenant))
