@@ -48,14 +48,23 @@ demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N
 TIMEOUT ?= 15m
 PKG ?= work
 
-.PHONY: test bench lint verify vuln fmt generate compose-test
+.PHONY: test bench chaos soak lint verify vuln fmt generate compose-test
 test: bin/gotestsum ## every test of every module, with -race; PKG=./libs/… and RUN=TestName narrow it down
 	@tools/compiler
 	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
 		-race -count=1 -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS)
 
-bench: ## a backlog drained: the platform, the machine's limits and one insert a message; COUNT=5 rounds
-	@go test -run '^$$' -bench . -benchtime 1x -count $(or $(COUNT),3) -timeout 60m ./benchmarks/...
+bench: ## the platform beside the machine's limits and alternatives; QUICK=1, PARTS=drain,pages and ROUNDS=5 are understood
+	@go run ./benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-parts "$(PARTS)") $(if $(ROUNDS),-rounds "$(ROUNDS)")
+
+# Built first, so that a signal reaches the program itself, which stops its servers.
+chaos: ## every kind of fault under traffic, nothing may be lost; DURATION=90s, SEED=number, RATE=messages a second, REPORT=file
+	@go build -o bin/ ./e2e/chaos
+	@bin/chaos $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
+
+soak: ## half of what the machine can do, memory and connections stay flat; DURATION=30m, RATE=messages a second, REPORT=file
+	@go build -o bin/ ./e2e/chaos
+	@bin/chaos -soak $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
 
 lint: bin/golangci-lint ## golangci-lint over every module
 	@bin/golangci-lint run $(MODULES:%=%/...)

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+)
+
+// sample is what a service takes at a moment.
+type sample struct {
+	rss, heap, goroutines, files float64
+	// connections to each server.
+	connections map[backing.Name]float64
+}
+
+const sampleTimeout = 10 * time.Second
+
+// The metrics that a sample is made of, see client_golang's collectors.
+const (
+	metricRSS        = "process_resident_memory_bytes"
+	metricHeap       = "go_memstats_heap_inuse_bytes"
+	metricGoroutines = "go_goroutines"
+	metricFiles      = "process_open_fds"
+)
+
+// sample looks at one service.
+func (e *experiment) sample(ctx context.Context, service *stack.Service) (sample, error) {
+	values, err := scrape(ctx, service.OpsURL+"/metrics", metricRSS, metricHeap, metricGoroutines, metricFiles)
+	if err != nil {
+		return sample{}, fmt.Errorf("sample %s: %w", service.Name, err)
+	}
+	s := sample{
+		rss: values[metricRSS], heap: values[metricHeap], goroutines: values[metricGoroutines], files: values[metricFiles],
+		connections: make(map[backing.Name]float64),
+	}
+	ports := make(map[int]backing.Name)
+	for name, proxy := range e.platform.Proxies {
+		_, port, err := net.SplitHostPort(proxy.Listen)
+		if err != nil {
+			return sample{}, fmt.Errorf("sample %s: %w", service.Name, err)
+		}
+		number, err := strconv.Atoi(port)
+		if err != nil {
+			return sample{}, fmt.Errorf("sample %s: %w", service.Name, err)
+		}
+		ports[number] = name
+	}
+	if err := countConnections(service.PID(), ports, s.connections); err != nil {
+		return sample{}, fmt.Errorf("sample %s: %w", service.Name, err)
+	}
+	return s, nil
+}
+
+// scrape reads metrics without labels.
+func scrape(ctx context.Context, url string, names ...string) (values map[string]float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, fmt.Errorf("make the request: %w", err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("scrape: %w", err)
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	values = make(map[string]float64)
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() {
+		for _, name := range names {
+			if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+				if values[name], err = strconv.ParseFloat(text, 64); err != nil {
+					return nil, fmt.Errorf("scrape %s: %w", name, err)
+				}
+			}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("scrape: %w", err)
+	}
+	if len(values) < len(names) {
+		return nil, fmt.Errorf("scrape: %d of %d metrics are there", len(values), len(names))
+	}
+	return values, nil
+}
+
+// countConnections counts the TCP connections of a process to ports, by what /proc tells (Linux).
+func countConnections(pid int, ports map[int]backing.Name, counts map[backing.Name]float64) error {
+	sockets := make(map[string]bool)
+	files := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	entries, err := os.ReadDir(files)
+	if err != nil {
+		return fmt.Errorf("list the open files: %w", err)
+	}
+	for _, entry := range entries {
+		target, err := os.Readlink(filepath.Join(files, entry.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("look at an open file: %w", err)
+		}
+		if inode, ok := strings.CutPrefix(target, "socket:["); ok {
+			sockets[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return fmt.Errorf("list the connections: %w", err)
+	}
+	for line := range strings.Lines(string(table)) {
+		// sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode (man 5 proc_pid_net)
+		const remote, state, inode, established = 2, 3, 9, "01"
+		fields := strings.Fields(line)
+		if len(fields) <= inode || fields[state] != established || !sockets[fields[inode]] {
+			continue
+		}
+		_, port, _ := strings.Cut(fields[remote], ":")
+		number, err := strconv.ParseUint(port, 16, 16)
+		if err != nil {
+			return fmt.Errorf("read the connections: %w", err)
+		}
+		if name, ok := ports[int(number)]; ok {
+			counts[name]++
+		}
+	}
+	return nil
+}

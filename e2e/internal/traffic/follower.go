@@ -1,0 +1,93 @@
+package traffic
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// follower reads one tenant in ascending order for the whole run, with the one cursor that goes from page to page.
+type follower struct {
+	turn   chan struct{} // taken by whoever reads a page
+	cursor string        // where to go on; owned by the taker of turn
+}
+
+// followPause is between two looks of a follower that is up to date.
+const followPause = 250 * time.Millisecond
+
+// follow reads until ctx ends or the tenant is deleted. A service that is away is waited for.
+func (t *Traffic) follow(ctx context.Context, a *account, every time.Duration) {
+	for ctx.Err() == nil && a.isLive() {
+		more, err := t.step(ctx, a)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			t.remark(a, err)
+			pause(ctx, longestPause)
+		case !more:
+			pause(ctx, every)
+		}
+	}
+}
+
+// step reads one page and tells whether more follows at once.
+func (t *Traffic) step(ctx context.Context, a *account) (more bool, err error) {
+	select {
+	case a.follower.turn <- struct{}{}:
+		defer func() { <-a.follower.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	p, err := t.client.page(ctx, a.tenant, "asc", a.follower.cursor)
+	if refused, ok := errors.AsType[*statusError](err); ok && outcomeOf(refused.status) == outcomeRefused && a.isLive() {
+		// A cursor is good for as long as the tenant is, whatever has been restarted.
+		t.found.add(faultViolation, "tenant %s: a reader that goes on with its cursor is told %v", a.tenant, err)
+	}
+	if err != nil {
+		return false, err
+	}
+	t.take(a, p)
+	return p.HasMore, nil
+}
+
+// take checks a page and moves the cursor on.
+func (t *Traffic) take(a *account, p page) {
+	for _, m := range p.Data {
+		kind, why := a.meet(m.TenantID, m.ID, m.Payload)
+		t.found.add(kind, "tenant %s reads message %s: %s", a.tenant, m.ID, why)
+	}
+	switch {
+	case p.NextCursor == "":
+		t.found.add(faultViolation, "tenant %s: a page without a cursor", a.tenant)
+		return
+	case p.HasMore && len(p.Data) == 0:
+		t.found.add(faultViolation, "tenant %s: an empty page says that there is more", a.tenant)
+	}
+	a.follower.cursor = p.NextCursor
+}
+
+// descending reads everything of a tenant backwards and returns the numbers of the messages.
+func (t *Traffic) descending(ctx context.Context, a *account) (seqs []uint32, err error) {
+	for cursor, more := "", true; more; {
+		var p page
+		err := t.patiently(ctx, func() (err error) {
+			p, err = t.client.page(ctx, a.tenant, "desc", cursor)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range p.Data {
+			seq, ours := a.seq(m.ID)
+			if !ours || m.TenantID != a.tenant {
+				t.found.add(faultForeign, "tenant %s reads, backwards, message %s of tenant %s", a.tenant, m.ID, m.TenantID)
+				continue
+			}
+			if !a.is(seq, m.Payload) {
+				t.found.add(faultCorrupted, "tenant %s reads, backwards, message %s as %s", a.tenant, m.ID, shorten(m.Payload))
+			}
+			seqs = append(seqs, seq)
+		}
+		cursor, more = p.NextCursor, p.HasMore
+	}
+	return seqs, nil
+}

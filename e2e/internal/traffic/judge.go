@@ -1,0 +1,191 @@
+package traffic
+
+import (
+	"crypto/sha256"
+	"slices"
+
+	"github.com/google/uuid"
+)
+
+// judge holds what is in the database against the ledger. Feed it every row and every letter, in any order, then ask for
+// the verdict.
+type judge struct {
+	ledger *ledger
+	found  findings
+	files  map[uuid.UUID]*file
+
+	stored, letters int64
+}
+
+// file is what was found of one tenant.
+type file struct {
+	*account
+	byID      bitset // stored under the id of the number
+	byContent bitset // stored with the content of the number, under whatever id
+	letters   bitset // among the dead letters
+}
+
+func newJudge(l *ledger) *judge {
+	j := &judge{ledger: l, files: make(map[uuid.UUID]*file)}
+	for _, a := range l.all() {
+		j.files[a.tenant] = &file{account: a}
+	}
+	return j
+}
+
+// row takes in a row of messages.
+func (j *judge) row(tenant, id uuid.UUID, payload []byte) {
+	f, known := j.files[tenant]
+	if !known {
+		j.found.add(faultForeign, "message %s is stored under tenant %s, which nobody has made", id, tenant)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase == phaseDeleted {
+		j.found.add(faultLeftover, "message %s of tenant %s, which is deleted, is still stored", id, tenant)
+		return
+	}
+	j.stored++
+	// By content as well, so that a message that was stored under a second id is found.
+	number, claimed := f.claims(payload)
+	twice := claimed && !f.byContent.add(number)
+	seq, ours := f.seq(id)
+	switch {
+	case !ours, seq >= f.next:
+		j.found.add(faultForeign, "message %s is stored under tenant %s, and nobody has published it: %s", id, tenant, shorten(payload))
+	case !f.byID.add(seq):
+		twice = true
+	case f.poison.has(seq):
+		j.found.add(faultMisplaced, "message %s (%d) of tenant %s is poison and is stored", id, seq, tenant)
+	case !f.is(seq, payload):
+		j.found.add(faultCorrupted, "message %s (%d) of tenant %s is stored as %s", id, seq, tenant, shorten(payload))
+	case f.refused.has(seq) && !f.confirmed.has(seq):
+		j.found.add(faultMisplaced, "message %s (%d) of tenant %s was refused and is stored", id, seq, tenant)
+	}
+	if twice {
+		j.found.add(faultDuplicated, "message %s of tenant %s is stored a second time: %s", id, tenant, shorten(payload))
+	}
+}
+
+// letter takes in a dead letter; sum is the SHA-256 of its body.
+func (j *judge) letter(tenant uuid.UUID, messageID *uuid.UUID, reason string, sum []byte) {
+	f, known := j.files[tenant]
+	if !known {
+		j.found.add(faultForeign, "a dead letter (%s) of tenant %s, which nobody has made", reason, tenant)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase == phaseDeleted {
+		j.found.add(faultLeftover, "a dead letter (%s) of tenant %s, which is deleted, is still there", reason, tenant)
+		return
+	}
+	j.letters++
+	if messageID == nil {
+		j.found.add(faultForeign, "a dead letter (%s) of tenant %s has no message id", reason, tenant)
+		return
+	}
+	id := *messageID
+	seq, ours := f.seq(id)
+	if !ours || seq >= f.next {
+		j.found.add(faultForeign, "a dead letter (%s) of tenant %s is of message %s, which nobody has published", reason, tenant, id)
+		return
+	}
+	first := f.letters.add(seq)
+	switch want := f.poisonOf(seq); {
+	case !first:
+		j.found.add(faultDuplicated, "message %s (%d) of tenant %s is a dead letter a second time (%s)", id, seq, tenant, reason)
+	case !f.poison.has(seq):
+		j.found.add(faultMisplaced, "message %s (%d) of tenant %s is good and became a dead letter (%s)", id, seq, tenant, reason)
+	case reason != string(want.reason()):
+		j.found.add(faultMisplaced, "message %s (%d) of tenant %s became a dead letter for %s, not for %s", id, seq, tenant, reason, want.reason())
+	default:
+		if expected := f.poisonedSum(seq); len(sum) != sha256.Size || [sha256.Size]byte(sum) != expected {
+			j.found.add(faultCorrupted, "the dead letter of message %s (%d) of tenant %s has another content", id, seq, tenant)
+		}
+	}
+}
+
+// backwards takes in the numbers of a tenant's messages as a reader met them in descending order. Together with what the
+// follower met this shows that both orders are one.
+func (j *judge) backwards(tenant uuid.UUID, descending []uint32) {
+	f := j.files[tenant]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ascending := slices.Clone(f.order)
+	slices.Reverse(ascending)
+	if slices.Equal(ascending, descending) {
+		return
+	}
+	at := 0
+	for at < len(ascending) && at < len(descending) && ascending[at] == descending[at] {
+		at++
+	}
+	j.found.add(faultViolation, "tenant %s: %d messages met following the cursor, %d backwards; the orders differ from place %d of %d on",
+		tenant, len(ascending), len(descending), at, len(ascending))
+}
+
+// verdict closes the files. readers is what they have found.
+func (j *judge) verdict(readers *findings) Verdict {
+	v := Verdict{Stored: j.stored, DeadLettered: j.letters}
+	for _, a := range j.ledger.all() {
+		j.close(j.files[a.tenant])
+		c := a.counts()
+		v.Offered += c.offered
+		v.Confirmed += c.confirmed
+		v.Poison += c.poisonConfirmed
+	}
+	readers.into(&v)
+	j.found.into(&v)
+	return v
+}
+
+// close finds what is missing.
+func (j *judge) close(f *file) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch f.phase {
+	case phaseDeleted:
+		return // it has nothing to be found, and nothing to be missed
+	case phaseDeleting:
+		j.found.add(faultLeftover, "tenant %s was to be deleted, and is not", f.tenant)
+		return
+	case phaseLive:
+	}
+	j.missing(f)
+	only := f.letters.minus(&f.byID)
+	both := f.letters.minus(&only)
+	both.each(func(seq uint32) {
+		j.found.add(faultDuplicated, "message %s (%d) of tenant %s is stored and a dead letter", f.id(seq), seq, f.tenant)
+	})
+	unmet := f.byID.minus(&f.seen)
+	unmet.each(func(seq uint32) {
+		j.found.add(faultViolation, "message %s (%d) of tenant %s is stored, and the reader that followed the cursor never met it", f.id(seq), seq, f.tenant)
+	})
+	vanished := f.seen.minus(&f.byID)
+	vanished.each(func(seq uint32) {
+		j.found.add(faultViolation, "message %s (%d) of tenant %s was read and is not stored any more", f.id(seq), seq, f.tenant)
+	})
+}
+
+// missing finds what was confirmed, or should have been, and is nowhere. The caller holds f.mu.
+func (j *judge) missing(f *file) {
+	lost := f.confirmed.minus(&f.byID, &f.letters)
+	lost.each(func(seq uint32) {
+		what := "message"
+		if f.poison.has(seq) {
+			what = "poisoned message"
+		}
+		j.found.add(faultLost, "%s %s (%d) of tenant %s was confirmed and is neither stored nor a dead letter", what, f.id(seq), seq, f.tenant)
+	})
+	refused := f.refused.minus(&f.confirmed)
+	refused.each(func(seq uint32) {
+		j.found.add(faultRefused, "message %s (%d) of tenant %s", f.id(seq), seq, f.tenant)
+	})
+	for seq := range f.next {
+		if !f.confirmed.has(seq) && !f.refused.has(seq) {
+			j.found.add(faultUnknown, "message %s (%d) of tenant %s was never confirmed", f.id(seq), seq, f.tenant)
+		}
+	}
+}

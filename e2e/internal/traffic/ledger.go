@@ -1,0 +1,265 @@
+package traffic
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// phase is where a tenant is in its life, as far as the ledger has brought it.
+type phase int
+
+const (
+	phaseLive     phase = iota
+	phaseDeleting       // asked for; what becomes of its messages does not matter any more
+	phaseDeleted        // gone: nothing of it may be found
+)
+
+// account is what is known of one tenant: its messages, and what became of them as producers and readers see it.
+type account struct {
+	identity
+	// turn is taken by whoever changes the tenant, so that a change that is awaited is not overtaken.
+	turn     chan struct{}
+	follower follower
+
+	mu        sync.Mutex
+	phase     phase
+	next      uint32 // the number of the next message; all below have been offered
+	confirmed bitset // the broker, or the API, has taken responsibility
+	refused   bitset // told to be impossible before any try could have been accepted
+	poison    bitset // cannot be stored
+	seen      bitset // a follower has met it
+	order     []uint32
+	quiet     bool   // suspended: what was offered from quietFrom on must not be consumed
+	quietFrom uint32 // guarded as all of them by mu
+}
+
+func newAccount(seed int64, tenant uuid.UUID, payloadBytes int) *account {
+	return &account{
+		identity: newIdentity(seed, tenant, payloadBytes),
+		turn:     make(chan struct{}, 1),
+		follower: follower{turn: make(chan struct{}, 1)},
+	}
+}
+
+// tryClaim takes the turn to change the tenant, if nobody else has it; release gives it back.
+func (a *account) tryClaim() (release func(), ok bool) {
+	select {
+	case a.turn <- struct{}{}:
+		return func() { <-a.turn }, true
+	default:
+		return nil, false
+	}
+}
+
+// offer takes the numbers of n new messages. poisoned says which of them are poison.
+func (a *account) offer(n int, poisoned func() bool) []item {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	items := make([]item, n)
+	for i := range items {
+		items[i] = item{seq: a.next, poison: poisoned()}
+		if items[i].poison {
+			a.poison.add(a.next)
+		}
+		a.next++
+	}
+	return items
+}
+
+// settle notes what became of a message. A refusal counts only if no earlier try could have been accepted.
+func (a *account) settle(m item, o outcome) {
+	if m.repeat {
+		return // its first publishing is what counts
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch o {
+	case outcomeConfirmed:
+		a.confirmed.add(m.seq)
+	case outcomeRefused:
+		if !m.doubtful && !a.confirmed.has(m.seq) {
+			a.refused.add(m.seq)
+		}
+	case outcomeUnknown, outcomeReturned:
+	}
+}
+
+// met picks one of the messages that a follower has met; false if there is none. It is stored.
+func (a *account) met(pick func(n int) int) (uint32, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.order) == 0 {
+		return 0, false
+	}
+	return a.order[pick(len(a.order))], true
+}
+
+// unsettled are at most n messages of which it is not known whether they were accepted.
+func (a *account) unsettled(n int) (good, poison []item) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for seq := range a.next {
+		switch {
+		case len(good)+len(poison) == n:
+			return good, poison
+		case a.confirmed.has(seq) || a.refused.has(seq):
+		case a.poison.has(seq):
+			poison = append(poison, item{seq: seq, poison: true, doubtful: true})
+		default:
+			good = append(good, item{seq: seq, doubtful: true})
+		}
+	}
+	return good, poison
+}
+
+func (a *account) hasSeen(seq uint32) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seen.has(seq)
+}
+
+func (a *account) isLive() bool { return a.in(phaseLive) }
+
+func (a *account) in(p phase) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.phase == p
+}
+
+// isQuiet reports whether the tenant is suspended.
+func (a *account) isQuiet() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.quiet
+}
+
+// hush notes that the tenant is suspended: nothing that is offered from now on may be consumed. It returns from where.
+func (a *account) hush() uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.quiet, a.quietFrom = true, a.next
+	return a.next
+}
+
+func (a *account) unhush() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.quiet = false
+}
+
+func (a *account) setPhase(p phase) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.phase = p
+}
+
+// meet notes that a reader with the token of this tenant was shown a message, and tells what is wrong about that.
+func (a *account) meet(tenant, id uuid.UUID, payload []byte) (fault, string) {
+	if tenant != a.tenant {
+		return faultForeign, "of tenant " + tenant.String()
+	}
+	seq, ours := a.seq(id)
+	right := ours && a.is(seq, payload)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case !ours:
+		return faultForeign, "nobody has published this id"
+	case seq >= a.next:
+		return faultForeign, "nobody has published this number yet"
+	case !a.seen.add(seq):
+		return faultViolation, "read a second time"
+	}
+	a.order = append(a.order, seq)
+	switch {
+	case a.poison.has(seq):
+		return faultMisplaced, "it is poison and was stored"
+	case !right:
+		return faultCorrupted, "read as " + shorten(payload)
+	case a.quiet && seq >= a.quietFrom:
+		return faultViolation, "published while the tenant was suspended, and consumed"
+	}
+	return faultNone, ""
+}
+
+// counts are the numbers of an account or of many.
+type counts struct {
+	offered, confirmed, poison, refused, seen int64
+	// unknown were offered, and it is not known whether they were accepted; unseen are confirmed, no poison, and have
+	// not been read.
+	unknown, unseen int64
+	poisonConfirmed int64
+}
+
+func (a *account) counts() counts {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	unseen := a.confirmed.minus(&a.poison, &a.seen)
+	healthy := a.confirmed.minus(&a.poison)
+	refused := a.refused.minus(&a.confirmed)
+	return counts{
+		offered: int64(a.next), confirmed: a.confirmed.count, poison: a.poison.count, refused: refused.count, seen: a.seen.count,
+		unknown: int64(a.next) - a.confirmed.count - refused.count, unseen: unseen.count,
+		poisonConfirmed: a.confirmed.count - healthy.count,
+	}
+}
+
+func (c *counts) plus(d counts) {
+	c.offered += d.offered
+	c.confirmed += d.confirmed
+	c.poison += d.poison
+	c.refused += d.refused
+	c.seen += d.seen
+	c.unknown += d.unknown
+	c.unseen += d.unseen
+	c.poisonConfirmed += d.poisonConfirmed
+}
+
+// ledger has an account for every tenant that there is or was.
+type ledger struct {
+	seed         int64
+	payloadBytes int
+
+	mu       sync.Mutex
+	accounts map[uuid.UUID]*account // guarded by mu
+}
+
+func newLedger(seed int64, payloadBytes int) *ledger {
+	return &ledger{seed: seed, payloadBytes: payloadBytes, accounts: make(map[uuid.UUID]*account)}
+}
+
+// open makes the account of a new tenant.
+func (l *ledger) open(tenant uuid.UUID) *account {
+	a := newAccount(l.seed, tenant, l.payloadBytes)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.accounts[tenant] = a
+	return a
+}
+
+func (l *ledger) account(tenant uuid.UUID) (*account, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a, known := l.accounts[tenant]
+	return a, known
+}
+
+// all are the accounts, always in the same order.
+func (l *ledger) all() []*account {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make([]*account, 0, len(l.accounts))
+	for _, a := range l.accounts {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b *account) int { return cmp.Compare(a.tenant.String(), b.tenant.String()) })
+	return all
+}
+
+// in are the accounts of tenants in that phase.
+func (l *ledger) in(p phase) []*account {
+	return slices.DeleteFunc(l.all(), func(a *account) bool { return !a.in(p) })
+}

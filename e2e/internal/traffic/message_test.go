@@ -1,0 +1,107 @@
+package traffic
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+func anyTenant(t *rapid.T, label string) uuid.UUID {
+	return uuid.UUID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, label))
+}
+
+// An id that was taken for another message, or for another tenant's, would hide a loss.
+func TestIdentity(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seed := rapid.Int64().Draw(t, "seed")
+		mine := newIdentity(seed, anyTenant(t, "tenant"), 256)
+		other := newIdentity(seed, anyTenant(t, "other"), 256)
+		seq := rapid.Uint32().Draw(t, "seq")
+		id := mine.id(seq)
+		require.Equal(t, id, uuid.UUID(contract.MessageID(mine.tenant, id.String())), "it is kept as it is")
+		back, ok := mine.seq(id)
+		require.True(t, ok)
+		require.Equal(t, seq, back)
+		if mine.tenant != other.tenant {
+			_, ok = other.seq(id)
+			require.False(t, ok)
+		}
+		bent := id
+		bent[rapid.IntRange(0, 15).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		_, ok = mine.seq(bent)
+		require.False(t, ok, "an id with one wrong bit is nobody's")
+	})
+}
+
+func TestPayload(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mine := newIdentity(rapid.Int64().Draw(t, "seed"), anyTenant(t, "tenant"), rapid.IntRange(0, 2000).Draw(t, "bytes"))
+		seq := rapid.Uint32().Draw(t, "seq")
+		payload := mine.payload(seq, 0)
+		require.NoError(t, contract.CheckPayload(payload, contract.DefaultMaxPayload))
+		require.True(t, mine.is(seq, payload))
+		require.False(t, mine.is(seq, mine.payload(seq, 1)), "another revision is another content")
+		require.False(t, mine.is(seq, mine.payload(seq+1, 0)))
+		number, ok := mine.claims(payload)
+		require.True(t, ok)
+		require.Equal(t, seq, number)
+
+		var value any
+		require.NoError(t, json.Unmarshal(payload, &value))
+		other := newIdentity(0, uuid.New(), 256)
+		_, ok = other.claims(payload)
+		require.False(t, ok, "it is of another tenant")
+	})
+}
+
+// A different spelling is no corruption, and a different value is one.
+func TestSameJSON(t *testing.T) {
+	for name, test := range map[string]struct {
+		a, b string
+		same bool
+	}{
+		"order of keys":  {`{"a":1,"b":[2]}`, `{"b": [2], "a": 1}`, true},
+		"spelling":       {`"\u00fc\/"`, `"ü/"`, true},
+		"form of number": {`[1e3,-0.0,2.50]`, `[1000,0,2.5]`, true},
+		"beyond float64": {`9007199254740993`, `9007199254740992`, false},
+		"missing key":    {`{"a":null}`, `{}`, false},
+		"type":           {`"1"`, `1`, false},
+		"length":         {`[1]`, `[1,1]`, false},
+		"two values":     {`1`, `1 1`, false},
+		"not JSON":       {`{`, `{`, false},
+	} {
+		require.Equal(t, test.same, sameJSON([]byte(test.a), []byte(test.b)), name)
+		require.Equal(t, test.same, sameJSON([]byte(test.b), []byte(test.a)), name)
+	}
+}
+
+// Poison that could be stored would prove nothing, and a wrong expectation would cry wolf.
+func TestPoison(t *testing.T) {
+	mine := newIdentity(1, uuid.New(), 256)
+	kinds := make(map[poison]int)
+	for seq := range uint32(2000) {
+		kind := mine.poisonOf(seq)
+		if kinds[kind]++; kinds[kind] > 3 {
+			continue
+		}
+		key, headers := mine.disguise(seq)
+		err := contract.CheckPayload(mine.poisoned(seq), contract.DefaultMaxPayload)
+		if kind == poisonForeign {
+			require.NoError(t, err, "only its key is wrong")
+			require.NotEqual(t, mine.tenant.String(), key)
+			require.Equal(t, []any{mine.tenant.String()}, headers["CC"], "it gets into the tenant's queue")
+			require.Equal(t, contract.ReasonForeignKey, kind.reason())
+			continue
+		}
+		require.Equal(t, mine.tenant.String(), key)
+		var bad *contract.PayloadError
+		require.ErrorAs(t, err, &bad)
+		require.Equal(t, bad.Reason, kind.reason())
+	}
+	require.Len(t, kinds, int(poisonKinds), "every kind occurs")
+}

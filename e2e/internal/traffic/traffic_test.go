@@ -1,0 +1,259 @@
+package traffic
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 90 * time.Second
+
+// operator is an Admin without patience: nothing is disturbed here.
+type operator struct {
+	url, token string
+	client     *http.Client
+}
+
+func (o operator) call(ctx context.Context, method, path string, body any, want ...int) ([]byte, error) {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, o.url+path, bytes.NewReader(encoded))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Authorization", "Bearer "+o.token)
+	request.Header.Set("Content-Type", "application/json")
+	response, err := o.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	var answer bytes.Buffer
+	if _, err := answer.ReadFrom(response.Body); err != nil {
+		return nil, err
+	}
+	if err := response.Body.Close(); err != nil {
+		return nil, err
+	}
+	if slices.Contains(want, response.StatusCode) {
+		return answer.Bytes(), nil
+	}
+	return nil, fmt.Errorf("%s %s: %d %s", method, path, response.StatusCode, answer.Bytes())
+}
+
+func (o operator) Create(ctx context.Context, id uuid.UUID, workers int) error {
+	_, err := o.call(ctx, http.MethodPost, "/tenants", map[string]any{"id": id, "name": "t", "workers": workers}, http.StatusCreated)
+	return err
+}
+
+func (o operator) Delete(ctx context.Context, id uuid.UUID) error {
+	_, err := o.call(ctx, http.MethodDelete, "/tenants/"+id.String(), nil, http.StatusAccepted)
+	return err
+}
+
+func (o operator) AwaitDeleted(ctx context.Context, id uuid.UUID) error {
+	for {
+		_, err := o.call(ctx, http.MethodGet, "/tenants/"+id.String(), nil, http.StatusNotFound)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		pause(ctx, probePause)
+	}
+}
+
+func (o operator) Suspend(ctx context.Context, id uuid.UUID) error {
+	_, err := o.call(ctx, http.MethodPost, "/tenants/"+id.String()+"/suspend", nil, http.StatusOK)
+	return err
+}
+
+func (o operator) Resume(ctx context.Context, id uuid.UUID) error {
+	_, err := o.call(ctx, http.MethodPost, "/tenants/"+id.String()+"/resume", nil, http.StatusOK)
+	return err
+}
+
+func (o operator) Resize(ctx context.Context, id uuid.UUID, workers int) error {
+	_, err := o.call(ctx, http.MethodPut, "/tenants/"+id.String()+"/config/concurrency", map[string]int{"workers": workers}, http.StatusOK)
+	return err
+}
+
+func (o operator) AwaitState(ctx context.Context, id uuid.UUID, state string, workers int) error {
+	for {
+		var view struct {
+			Generation int64 `json:"generation"`
+			Status     struct {
+				State              string `json:"state"`
+				Workers            int    `json:"workers"`
+				ObservedGeneration int64  `json:"observed_generation"`
+			} `json:"status"`
+		}
+		body, err := o.call(ctx, http.MethodGet, "/tenants/"+id.String(), nil, http.StatusOK)
+		if err == nil {
+			err = json.Unmarshal(body, &view)
+		}
+		if err != nil {
+			return err
+		}
+		if s := view.Status; s.State == state && s.ObservedGeneration == view.Generation && (workers == 0 || s.Workers == workers) {
+			return nil
+		}
+		pause(ctx, probePause)
+	}
+}
+
+// start is traffic on a platform of its own.
+func start(t *testing.T, opts Options) *Traffic {
+	t.Helper()
+	on := stack.Options{DatabaseURL: backing.Postgres(t), NATSURL: backing.NATS(t)}
+	broker := backing.RabbitMQ(t)
+	on.RabbitMQURL = broker.URL
+	s := stack.Start(t, on)
+	token, err := s.AdminToken()
+	require.NoError(t, err)
+	traffic := newTraffic(Site{
+		IngestURL: s.Ingest.URL, QueryURL: s.Query.URL,
+		DatabaseURL: on.DatabaseURL, RabbitMQURL: broker.URL, RabbitMQManagementURL: broker.ManagementURL,
+		Token: s.TenantToken,
+		Admin: operator{url: s.Tenant.URL, token: token, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}},
+	}, opts)
+	t.Cleanup(func() { require.NoError(t, traffic.Close()) })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, traffic.Start(ctx))
+	return traffic
+}
+
+// use runs traffic while fn acts on it, and drains it.
+func use(t *testing.T, traffic *Traffic, fn func(ctx context.Context)) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := traffic.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	fn(ctx)
+	stop()
+	running.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	require.NoError(t, traffic.Drain(ctx, t.Logf))
+}
+
+func verdict(t *testing.T, traffic *Traffic) Verdict {
+	t.Helper()
+	v, err := traffic.Verdict(t.Context())
+	require.NoError(t, err)
+	return v
+}
+
+// A platform that nothing has happened to keeps its promises, and the ledger says so. Then promises are broken in the
+// database itself, one by one: each has to be found where a real run would look for it.
+func TestTrafficOnAPlatform(t *testing.T) {
+	traffic := start(t, Options{Tenants: 3, Seed: 1, HTTPRate: 150, AMQPRate: 150, PoisonShare: 0.05})
+	use(t, traffic, func(ctx context.Context) {
+		require.NoError(t, traffic.RoundTrip(ctx))
+		require.NoError(t, traffic.ResizeStorm(ctx))
+		require.NoError(t, traffic.Reconfigure(ctx))
+		created, err := traffic.CreateUseDelete(ctx)
+		require.NoError(t, err)
+		require.Positive(t, created)
+		require.NoError(t, traffic.SuspendResume(ctx))
+		require.NoError(t, traffic.DeletedTenantInRetry(ctx))
+		require.NoError(t, traffic.RoundTrip(ctx))
+		for traffic.Progress().Met < 2000 && ctx.Err() == nil {
+			pause(ctx, followPause)
+		}
+	})
+	v := verdict(t, traffic)
+	require.True(t, v.Clean(), "%+v", v)
+	require.Greater(t, v.Confirmed, int64(2000))
+	require.Positive(t, v.Poison)
+	require.Equal(t, v.Poison, v.DeadLettered+poisonOfDeleted(traffic))
+	require.Empty(t, traffic.Remarks())
+	spoil(t, traffic, v)
+}
+
+func poisonOfDeleted(t *Traffic) (n int64) {
+	for _, a := range t.ledger.in(phaseDeleted) {
+		n += a.counts().poisonConfirmed
+	}
+	return n
+}
+
+// spoil breaks promises behind the back of the platform.
+func spoil(t *testing.T, traffic *Traffic, clean Verdict) {
+	t.Helper()
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		tag, err := traffic.operator.Exec(t.Context(), sql, args...)
+		require.NoError(t, err)
+		require.True(t, tag.RowsAffected() == 1 || tag.Select(), "%s: %s", sql, tag)
+	}
+	a, b := traffic.tenants[0], traffic.tenants[1]
+	seqs := a.order[:5]
+	const at = `WHERE tenant_id = $1 AND id = $2`
+
+	exec(`DELETE FROM messages `+at, a.tenant, a.id(seqs[0])) // lost, and missed by those who have read it
+	exec(`INSERT INTO messages (tenant_id, id, payload, ord) VALUES ($1, $2, $3, 1)`, a.tenant, uuid.New(), string(a.payload(seqs[1], 0)))
+	exec(`UPDATE messages SET payload = '{"n": 1}' `+at, a.tenant, a.id(seqs[2]))
+	exec(`INSERT INTO messages (tenant_id, id, payload, ord) VALUES ($1, $2, $3, 2)`, b.tenant, a.id(seqs[3]), string(a.payload(seqs[3], 0)))
+	exec(`DELETE FROM dead_letters WHERE (tenant_id, id) = (SELECT tenant_id, id FROM dead_letters LIMIT 1)`)
+	gone := traffic.ledger.in(phaseDeleted)[0]
+	exec(`CREATE TABLE ` + partitionName(gone.tenant) + ` AS SELECT * FROM messages LIMIT 0`)
+	v := verdict(t, traffic)
+	require.Equal(t, clean.Stored+1, v.Stored)
+	require.Equal(t, int64(2), v.Lost, "%v", v.Details)
+	require.Equal(t, int64(1), v.Duplicated, "%v", v.Details)
+	require.Equal(t, int64(4), v.Foreign, "two rows, each in the tables and by a reader: %v", v.Details)
+	require.Equal(t, int64(2), v.Corrupted, "in the table and by a reader: %v", v.Details)
+	require.Equal(t, int64(1), v.Leftover, "%v", v.Details)
+	require.Positive(t, v.Violations, "%v", v.Details)
+}
+
+// Comparing contents is a comparison of bytes as long as PostgreSQL spells them as they were sent.
+func TestPostgresKeepsTheSpelling(t *testing.T) {
+	pool, err := pgxpool.New(t.Context(), backing.Postgres(t))
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	mine := newIdentity(1, uuid.New(), 500)
+	for seq := range uint32(20) {
+		var back string
+		require.NoError(t, pool.QueryRow(t.Context(), `SELECT $1::text::jsonb::text`, string(mine.payload(seq, 0))).Scan(&back))
+		require.Equal(t, string(mine.payload(seq, 0)), back)
+	}
+}
+
+// A tenant that does not come back from its suspension is not left to the next fault.
+func TestResumeWhateverHappens(t *testing.T) {
+	traffic := start(t, Options{Tenants: 1, Seed: 2, HTTPRate: 10, AMQPRate: 10})
+	use(t, traffic, func(ctx context.Context) {
+		short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		require.Error(t, traffic.SuspendResume(short), "it takes longer than that")
+		a := traffic.tenants[0]
+		require.NoError(t, traffic.site.Admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), 0))
+		require.False(t, a.isQuiet())
+		require.NoError(t, traffic.RoundTrip(ctx))
+	})
+	v := verdict(t, traffic)
+	require.True(t, v.Clean(), "%+v", v)
+}

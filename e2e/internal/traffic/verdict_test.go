@@ -1,0 +1,413 @@
+package traffic
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// made is a world that was made up: what is in the tables, and what readers were shown, in their order.
+type made struct {
+	ledger   *ledger
+	found    findings
+	accounts []*account
+	rows     []madeRow
+	letters  []madeLetter
+	shown    map[*account][]madeRow
+	// backwards is what a reader meets at the end in descending order; by default the reverse of shown.
+	backwards map[*account][]uint32
+}
+
+type madeRow struct {
+	tenant, id uuid.UUID
+	payload    []byte
+}
+
+type madeLetter struct {
+	tenant uuid.UUID
+	id     *uuid.UUID
+	reason string
+	sum    []byte
+}
+
+// every how many messages one is poison.
+const poisonEvery = 5
+
+// perfect is a world in which every promise was kept: tenants with so many messages each, all confirmed.
+func perfect(tenants, messages int) *made {
+	w := &made{ledger: newLedger(7, 200), shown: make(map[*account][]madeRow), backwards: make(map[*account][]uint32)}
+	for range tenants {
+		a := w.ledger.open(uuid.New())
+		w.accounts = append(w.accounts, a)
+		n := 0
+		for _, m := range a.offer(messages, func() bool { n++; return n%poisonEvery == 0 }) {
+			a.settle(m, outcomeConfirmed)
+			if m.poison {
+				w.letters = append(w.letters, w.letter(a, m.seq))
+				continue
+			}
+			w.rows = append(w.rows, w.row(a, m.seq))
+			w.shown[a] = append(w.shown[a], w.row(a, m.seq))
+		}
+	}
+	return w
+}
+
+func (w *made) row(a *account, seq uint32) madeRow {
+	return madeRow{a.tenant, a.id(seq), a.payload(seq, 0)}
+}
+
+func (w *made) letter(a *account, seq uint32) madeLetter {
+	id, sum := a.id(seq), a.poisonedSum(seq)
+	return madeLetter{a.tenant, &id, string(a.poisonOf(seq).reason()), sum[:]}
+}
+
+// judge reads and judges the world.
+func (w *made) judge() Verdict {
+	for _, a := range w.accounts {
+		for _, m := range w.shown[a] {
+			kind, why := a.meet(m.tenant, m.id, m.payload)
+			w.found.add(kind, "%s", why)
+		}
+	}
+	j := newJudge(w.ledger)
+	for _, r := range w.rows {
+		j.row(r.tenant, r.id, r.payload)
+	}
+	for _, l := range w.letters {
+		j.letter(l.tenant, l.id, l.reason, l.sum)
+	}
+	for _, a := range w.accounts {
+		descending, given := w.backwards[a]
+		if !given {
+			descending = slices.Clone(a.order)
+			slices.Reverse(descending)
+		}
+		j.backwards(a.tenant, descending)
+	}
+	return j.verdict(&w.found)
+}
+
+// drop takes the row of a message away; those of readers stay.
+func (w *made) drop(id uuid.UUID) {
+	w.rows = slices.DeleteFunc(w.rows, func(r madeRow) bool { return r.id == id })
+}
+
+func (w *made) dropLetter(id uuid.UUID) {
+	w.letters = slices.DeleteFunc(w.letters, func(l madeLetter) bool { return l.id != nil && *l.id == id })
+}
+
+// hide keeps a message from the reader that follows the cursor.
+func (w *made) hide(a *account, id uuid.UUID) {
+	w.shown[a] = slices.DeleteFunc(w.shown[a], func(r madeRow) bool { return r.id == id })
+}
+
+func (w *made) store(r madeRow) { w.rows = append(w.rows, r) }
+
+func (w *made) show(a *account, r madeRow) { w.shown[a] = append(w.shown[a], r) }
+
+// broken is what a verdict counts of broken promises, without numbers and details.
+func broken(v Verdict) Verdict {
+	return Verdict{
+		Lost: v.Lost, Duplicated: v.Duplicated, Foreign: v.Foreign, Violations: v.Violations, Corrupted: v.Corrupted,
+		Misplaced: v.Misplaced, Leftover: v.Leftover, Refused: v.Refused, Unknown: v.Unknown,
+	}
+}
+
+func TestAPerfectWorldIsClean(t *testing.T) {
+	v := perfect(3, 100).judge()
+	require.True(t, v.Clean(), "%v", v.Details)
+	require.Equal(t, Verdict{Offered: 300, Confirmed: 300, Poison: 60, Stored: 240, DeadLettered: 60}, v)
+}
+
+// A broken promise that is not found makes every green run worthless. In every world here a is the first tenant, b the
+// second; message 0 is a good one and message 4 poison.
+func TestEachBrokenPromiseIsFound(t *testing.T) {
+	const good, poisoned = 0, poisonEvery - 1
+	for name, test := range map[string]struct {
+		spoil func(w *made, a, b *account)
+		want  Verdict
+	}{
+		"a message is lost": {func(w *made, a, _ *account) {
+			w.drop(a.id(good))
+			w.hide(a, a.id(good))
+		}, Verdict{Lost: 1}},
+		"a message was read and is gone": {func(w *made, a, _ *account) { w.drop(a.id(good)) }, Verdict{Lost: 1, Violations: 1}},
+		"poison has vanished":            {func(w *made, a, _ *account) { w.dropLetter(a.id(poisoned)) }, Verdict{Lost: 1}},
+		"a row is there twice":           {func(w *made, a, _ *account) { w.store(w.row(a, good)) }, Verdict{Duplicated: 1}},
+		"a message has a second id": {func(w *made, a, _ *account) {
+			w.store(madeRow{a.tenant, uuid.New(), a.payload(good, 0)})
+		}, Verdict{Duplicated: 1, Foreign: 1}},
+		"a message is stored under the id of another": {func(w *made, a, _ *account) {
+			w.drop(a.id(good))
+			w.store(madeRow{a.tenant, a.id(good), a.payload(1, 0)})
+		}, Verdict{Duplicated: 1, Corrupted: 1}},
+		"a message is stored and a dead letter": {func(w *made, a, _ *account) {
+			l := w.letter(a, good)
+			w.letters = append(w.letters, l)
+		}, Verdict{Duplicated: 1, Misplaced: 1}},
+		"a good message is a dead letter": {func(w *made, a, _ *account) {
+			w.drop(a.id(good))
+			w.hide(a, a.id(good))
+			w.letters = append(w.letters, w.letter(a, good))
+		}, Verdict{Misplaced: 1}},
+		"poison is a dead letter twice": {func(w *made, a, _ *account) {
+			w.letters = append(w.letters, w.letter(a, poisoned))
+		}, Verdict{Duplicated: 1}},
+		"poison has another reason": {func(w *made, a, _ *account) {
+			w.dropLetter(a.id(poisoned))
+			l := w.letter(a, poisoned)
+			l.reason = "max_attempts"
+			w.letters = append(w.letters, l)
+		}, Verdict{Misplaced: 1}},
+		"poison has another content": {func(w *made, a, _ *account) {
+			w.dropLetter(a.id(poisoned))
+			l := w.letter(a, poisoned)
+			l.sum = make([]byte, len(l.sum))
+			w.letters = append(w.letters, l)
+		}, Verdict{Corrupted: 1}},
+		"poison is stored": {func(w *made, a, _ *account) {
+			w.dropLetter(a.id(poisoned))
+			w.store(w.row(a, poisoned))
+		}, Verdict{Misplaced: 1, Violations: 1}}, // no reader has met it
+		"poison is stored and read": {func(w *made, a, _ *account) {
+			w.dropLetter(a.id(poisoned))
+			w.store(w.row(a, poisoned))
+			w.show(a, w.row(a, poisoned))
+		}, Verdict{Misplaced: 2}}, // by the judge and by the reader
+		"a dead letter without an id": {func(w *made, a, _ *account) {
+			w.letters = append(w.letters, madeLetter{tenant: a.tenant, reason: "not_json"})
+		}, Verdict{Foreign: 1}},
+		"a dead letter of nobody's message": {func(w *made, a, b *account) {
+			l := w.letter(b, poisoned)
+			l.tenant = a.tenant
+			w.letters = append(w.letters, l)
+		}, Verdict{Foreign: 1}},
+		"a dead letter of nobody": {func(w *made, a, _ *account) {
+			l := w.letter(a, poisoned)
+			l.tenant = uuid.Nil
+			w.letters = append(w.letters, l)
+		}, Verdict{Foreign: 1}},
+		"a message under another tenant": {func(w *made, a, b *account) {
+			w.store(madeRow{b.tenant, a.id(good), a.payload(good, 0)})
+		}, Verdict{Foreign: 1}},
+		"a message under a tenant that nobody made": {func(w *made, a, _ *account) {
+			w.store(madeRow{uuid.New(), a.id(good), a.payload(good, 0)})
+		}, Verdict{Foreign: 1}},
+		"a message that was never offered": {func(w *made, a, _ *account) { w.store(w.row(a, 1000)) }, Verdict{Foreign: 1}},
+		"a reader is shown another tenant's": {func(w *made, a, b *account) {
+			w.show(a, w.row(b, good))
+		}, Verdict{Foreign: 1}},
+		"a reader is shown what nobody has published": {func(w *made, a, _ *account) {
+			w.show(a, madeRow{a.tenant, uuid.New(), []byte(`{}`)})
+		}, Verdict{Foreign: 1}},
+		"a reader is shown what is not offered yet": {func(w *made, a, _ *account) { w.show(a, w.row(a, 1000)) }, Verdict{Foreign: 1}},
+		"a reader meets a message twice":            {func(w *made, a, _ *account) { w.show(a, w.row(a, good)) }, Verdict{Violations: 1}},
+		"a reader misses a message":                 {func(w *made, a, _ *account) { w.hide(a, a.id(good)) }, Verdict{Violations: 1}},
+		"the order backwards is another one": {func(w *made, a, _ *account) {
+			for _, r := range w.shown[a] {
+				seq, _ := a.seq(r.id)
+				w.backwards[a] = append(w.backwards[a], seq) // ascending
+			}
+		}, Verdict{Violations: 1}},
+		"a message is missing backwards": {func(w *made, a, _ *account) {
+			for _, r := range slices.Backward(w.shown[a][1:]) {
+				seq, _ := a.seq(r.id)
+				w.backwards[a] = append(w.backwards[a], seq)
+			}
+		}, Verdict{Violations: 1}},
+		"a later content won": {func(w *made, a, _ *account) {
+			w.drop(a.id(good))
+			w.store(madeRow{a.tenant, a.id(good), a.payload(good, 1)})
+		}, Verdict{Corrupted: 1}},
+		"a reader is shown another content": {func(w *made, a, _ *account) {
+			w.hide(a, a.id(good))
+			w.show(a, madeRow{a.tenant, a.id(good), a.payload(good, 1)})
+		}, Verdict{Corrupted: 1}},
+		"a row of a deleted tenant is left over": {func(w *made, a, b *account) {
+			w.rows = []madeRow{w.row(a, good)}
+			w.letters = nil
+			w.forget(b)
+			a.setPhase(phaseDeleted)
+		}, Verdict{Leftover: 1}},
+		"a dead letter of a deleted tenant is left over": {func(w *made, a, b *account) {
+			w.rows, w.letters = nil, []madeLetter{w.letter(a, poisoned)}
+			w.forget(b)
+			a.setPhase(phaseDeleted)
+		}, Verdict{Leftover: 1}},
+		"a tenant is never deleted": {func(w *made, a, b *account) {
+			w.rows, w.letters = nil, nil
+			w.forget(b)
+			a.setPhase(phaseDeleting)
+		}, Verdict{Leftover: 1}},
+		"a suspended tenant's message is consumed": {func(w *made, a, _ *account) {
+			a.hush()
+			m := a.offer(1, never)[0]
+			a.settle(m, outcomeConfirmed)
+			w.store(w.row(a, m.seq))
+			w.show(a, w.row(a, m.seq))
+		}, Verdict{Violations: 1}},
+		"a good message is refused": {func(_ *made, a, _ *account) {
+			a.settle(a.offer(1, never)[0], outcomeRefused)
+		}, Verdict{Refused: 1}},
+		"a message was refused and is stored": {func(w *made, a, _ *account) {
+			m := a.offer(1, never)[0]
+			a.settle(m, outcomeRefused)
+			w.store(w.row(a, m.seq))
+			w.show(a, w.row(a, m.seq))
+		}, Verdict{Refused: 1, Misplaced: 1}},
+		"a message is never confirmed": {func(_ *made, a, _ *account) {
+			a.settle(a.offer(1, never)[0], outcomeUnknown)
+		}, Verdict{Unknown: 1}},
+		"refused after it may have been accepted": {func(_ *made, a, _ *account) {
+			m := a.offer(1, never)[0]
+			m.doubtful = true
+			a.settle(m, outcomeRefused)
+		}, Verdict{Unknown: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := perfect(2, 20)
+			test.spoil(w, w.accounts[0], w.accounts[1])
+			v := w.judge()
+			require.Equal(t, test.want, broken(v), "%v", v.Details)
+			require.False(t, v.Clean())
+			require.NotEmpty(t, v.Details)
+		})
+	}
+}
+
+// forget makes a tenant one that was properly deleted.
+func (w *made) forget(a *account) {
+	w.rows = slices.DeleteFunc(w.rows, func(r madeRow) bool { return r.tenant == a.tenant })
+	w.letters = slices.DeleteFunc(w.letters, func(l madeLetter) bool { return l.tenant == a.tenant })
+	a.setPhase(phaseDeleted)
+}
+
+// What is expected must not be called a fault: a run that cries wolf is as worthless as one that is silent.
+func TestWhatIsNoFault(t *testing.T) {
+	for name, change := range map[string]func(w *made, a, b *account){
+		"a tenant was deleted with its messages": func(w *made, a, _ *account) { w.forget(a) },
+		"stored, and read, before it was confirmed": func(w *made, a, _ *account) {
+			m := a.offer(1, never)[0]
+			w.store(w.row(a, m.seq))
+			w.show(a, w.row(a, m.seq))
+			a.settle(m, outcomeUnknown)
+			a.settle(m, outcomeConfirmed)
+		},
+		"published again": func(_ *made, a, _ *account) {
+			a.settle(item{seq: 0, repeat: true}, outcomeRefused)
+			a.settle(item{seq: 0, repeat: true, revision: 1}, outcomeConfirmed)
+		},
+		"another spelling": func(w *made, a, _ *account) {
+			w.drop(a.id(0))
+			w.store(madeRow{a.tenant, a.id(0), append([]byte("  "), a.payload(0, 0)...)})
+		},
+		"suspended, and consumed when it was resumed": func(w *made, a, _ *account) {
+			a.hush()
+			m := a.offer(1, never)[0]
+			a.settle(m, outcomeConfirmed)
+			a.unhush()
+			w.store(w.row(a, m.seq))
+			w.show(a, w.row(a, m.seq))
+		},
+		"suspended, and consumed what came before": func(w *made, a, _ *account) {
+			m := a.offer(1, never)[0]
+			a.settle(m, outcomeConfirmed)
+			a.hush()
+			w.store(w.row(a, m.seq))
+			w.show(a, w.row(a, m.seq))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := perfect(2, 20)
+			change(w, w.accounts[0], w.accounts[1])
+			v := w.judge()
+			require.True(t, v.Clean(), "%v", v.Details)
+		})
+	}
+}
+
+// However many promises are broken at a time, every one is counted, and nothing else.
+func TestManyBrokenPromisesAreCounted(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const messages = 60
+		w := perfect(rapid.IntRange(1, 4).Draw(t, "tenants"), messages)
+		var want Verdict
+		for _, a := range w.accounts {
+			// Each message suffers one fate at most, so that the sums are known.
+			for seq := range uint32(messages) {
+				if (seq+1)%poisonEvery == 0 {
+					w.breakPoison(a, seq, rapid.SampledFrom([]string{"", "", "", "vanish", "twice"}).Draw(t, "poison"), &want)
+					continue
+				}
+				fates := []string{"", "", "", "", "lose", "vanish", "double", "alias", "corrupt", "reread", "miss"}
+				w.breakGood(a, seq, rapid.SampledFrom(fates).Draw(t, "good"), &want)
+			}
+		}
+		for range rapid.IntRange(0, 5).Draw(t, "strangers") {
+			w.store(madeRow{w.accounts[0].tenant, uuid.New(), []byte(`{"who": "knows"}`)})
+			want.Foreign++
+		}
+		w.rows = rapid.Permutation(w.rows).Draw(t, "order of rows")
+		w.letters = rapid.Permutation(w.letters).Draw(t, "order of letters")
+		v := w.judge()
+		require.Equal(t, want, broken(v), "%v", v.Details)
+		require.Equal(t, want.Clean(), v.Clean())
+	})
+}
+
+func (w *made) breakPoison(a *account, seq uint32, fate string, want *Verdict) {
+	switch fate {
+	case "vanish":
+		w.dropLetter(a.id(seq))
+		want.Lost++
+	case "twice":
+		w.letters = append(w.letters, w.letter(a, seq))
+		want.Duplicated++
+	}
+}
+
+func (w *made) breakGood(a *account, seq uint32, fate string, want *Verdict) {
+	switch id := a.id(seq); fate {
+	case "lose":
+		w.drop(id)
+		w.hide(a, id)
+		want.Lost++
+	case "vanish":
+		w.drop(id)
+		want.Lost++
+		want.Violations++
+	case "double":
+		w.store(w.row(a, seq))
+		want.Duplicated++
+	case "alias":
+		w.store(madeRow{a.tenant, uuid.New(), a.payload(seq, 0)})
+		want.Duplicated++
+		want.Foreign++
+	case "corrupt":
+		w.drop(id)
+		w.store(madeRow{a.tenant, id, a.payload(seq, 1)})
+		want.Corrupted++
+	case "reread":
+		w.show(a, w.row(a, seq))
+		want.Violations++
+	case "miss":
+		w.hide(a, id)
+		want.Violations++
+	}
+}
+
+// A thousand faults of one kind must not hide one of another.
+func TestDetailsShowEachKind(t *testing.T) {
+	w := perfect(1, 2000)
+	a := w.accounts[0]
+	w.rows = w.rows[:1]
+	w.store(w.row(a, 100_000))
+	v := w.judge()
+	require.Greater(t, v.Lost, int64(1000))
+	require.Equal(t, int64(1), v.Foreign)
+	require.Len(t, v.Details, 2*shownOfEach+1, "lost, read and gone, and one foreign")
+}
