@@ -32,6 +32,11 @@ const (
 
 // serve runs the service until ctx ends.
 func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
+	return serveWith(ctx, cfg, log, nil)
+}
+
+// serveWith is serve for tests that make it die at a step of a tenant's way.
+func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.Hook) error {
 	reg := telemetry.NewRegistry(service)
 	health := telemetry.NewHealth(reg)
 	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
@@ -73,6 +78,7 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 	}, log)
 	writer := batch.NewWriter(batch.Config{
 		RetryDelays: cfg.Ingest.RetryDelays, HoldTimeout: cfg.Ingest.HoldTimeout, PublishTimeout: publishTimeout,
+		Slots: writeSlots(cfg.Database.MaxConns),
 	}, messages, gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
 	letterMetrics := deadletter.NewMetrics(reg)
 	// The controller tells the API of tenants that are gone, and the API asks the controller for tenants.
@@ -83,7 +89,7 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 	}
 	topology := reconcile.NewTopology(broker.shared, cfg.Ingest.RetryDelays,
 		rabbitmq.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, log)
-	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, health, log)
+	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, step, health, log)
 	reg.MustRegister(reconcile.NewCollector(controller))
 
 	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
@@ -125,10 +131,13 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 	return lifecycle.Run(ctx, cfg.ShutdownTimeout, log, components...)
 }
 
+// writeSlots is how many connections of the pool write batches at a time; the rest is for everything else.
+func writeSlots(maxConns int32) int { return max(int(maxConns)*3/4, 1) }
+
 // newController wires tenants to what they need.
 func newController(
 	cfg Config, conn *control.Conn, broker *broker, topology *reconcile.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
-	forget func(uuid.UUID), health *telemetry.Health, log *zap.Logger,
+	forget func(uuid.UUID), step reconcile.Hook, health *telemetry.Health, log *zap.Logger,
 ) *reconcile.Controller {
 	in := cfg.Ingest
 	budget := consumer.NewBudget(in.UnackedBytes)
@@ -142,13 +151,14 @@ func newController(
 		reconcile.Dependencies{
 			Specs: control.Tenants(conn), Statuses: control.Statuses(conn), Partitions: messages,
 			Topology: topology,
-			NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) *consumer.Consumer {
+			NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
 				return consumer.New(consuming, tenant, broker.consuming(tenant), gate, writer, budget, state, onChange, log)
 			},
 			Assignment: reconcile.EveryTenant,
 			Synced:     func() { synced.Set(nil) },
 			Forget:     forget,
 			Outage:     gate.Err,
+			Step:       step,
 			Log:        log,
 		})
 }

@@ -22,7 +22,12 @@ import (
 )
 
 // serve runs the service until ctx ends.
-func serve(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
+func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
+	return serveWith(ctx, cfg, log, nil)
+}
+
+// serveWith is serve for tests that make it die at a step of a change, of which step is told unless it is nil.
+func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook) (err error) {
 	reg := telemetry.NewRegistry(service)
 	health := telemetry.NewHealth(reg)
 
@@ -53,8 +58,8 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 	directory := status.NewDirectory(control.Statuses(conn), log)
 	// The store tells the relay of changes, and the relay reads the store.
 	var publisher *relay.Relay
-	registry := store.New(db, func() { publisher.Notify() })
-	publisher = relay.New(registry, conn, directory.Observed, relay.Options{}, reg, log)
+	registry := store.New(db, func(t tenant.Tenant) { publisher.Committed(t) })
+	publisher = relay.New(registry, conn, directory.Observed, relay.Options{Step: step}, reg, log)
 	api := httpapi.New(registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
 	server := rest.New(cfg.HTTP, service, reg, log)
 	api.Register(server.App(), verifier)

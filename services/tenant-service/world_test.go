@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,11 +23,16 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/httpapi"
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(stepsEnv) != "" {
+		lifecycle.Main(mortal)
+		return
+	}
 	// One goroutine of the whole process, which fasthttp starts with its first server and never ends.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 }

@@ -35,7 +35,7 @@ func TestGathererAgainstAModel(t *testing.T) {
 			require.Equal(t, tag, last)
 			handed = last
 			require.Len(t, b.Deliveries, len(pending))
-			require.EqualValues(t, last-first+1, len(b.Deliveries))
+			require.Len(t, b.Deliveries, int(last-first+1))
 			good, bad := 0, 0
 			var size int64
 			for i, want := range pending {

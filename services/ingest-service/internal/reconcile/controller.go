@@ -19,10 +19,39 @@ import (
 type Partitions interface {
 	Attach(ctx context.Context, tenant uuid.UUID) error
 	Drop(ctx context.Context, tenant uuid.UUID) error
+	// Attached is false for a tenant that was never provisioned, or was deleted.
+	Attached(ctx context.Context, tenant uuid.UUID) (bool, error)
+}
+
+// Queues makes, removes and looks at tenants' queues; Topology does.
+type Queues interface {
+	Declare(ctx context.Context, tenant uuid.UUID) error
+	// Settle returns once a queue that was declared can be trusted.
+	Settle(ctx context.Context, tenant uuid.UUID) error
+	Delete(ctx context.Context, tenant uuid.UUID) error
+	Depths(ctx context.Context, tenants []uuid.UUID, observe func(tenant uuid.UUID, ready int64)) error
+}
+
+// Specs is the bucket of desired states; control.Tenants returns one.
+type Specs interface {
+	Watch(ctx context.Context, handle func(control.Entry[contract.TenantSpec]), synced func()) error
+	Get(ctx context.Context, key string) (control.Entry[contract.TenantSpec], error)
+}
+
+// Statuses is the bucket of observed states; control.Statuses returns one.
+type Statuses interface {
+	Put(ctx context.Context, key string, value contract.TenantStatus) (revision uint64, err error)
+	Delete(ctx context.Context, key string) error
+}
+
+// Consumer consumes the queue of one tenant; consumer.Consumer does.
+type Consumer interface {
+	Configure(workers, maxAttempts int)
+	Run(ctx context.Context) error
 }
 
 // NewConsumer makes the consumer of a tenant. onChange is to hear when it starts to consume, and what keeps it from it.
-type NewConsumer func(tenant uuid.UUID, state *consumer.State, onChange func(error)) *consumer.Consumer
+type NewConsumer func(tenant uuid.UUID, state *consumer.State, onChange func(error)) Consumer
 
 // Assignment decides which tenants this instance works for. It is the one place where that is decided.
 type Assignment func(tenant uuid.UUID) bool
@@ -43,10 +72,10 @@ type Config struct {
 
 // Dependencies are what a controller acts on.
 type Dependencies struct {
-	Specs       *control.Bucket[contract.TenantSpec]
-	Statuses    *control.Bucket[contract.TenantStatus]
+	Specs       Specs
+	Statuses    Statuses
 	Partitions  Partitions
-	Topology    *Topology
+	Topology    Queues
 	NewConsumer NewConsumer
 	Assignment  Assignment
 	// Synced is called once the first full snapshot of the control channel has been taken in.
@@ -55,7 +84,9 @@ type Dependencies struct {
 	Forget func(tenant uuid.UUID)
 	// Outage tells why nothing can be stored; nil while it can.
 	Outage func() error
-	Log    *zap.Logger
+	// Step is told of every step that is done; nil outside of tests.
+	Step Hook
+	Log  *zap.Logger
 }
 
 // Controller holds the tenants of this instance.
@@ -78,7 +109,7 @@ func New(cfg Config, deps Dependencies) *Controller {
 		slots:   make(chan struct{}, cfg.Concurrency),
 		tenants: make(map[uuid.UUID]*tenant),
 	}
-	c.reporter = newReporter(deps.Statuses, cfg.Instance, deps.Log)
+	c.reporter = newReporter(deps.Statuses, cfg.Instance, c.step, deps.Log)
 	return c
 }
 
@@ -176,18 +207,14 @@ func (c *Controller) release(t *tenant) bool {
 	delete(c.tenants, t.id)
 	c.reporter.forget(t.id)
 	c.deps.Forget(t.id)
+	c.step(t.id, t.wanted().Generation, StepReleased)
 	return true
 }
 
 // Reobserve has every tenant that is to run reported again: the database has gone or come back.
 func (c *Controller) Reobserve() {
 	for _, t := range c.all() {
-		t.mu.Lock()
-		runs := t.observed == contract.StateRunning || t.observed == contract.StatePaused
-		t.mu.Unlock()
-		if runs {
-			t.observeConsumer(nil)
-		}
+		t.observeConsumer(nil)
 	}
 }
 
@@ -208,33 +235,36 @@ func (c *Controller) all() []*tenant {
 	return tenants
 }
 
-// lookupTimeout bounds the question to the control channel about a tenant that is not known yet.
+// lookupTimeout bounds the questions about a tenant that is not known yet.
 const lookupTimeout = 500 * time.Millisecond
 
 // Lookup tells what is wanted of a tenant and whether its queue is there; ok is false for a tenant that does not exist. A
-// tenant that this instance has not heard of is looked up in the control channel: it may have been created this very
-// moment. Before the first snapshot, and while the control channel is away, every tenant may exist.
+// tenant that this instance has not heard of is looked up in the control channel, for it may have been created this very
+// moment, and then among the partitions, for a missing key never means deletion: the channel may have lost its data. As
+// long as nobody can tell, every tenant may exist.
 func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.TenantSpec, provisioned, ok bool) {
 	c.mu.RLock()
 	t, known := c.tenants[id]
 	synced := c.synced
 	c.mu.RUnlock()
+	unknown := contract.TenantSpec{TenantID: id.String(), State: contract.DesiredActive}
 	switch {
 	case known:
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		return t.spec, t.provisioned, t.observed != contract.StateDeleted
 	case !synced:
-		return contract.TenantSpec{TenantID: id.String(), State: contract.DesiredActive}, false, true
+		return unknown, false, true
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	entry, err := c.deps.Specs.Get(ctx, id.String())
+	if err == nil {
+		return entry.Value, false, true
+	}
 	if errors.Is(err, control.ErrNotFound) {
-		return contract.TenantSpec{}, false, false
+		attached, err := c.deps.Partitions.Attached(ctx, id)
+		return unknown, false, err != nil || attached
 	}
-	if err != nil { // nobody can tell
-		return contract.TenantSpec{TenantID: id.String(), State: contract.DesiredActive}, false, true
-	}
-	return entry.Value, false, true
+	return unknown, false, true
 }

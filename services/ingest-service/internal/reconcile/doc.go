@@ -7,7 +7,7 @@
 //
 //	active:    partition → queue and bindings → consumer (resized in place)
 //	suspended: partition → queue and bindings, no consumer
-//	deleting:  consumer finishes → queue → partition → reported as deleted
+//	deleting:  consumer finishes → queue → partition → queue, should another instance have made it again → reported as deleted
 //
 // A tenant that disappears from the control channel is left as it is: deletion is a state, not an absence.
 package reconcile

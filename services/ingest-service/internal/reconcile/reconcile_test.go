@@ -39,6 +39,7 @@ const (
 
 // rig is one instance on real services.
 type rig struct {
+	broker     rabbitmq.Config
 	t          *testing.T
 	operator   *pgxpool.Pool
 	link       *rabbitmq.Link
@@ -88,8 +89,8 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(r.operator.Close)
 	messages := store.New(pool, 5*time.Second)
 
-	broker := rabbitmq.Config{URL: backing.RabbitMQ(t).URL}
-	r.link = rabbitmq.NewLink(broker, "test", log, nil)
+	r.broker = rabbitmq.Config{URL: backing.RabbitMQ(t).URL}
+	r.link = rabbitmq.NewLink(r.broker, "test", log, nil)
 	r.publisher = rabbitmq.NewPublisher(r.link, 1, log)
 	gate := batch.NewGate(messages.Ping, func(error) {}, log)
 	r.run(r.link.Run)
@@ -112,7 +113,7 @@ func newRig(t *testing.T) *rig {
 	r.deps = reconcile.Dependencies{
 		Specs: r.specs, Statuses: r.statuses, Partitions: messages,
 		Topology: reconcile.NewTopology(r.link, delays, rabbitmq.QueueOptions{}, log),
-		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) *consumer.Consumer {
+		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
 			return consumer.New(consuming, tenant, r.link, gate, writer, budget, state, onChange, log)
 		},
 		Assignment: reconcile.EveryTenant, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: gate.Err, Log: log,
@@ -166,6 +167,15 @@ func (r *rig) observed(tenant uuid.UUID, state contract.ConsumerState, generatio
 		return err == nil && last.State == state && last.ObservedGeneration >= generation
 	}, patience, poll, "want %s at generation %d, last seen %+v", state, generation, &last)
 	return last
+}
+
+// overtake returns when the instance has taken in everything that was put before. Without that the bucket, which keeps the
+// last value of a key alone, may spare it an update that is followed by another one.
+func (r *rig) overtake() {
+	r.t.Helper()
+	marker := uuid.New()
+	r.want(marker, contract.DesiredSuspended, 1, 1)
+	r.observed(marker, contract.StateSuspended, 1)
 }
 
 // queue reports whether the tenant's queue exists, and how many wait and consume there.
@@ -277,6 +287,9 @@ func TestOlderGenerationIsIgnored(t *testing.T) {
 	r.want(tenant, contract.DesiredActive, 2, 5)
 	r.observed(tenant, contract.StateRunning, 5)
 	r.want(tenant, contract.DesiredDeleting, 2, 4)
+	r.overtake()
+	status := r.observed(tenant, contract.StateRunning, 5)
+	require.EqualValues(t, 5, status.ObservedGeneration)
 	r.want(tenant, contract.DesiredActive, 3, 6)
 	r.observed(tenant, contract.StateRunning, 6)
 	_, exists := r.queue(tenant)
@@ -291,6 +304,7 @@ func TestWipedBucketStopsNobody(t *testing.T) {
 	r.want(tenant, contract.DesiredActive, 2, 1)
 	r.observed(tenant, contract.StateRunning, 1)
 	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
+	r.overtake()
 	r.publish(tenant, 10)
 	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
 	spec, provisioned, known := r.controller.Lookup(t.Context(), tenant)
@@ -362,18 +376,46 @@ func TestRestartGoesOn(t *testing.T) {
 	require.Eventually(t, func() bool { return r.stored(kept) == 10 }, patience, poll)
 }
 
+// holding lets nobody drop a partition before it is told to.
+type holding struct {
+	reconcile.Partitions
+	dropping, goOn chan struct{} // dropping has capacity 1: that somebody wants to is enough
+}
+
+func (h holding) Drop(ctx context.Context, tenant uuid.UUID) error {
+	select {
+	case h.dropping <- struct{}{}:
+	default:
+	}
+	select {
+	case <-h.goOn:
+		return h.Partitions.Drop(ctx, tenant)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // The key of a tenant may be gone before this instance has finished the teardown: another one's report was taken for the
 // last. Nothing of the tenant may stay, or it is reported for ever.
 func TestKeyVanishesDuringTeardown(t *testing.T) {
 	r := newRig(t)
 	forgotten := make(chan uuid.UUID, 10)
 	r.deps.Forget = func(tenant uuid.UUID) { forgotten <- tenant }
+	partitions := holding{Partitions: r.deps.Partitions, dropping: make(chan struct{}, 1), goOn: make(chan struct{})}
+	r.deps.Partitions = partitions
 	r.start()
 	tenant := uuid.New()
 	r.want(tenant, contract.DesiredActive, 1, 1)
 	r.observed(tenant, contract.StateRunning, 1)
 	r.want(tenant, contract.DesiredDeleting, 1, 2)
+	select {
+	case <-partitions.dropping:
+	case <-time.After(patience):
+		t.Fatal("no teardown has begun")
+	}
 	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
+	r.overtake()
+	close(partitions.goOn)
 	for range 2 { // when the teardown is done, and when it is let go
 		select {
 		case <-forgotten:
@@ -381,10 +423,60 @@ func TestKeyVanishesDuringTeardown(t *testing.T) {
 			t.Fatal("the tenant is still held")
 		}
 	}
-	_, _, known := r.controller.Lookup(t.Context(), tenant)
-	require.False(t, known)
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, patience, poll)
 	_, exists := r.queue(tenant)
 	require.False(t, exists)
+}
+
+// remaking makes the queue of a tenant again while its partition is dropped, and no sooner, as another instance does that
+// has lost its consumer with the queue and has not heard of the deletion yet.
+type remaking struct {
+	reconcile.Partitions
+	queues reconcile.Queues
+}
+
+func (m remaking) Drop(ctx context.Context, tenant uuid.UUID) error {
+	if err := m.queues.Declare(ctx, tenant); err != nil {
+		return err
+	}
+	return m.Partitions.Drop(ctx, tenant)
+}
+
+// An instance that makes the queue of a tenant again during its teardown may die before it hears of that. Nobody would
+// ever take away the queue, which accepts messages that nobody stores.
+func TestQueueIsMadeAgainDuringTeardown(t *testing.T) {
+	r := newRig(t)
+	r.deps.Partitions = remaking{Partitions: r.deps.Partitions, queues: r.deps.Topology}
+	r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 1, 1)
+	r.observed(tenant, contract.StateRunning, 1)
+	r.want(tenant, contract.DesiredDeleting, 1, 2)
+	r.observed(tenant, contract.StateDeleted, 2)
+	_, exists := r.queue(tenant)
+	require.False(t, exists)
+}
+
+// A control channel that has lost its data must not make a producer believe that a tenant does not exist: it would drop its
+// messages.
+func TestMissingKeyIsNoDeletion(t *testing.T) {
+	r := newRig(t)
+	stop := r.start()
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 1, 1)
+	r.observed(tenant, contract.StateRunning, 1)
+	stop()
+	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
+
+	r.start()
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), uuid.New()); return !known }, patience, poll,
+		"the first snapshot has been taken in: unknown tenants do not exist")
+	_, provisioned, known := r.controller.Lookup(t.Context(), tenant)
+	require.True(t, known)
+	require.False(t, provisioned)
+	require.NoError(t, r.deps.Partitions.Drop(t.Context(), tenant))
+	_, _, known = r.controller.Lookup(t.Context(), tenant)
+	require.False(t, known)
 }
 
 // An instance that did not hear of a deletion finds out when it meets the retired partition, and lets go.

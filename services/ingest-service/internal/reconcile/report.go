@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 )
 
 const (
@@ -22,8 +21,9 @@ const (
 
 // reporter writes what was observed into the control channel: a change soon, and everything again before it expires.
 type reporter struct {
-	statuses *control.Bucket[contract.TenantStatus]
+	statuses Statuses
 	instance string
+	step     Hook
 	log      *zap.Logger
 	wake     chan struct{} // capacity 1
 
@@ -33,9 +33,9 @@ type reporter struct {
 	sent    map[uuid.UUID]time.Time // guarded by mu: when it was reported last
 }
 
-func newReporter(statuses *control.Bucket[contract.TenantStatus], instance string, log *zap.Logger) *reporter {
+func newReporter(statuses Statuses, instance string, step Hook, log *zap.Logger) *reporter {
 	return &reporter{
-		statuses: statuses, instance: instance, log: log, wake: make(chan struct{}, 1),
+		statuses: statuses, instance: instance, step: step, log: log, wake: make(chan struct{}, 1),
 		tenants: make(map[uuid.UUID]*tenant), changed: make(map[uuid.UUID]struct{}), sent: make(map[uuid.UUID]time.Time),
 	}
 }
@@ -128,6 +128,9 @@ func (r *reporter) put(ctx context.Context, t *tenant) error {
 	status := t.status(r.instance)
 	if _, err := r.statuses.Put(ctx, contract.StatusKey(status.TenantID, r.instance), status); err != nil {
 		return err
+	}
+	if isGoal(status.State) {
+		r.step(t.id, status.ObservedGeneration, StepReported)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -35,6 +35,8 @@ type tenant struct {
 	fault       error                  // guarded by mu: what is in the way
 	ready       int64                  // guarded by mu: messages waiting in the queue, -1 unknown
 	vanished    bool                   // guarded by mu: the control channel no longer names the tenant
+	consuming   bool                   // guarded by mu: there is a consumer, and what it says counts
+	configured  int64                  // guarded by mu: the generation that the consumer was configured for
 }
 
 func newTenant(c *Controller, id uuid.UUID, spec contract.TenantSpec) *tenant {
@@ -88,9 +90,14 @@ func (t *tenant) hasVanished() bool {
 // observe notes the outcome of acting on a generation and has it reported.
 func (t *tenant) observe(state contract.ConsumerState, generation int64, fault error) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.note(state, generation, fault)
+}
+
+// note is observe for whoever holds the lock.
+func (t *tenant) note(state contract.ConsumerState, generation int64, fault error) {
 	changed := t.observed != state || t.generation != generation || fmt.Sprint(t.fault) != fmt.Sprint(fault)
 	t.observed, t.generation, t.fault = state, generation, fault
-	t.mu.Unlock()
 	if changed {
 		t.log.Info("tenant observed", zap.String("state", string(state)), zap.Int64("generation", generation), zap.NamedError("fault", fault))
 	}
@@ -114,7 +121,7 @@ func (t *tenant) setProvisioned(provisioned bool) {
 // tenant is forgotten. A running consumer is finished before it returns.
 func (t *tenant) run(ctx context.Context) {
 	job := job{tenant: t}
-	defer job.stopConsumer()
+	defer func() { job.stopConsumer(t.wanted()) }()
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = 100*time.Millisecond, 10*time.Second
 	for {
@@ -152,7 +159,7 @@ func (t *tenant) run(ctx context.Context) {
 // job is what a tenant's goroutine has running. That goroutine owns it.
 type job struct {
 	*tenant
-	consumer *consumer.Consumer // nil while none runs
+	consumer Consumer // nil while none runs
 	cancel   context.CancelFunc
 	done     chan error // capacity 1: the consumer's goroutine never waits
 }
@@ -161,6 +168,7 @@ func (j *job) ended() <-chan error { return j.done }
 
 // reconcile makes the one next state true. Every step can be repeated.
 func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
+	j.step(spec, StepBegun)
 	switch spec.State {
 	case contract.DesiredActive:
 		if err := j.provision(ctx, spec); err != nil {
@@ -169,7 +177,7 @@ func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
 		j.startConsumer(ctx, spec)
 		return nil
 	case contract.DesiredSuspended:
-		j.stopConsumer() // first: whatever else fails, nothing is consumed any more
+		j.stopConsumer(spec) // first: whatever else fails, nothing is consumed any more
 		if err := j.provision(ctx, spec); err != nil {
 			return err
 		}
@@ -191,26 +199,40 @@ func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 	if provisioned {
 		return nil
 	}
-	if err := j.takeSlot(ctx); err != nil {
-		return err
-	}
-	defer j.freeSlot()
 	j.observe(contract.StateProvisioning, spec.Generation, nil)
-	if err := j.control.deps.Partitions.Attach(ctx, j.id); err != nil {
+	if err := j.make(ctx, spec); err != nil {
 		return err
 	}
-	if err := j.control.deps.Topology.Declare(ctx, j.id); err != nil {
+	if err := j.control.deps.Topology.Settle(ctx, j.id); err != nil {
 		return err
 	}
 	j.setProvisioned(true)
 	return nil
 }
 
-// teardown takes everything of the tenant away: first what produces work, then what holds it.
+// make makes the partition and the queue.
+func (j *job) make(ctx context.Context, spec contract.TenantSpec) error {
+	if err := j.takeSlot(ctx); err != nil {
+		return err
+	}
+	defer j.freeSlot()
+	if err := j.control.deps.Partitions.Attach(ctx, j.id); err != nil {
+		return err
+	}
+	j.step(spec, StepAttached)
+	if err := j.control.deps.Topology.Declare(ctx, j.id); err != nil {
+		return err
+	}
+	j.step(spec, StepDeclared)
+	return nil
+}
+
+// teardown takes everything of the tenant away: first what produces work, then what holds it. The queue is deleted once
+// more at the end: another instance, which has not heard of the deletion, may have made it again until the id was retired.
 func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 	j.observe(contract.StateDeleting, spec.Generation, nil)
 	j.setProvisioned(false)
-	j.stopConsumer()
+	j.stopConsumer(spec)
 	if err := j.takeSlot(ctx); err != nil {
 		return err
 	}
@@ -218,13 +240,22 @@ func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 	if err := j.control.deps.Topology.Delete(ctx, j.id); err != nil {
 		return err
 	}
+	j.step(spec, StepQueueDeleted)
 	if err := j.control.deps.Partitions.Drop(ctx, j.id); err != nil {
 		return err
 	}
+	j.step(spec, StepPartitionDropped)
+	if err := j.control.deps.Topology.Delete(ctx, j.id); err != nil {
+		return err
+	}
+	j.step(spec, StepQueueGone)
 	j.control.deps.Forget(j.id)
+	j.step(spec, StepForgotten)
 	j.observe(contract.StateDeleted, spec.Generation, nil)
 	return nil
 }
+
+func (j *job) step(spec contract.TenantSpec, step Step) { j.control.step(j.id, spec.Generation, step) }
 
 func (j *job) takeSlot(ctx context.Context) error {
 	select {
@@ -245,36 +276,48 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec) {
 	}
 	if j.consumer != nil {
 		j.consumer.Configure(spec.Workers, maxAttempts)
+		j.setConsuming(true, spec.Generation)
+		j.step(spec, StepConsumerConfigured)
 		j.observeConsumer(nil)
 		return
 	}
-	t := j.tenant
-	j.consumer = j.control.deps.NewConsumer(j.id, &j.state, t.observeConsumer)
+	j.consumer = j.control.deps.NewConsumer(j.id, &j.state, j.observeConsumer)
 	j.consumer.Configure(spec.Workers, maxAttempts)
+	j.setConsuming(true, spec.Generation)
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	running := j.consumer
 	go func() { done <- running.Run(own) }()
 	j.cancel, j.done = cancel, done
+	j.step(spec, StepConsumerStarted)
+}
+
+func (t *tenant) setConsuming(consuming bool, configured int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.consuming, t.configured = consuming, configured
 }
 
 // observeConsumer reports what the consumer says of itself. Both the consumer and the tenant's goroutine call it, and
-// whoever notices that the database has gone or come back.
+// whoever notices that the database has gone or come back. It speaks of the generation that the consumer was configured
+// for, which may not be the newest one that is wanted, and says nothing once the consumer has been stopped.
 func (t *tenant) observeConsumer(fault error) {
-	generation := t.wanted().Generation
 	if outage := t.control.deps.Outage(); outage != nil {
 		fault = outage
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	switch {
+	case !t.consuming:
 	case fault == nil && t.state.Consuming.Load():
-		t.observe(contract.StateRunning, generation, nil)
+		t.note(contract.StateRunning, t.configured, nil)
 	case fault != nil && !errors.Is(fault, context.Canceled):
-		t.observe(contract.StatePaused, generation, fault)
+		t.note(contract.StatePaused, t.configured, fault)
 	}
 }
 
 // stopConsumer lets the consumer finish and waits for it. A timeout is not needed: everything that it waits for has one.
-func (j *job) stopConsumer() {
+func (j *job) stopConsumer(spec contract.TenantSpec) {
 	if j.consumer == nil {
 		return
 	}
@@ -283,9 +326,11 @@ func (j *job) stopConsumer() {
 		j.log.Info("the consumer has stopped", zap.Error(err))
 	}
 	j.forgetConsumer()
+	j.step(spec, StepConsumerStopped)
 }
 
 func (j *job) forgetConsumer() {
 	j.cancel()
+	j.setConsuming(false, 0)
 	j.consumer, j.cancel, j.done = nil, nil, nil
 }

@@ -28,12 +28,24 @@ type Topology struct {
 	declared chan struct{} // closed once the shared exchanges and queues have been declared for the first time
 
 	mu     sync.Mutex
-	shared *rabbitmq.Session // guarded by mu: on which the shared exchanges and queues were declared
+	shared *rabbitmq.Session    // guarded by mu: on which the shared exchanges and queues were declared
+	young  map[uuid.UUID]*birth // guarded by mu: queues that are not settled yet
 }
+
+// birth is when and where a queue was made.
+type birth struct {
+	at      time.Time
+	session *rabbitmq.Session
+}
+
+// settleTime is how long a new quorum queue has to live before anything is entrusted to it. RabbitMQ saves the register of
+// its members every 500 ms (the autosave of ra_directory); a broker that is killed before that starts with a queue that
+// never finds a leader, and what was confirmed into it is gone (seen with 4.0.5).
+const settleTime = time.Second
 
 // NewTopology returns the topology with retry tiers of the given delays.
 func NewTopology(link *rabbitmq.Link, delays []time.Duration, options rabbitmq.QueueOptions, log *zap.Logger) *Topology {
-	return &Topology{link: link, delays: delays, options: options, log: log, declared: make(chan struct{})}
+	return &Topology{link: link, delays: delays, options: options, log: log, declared: make(chan struct{}), young: make(map[uuid.UUID]*birth)}
 }
 
 // Run makes what all tenants share as soon as there is a connection, and again on every new one and every half a minute,
@@ -95,9 +107,18 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 	if err != nil {
 		return err
 	}
+	fresh, err := t.isFresh(ctx, session, tenant)
+	if err != nil {
+		return err
+	}
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
 		return rabbitmq.DeclareTenant(ch, tenant.String(), t.options)
 	})
+	if fresh && err == nil {
+		t.mu.Lock()
+		t.young[tenant] = &birth{at: time.Now(), session: session}
+		t.mu.Unlock()
+	}
 	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
 		t.log.Warn("a queue exists with other arguments and is used as it is", zap.Stringer("tenant_id", tenant), zap.Error(err))
 		err = session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.AdoptTenant(ch, tenant.String()) })
@@ -107,6 +128,61 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 		t.forgetShared(session)
 	}
 	return err
+}
+
+// isFresh reports whether the queue of a tenant is yet to be made. One that was made shortly before the connection was lost
+// is deleted: the broker may have forgotten half of it, and nobody was told to use it.
+func (t *Topology) isFresh(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) (bool, error) {
+	if t.options.Type == rabbitmq.QueueClassic {
+		return false, nil
+	}
+	t.mu.Lock()
+	_, unsettled := t.young[tenant]
+	t.mu.Unlock()
+	err := session.Do(ctx, func(ch *amqp.Channel) error {
+		if unsettled {
+			_, err := rabbitmq.DeleteTenant(ch, tenant.String())
+			return err
+		}
+		_, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
+		return err
+	})
+	var refused *amqp.Error
+	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the queue: %w", err)
+	}
+	return unsettled, nil
+}
+
+// Settle returns once the queue of a tenant can be trusted: at once for one that has been there before, else a second after
+// it was declared. It fails if the connection was lost meanwhile; the queue is then to be declared again.
+func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
+	t.mu.Lock()
+	born := t.young[tenant]
+	t.mu.Unlock()
+	if born == nil {
+		return nil
+	}
+	pause := time.NewTimer(time.Until(born.at.Add(settleTime)))
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-born.session.Done():
+		return fmt.Errorf("the connection was lost when the queue had just been made: %w", born.session.Err())
+	case <-pause.C:
+	}
+	t.forgetBirth(tenant)
+	return nil
+}
+
+func (t *Topology) forgetBirth(tenant uuid.UUID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.young, tenant)
 }
 
 // DeclareShared makes what all tenants share, unless that was done on the living connection, which it returns.
@@ -147,10 +223,14 @@ func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	return session.Do(ctx, func(ch *amqp.Channel) error {
+	err = session.Do(ctx, func(ch *amqp.Channel) error {
 		_, err := rabbitmq.DeleteTenant(ch, tenant.String())
 		return err
 	})
+	if err == nil {
+		t.forgetBirth(tenant)
+	}
+	return err
 }
 
 // missing is the depth of a queue that does not exist.

@@ -89,7 +89,7 @@ func (r *Relay) compareBatch(ctx context.Context, batch []tenant.Tenant, snapsho
 			done = append(done, *published)
 		}
 	}
-	return r.registry.MarkPublished(ctx, done)
+	return r.mark(ctx, done)
 }
 
 // overtakeObserved lifts a tenant above what an instance has seen. See [tenant.Tenant.Overtake].

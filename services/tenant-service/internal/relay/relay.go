@@ -59,6 +59,8 @@ type Options struct {
 	Poll time.Duration
 	// Compare is how often registry and bucket are compared, give or take a tenth: 30 s.
 	Compare time.Duration
+	// Step is told of every step that the relay has done; nil outside of tests.
+	Step Hook
 }
 
 // Relay publishes the registry. Make one with [New].
@@ -109,6 +111,16 @@ func (r *Relay) Notify() {
 	case r.wake <- struct{}{}:
 	default: // it is going to look anyway
 	}
+}
+
+// Committed tells the relay that this process has changed t in the registry. It never blocks.
+func (r *Relay) Committed(t tenant.Tenant) {
+	if t.State == tenant.Deleted {
+		r.step(t.ID, StepRetired)
+	} else {
+		r.step(t.ID, StepCommitted)
+	}
+	r.Notify()
 }
 
 // Run publishes until ctx ends. Faults of PostgreSQL and NATS are logged once and outlived.
@@ -184,7 +196,7 @@ func (r *Relay) publishAll(ctx context.Context, batch []tenant.Tenant) (waiting 
 		published, err := r.publish(ctx, t, nil)
 		if err != nil {
 			// What was written is noted even if the rest was not.
-			return append(waiting, batch[i:]...), errors.Join(err, r.registry.MarkPublished(ctx, done))
+			return append(waiting, batch[i:]...), errors.Join(err, r.mark(ctx, done))
 		}
 		if published == nil {
 			waiting = append(waiting, t)
@@ -192,7 +204,18 @@ func (r *Relay) publishAll(ctx context.Context, batch []tenant.Tenant) (waiting 
 		}
 		done = append(done, *published)
 	}
-	return waiting, r.registry.MarkPublished(ctx, done)
+	return waiting, r.mark(ctx, done)
+}
+
+// mark notes in the registry that tenants are published as they are given.
+func (r *Relay) mark(ctx context.Context, done []tenant.Tenant) error {
+	if err := r.registry.MarkPublished(ctx, done); err != nil {
+		return err
+	}
+	for _, t := range done {
+		r.step(t.ID, StepMarked)
+	}
+	return nil
 }
 
 // publish makes the bucket say about t what the registry says, and returns what that is. seen is what the bucket is
@@ -206,6 +229,7 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 			}
 			seen = &entry // without a revision if there is none, without a value if it is malformed
 		}
+		r.step(t.ID, StepRead)
 		if seen.Revision > 0 && seen.Value.Generation >= t.Generation && seen.Value != t.Spec() {
 			// Either t is out of date, or the registry is, compared with the one that published this.
 			current, err := r.registry.Change(ctx, t.ID, func(t *tenant.Tenant) error {
@@ -225,6 +249,7 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 		}
 		err := r.write(ctx, t.Spec(), seen.Revision)
 		if err == nil {
+			r.step(t.ID, StepPublished)
 			r.metrics.published.Inc()
 			r.log.Debug("published tenant", zap.Stringer("tenant_id", t.ID), zap.Int64("generation", t.Generation))
 			return &t, nil
@@ -254,6 +279,7 @@ func (r *Relay) write(ctx context.Context, spec contract.TenantSpec, revision ui
 // Both steps can be repeated. If the second one fails, the tenant is deleted nonetheless, and the next comparison makes
 // up for it.
 func (r *Relay) Retire(ctx context.Context, id uuid.UUID, observed int64) (bool, error) {
+	r.step(id, StepReported)
 	t, err := r.registry.Change(ctx, id, func(t *tenant.Tenant) error {
 		t.Retire(observed)
 		return nil
@@ -267,6 +293,7 @@ func (r *Relay) Retire(ctx context.Context, id uuid.UUID, observed int64) (bool,
 	if err := r.bucket.Delete(ctx, id.String()); err != nil {
 		return false, err
 	}
+	r.step(id, StepWithdrawn)
 	r.Notify() // so that it is counted
 	return true, nil
 }

@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, closer.Close()) })
 	w := &world{t: t, db: db, natsURL: backing.NATS(t)}
-	w.registry = store.New(db, func() {
+	w.registry = store.New(db, func(tenant.Tenant) {
 		if w.notify != nil {
 			w.notify()
 		}

@@ -27,12 +27,12 @@ const timeout = 16 * time.Second
 // ends; a registry that cannot be reached is [tenant.ErrUnavailable].
 type Store struct {
 	db      *gorm.DB
-	changed func()
+	changed func(tenant.Tenant)
 }
 
-// New makes a store on db, whose connections act as the role of this service. changed is called after every committed
-// change and must not block.
-func New(db *gorm.DB, changed func()) *Store { return &Store{db: db, changed: changed} }
+// New makes a store on db, whose connections act as the role of this service. changed is told after every committed change
+// what became of the tenant, and must not block.
+func New(db *gorm.DB, changed func(tenant.Tenant)) *Store { return &Store{db: db, changed: changed} }
 
 // session is the database for one operation; done releases its deadline.
 func (s *Store) session(ctx context.Context) (db *gorm.DB, done func()) {
@@ -58,7 +58,7 @@ func (s *Store) Create(ctx context.Context, t *tenant.Tenant) error {
 		}
 		return tenant.ErrExists
 	}
-	s.changed()
+	s.changed(*t)
 	return nil
 }
 
@@ -99,7 +99,7 @@ func (s *Store) Change(ctx context.Context, id uuid.UUID, change func(*tenant.Te
 		return tenant.Tenant{}, wrap("change tenant", err)
 	}
 	if written {
-		s.changed()
+		s.changed(t)
 	}
 	return t, nil
 }

@@ -33,7 +33,7 @@ func open(t *testing.T) (registry *store.Store, notified *atomic.Int64) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, closer.Close()) })
 	notified = new(atomic.Int64)
-	return store.New(db, func() { notified.Add(1) }), notified
+	return store.New(db, func(tenant.Tenant) { notified.Add(1) }), notified
 }
 
 // draft makes a tenant that is not stored yet.
@@ -299,7 +299,7 @@ func TestUnavailable(t *testing.T) {
 	db, closer, err := postgres.Gorm(pool, zap.NewNop())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, closer.Close()) })
-	registry := store.New(db, func() {})
+	registry := store.New(db, func(tenant.Tenant) {})
 	drafted := draft(t, "a")
 	operations := map[string]func(context.Context) error{
 		"create": func(ctx context.Context) error { return registry.Create(ctx, &drafted) },

@@ -1,0 +1,272 @@
+package lifecycle_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+)
+
+// connect is a connection to the control channel that is there.
+func (w *world) connect() *control.Conn {
+	w.t.Helper()
+	conn, err := control.Connect(control.Config{URL: w.natsURL}, "test", zap.NewNop(), nil)
+	require.NoError(w.t, err)
+	w.t.Cleanup(conn.Close)
+	require.Eventually(w.t, func() bool {
+		_, err := control.Tenants(conn).Snapshot(w.t.Context())
+		return err == nil
+	}, patience, poll)
+	return conn
+}
+
+// channel is a NATS server of the test's own, which keeps its port over restarts.
+type channel struct {
+	t      *testing.T
+	config backing.NATSConfig
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+func startChannel(t *testing.T) *channel {
+	t.Helper()
+	ports, err := port.Free(t.Context(), 1)
+	require.NoError(t, err)
+	c := &channel{t: t, config: backing.NATSConfig{Dir: t.TempDir(), Port: ports[0]}}
+	c.start()
+	t.Cleanup(c.stop)
+	return c
+}
+
+func (c *channel) url() string { return "nats://127.0.0.1:" + strconv.Itoa(c.config.Port) }
+
+func (c *channel) start() {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel, c.ended = cancel, make(chan error, 1)
+	go func() { c.ended <- backing.ServeNATS(ctx, c.config) }()
+	require.Eventually(c.t, func() bool {
+		nc, err := nats.Connect(c.url(), nats.NoReconnect())
+		if err != nil {
+			return false
+		}
+		nc.Close()
+		return true
+	}, patience, poll)
+}
+
+func (c *channel) stop() {
+	c.t.Helper()
+	c.cancel()
+	if err, ok := <-c.ended; ok {
+		close(c.ended)
+		require.NoError(c.t, err)
+	}
+}
+
+// wipe removes everything that the stopped server has kept.
+func (c *channel) wipe() {
+	c.t.Helper()
+	entries, err := os.ReadDir(c.config.Dir)
+	require.NoError(c.t, err)
+	for _, entry := range entries {
+		require.NoError(c.t, os.RemoveAll(filepath.Join(c.config.Dir, entry.Name())))
+	}
+}
+
+// raw is a plain client, to do to the buckets what this product does not.
+func (c *channel) raw() jetstream.JetStream {
+	c.t.Helper()
+	closed := make(chan struct{})
+	nc, err := nats.Connect(c.url(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	require.NoError(c.t, err)
+	c.t.Cleanup(func() {
+		nc.Close()
+		<-closed
+	})
+	js, err := jetstream.New(nc)
+	require.NoError(c.t, err)
+	return js
+}
+
+// desire is the last thing that an operator has asked for.
+type desire struct {
+	state   contract.DesiredState
+	workers int
+}
+
+// holds demands that what was desired is what runs: in the registry, in the report of the instance, and for the messages.
+func (w *world) holds(id uuid.UUID, want desire) {
+	w.t.Helper()
+	observed := map[contract.DesiredState]contract.ConsumerState{
+		contract.DesiredActive: contract.StateRunning, contract.DesiredSuspended: contract.StateSuspended,
+	}[want.state]
+	require.NoError(w.t, w.await(w.t.Context(), id, func(view tenantView) bool {
+		fine := view.State == string(want.state) && view.Workers == want.workers
+		fine = fine && view.Status.State == string(observed) && view.Status.ObservedGeneration == view.Generation
+		return fine && (want.state != contract.DesiredActive || view.Status.Workers == want.workers)
+	}))
+	if want.state == contract.DesiredActive {
+		require.NoError(w.t, w.use(w.t.Context(), id))
+	}
+}
+
+// resize asks a replica for a number of workers.
+func (w *world) resize(replica *stack.Service, id uuid.UUID, workers int) error {
+	_, err := w.call(w.t.Context(), http.MethodPut, tenantURL(replica, id)+"/config/concurrency", fmt.Sprintf(`{"workers":%d}`, workers), nil)
+	return err
+}
+
+// ask asks a replica for an action without a body.
+func (w *world) ask(replica *stack.Service, id uuid.UUID, action string) error {
+	_, err := w.call(w.t.Context(), http.MethodPost, tenantURL(replica, id)+action, "", nil)
+	return err
+}
+
+// Whatever happens to the control channel, what an operator has asked for last is what runs in the end, and a tenant that
+// nobody has touched goes on as it is. Two replicas relay all the time.
+func TestDesiredStateWins(t *testing.T) {
+	c := startChannel(t)
+	w := newWorld(t, c.url(), "NATS_RESYNC=2s") // as little as there may be, since it is waited for
+	second, err := w.Add(t.Context(), stack.TenantService)
+	require.NoError(t, err)
+	bucket := control.Tenants(w.connect())
+	id, untouched := uuid.New(), uuid.New()
+	require.NoError(t, w.create(t.Context(), id, 2))
+	require.NoError(t, w.create(t.Context(), untouched, 3))
+	check := func(t *testing.T, want desire) {
+		t.Helper()
+		w.holds(id, want)
+		w.holds(untouched, desire{contract.DesiredActive, 3})
+		entry, err := bucket.Get(t.Context(), id.String())
+		require.NoError(t, err)
+		require.Equal(t, want, desire{entry.Value.State, entry.Value.Workers})
+	}
+	// spec is what the channel says now.
+	spec := func(t *testing.T) contract.TenantSpec {
+		t.Helper()
+		entry, err := bucket.Get(t.Context(), id.String())
+		require.NoError(t, err)
+		return entry.Value
+	}
+	tell := func(t *testing.T, said contract.TenantSpec) {
+		t.Helper()
+		require.Eventually(t, func() bool { // a bucket that is being removed cannot be made at the same moment
+			_, err := bucket.Put(t.Context(), said.TenantID, said)
+			return err == nil
+		}, patience, poll)
+	}
+
+	t.Run("NATS is wiped", func(t *testing.T) {
+		c.stop()
+		require.NoError(t, w.resize(second, id, 4), "the registry does not need it")
+		c.wipe()
+		c.start()
+		check(t, desire{contract.DesiredActive, 4})
+	})
+	t.Run("the bucket is made again with old values", func(t *testing.T) {
+		old := spec(t)
+		require.NoError(t, w.resize(w.Tenant, id, 5))
+		check(t, desire{contract.DesiredActive, 5})
+		require.NoError(t, c.raw().DeleteKeyValue(t.Context(), contract.TenantsBucket))
+		tell(t, old)
+		require.NoError(t, w.resize(second, id, 6))
+		check(t, desire{contract.DesiredActive, 6})
+	})
+	t.Run("the watchers are silent", func(t *testing.T) {
+		stream, err := c.raw().Stream(t.Context(), "KV_"+contract.TenantsBucket)
+		require.NoError(t, err)
+		names := stream.ConsumerNames(t.Context())
+		var silenced int
+		for name := range names.Name() {
+			require.NoError(t, stream.DeleteConsumer(t.Context(), name))
+			silenced++
+		}
+		require.NoError(t, names.Err())
+		require.Positive(t, silenced)
+		require.NoError(t, w.resize(w.Tenant, id, 7))
+		check(t, desire{contract.DesiredActive, 7})
+	})
+	t.Run("updates are repeated, and older ones arrive late", func(t *testing.T) {
+		said := spec(t)
+		late := said
+		late.Generation--
+		for _, state := range []contract.DesiredState{contract.DesiredSuspended, contract.DesiredDeleting, contract.DesiredActive} {
+			late.State, late.Workers = state, 1
+			tell(t, said)
+			tell(t, late)
+			tell(t, late)
+			// The instance has taken these in once it has a tenant that came after them.
+			after := uuid.New()
+			require.NoError(t, w.create(t.Context(), after, 1))
+			w.holds(id, desire{contract.DesiredActive, 7})
+			require.NoError(t, w.remove(t.Context(), after))
+		}
+		tell(t, said)
+		check(t, desire{contract.DesiredActive, 7})
+	})
+	t.Run("two replicas relay at once", func(t *testing.T) {
+		var asking sync.WaitGroup
+		for i, replica := range []*stack.Service{w.Tenant, second} {
+			asking.Go(func() {
+				for n := range 25 {
+					for _, err := range []error{w.resize(replica, id, 1+(2*n+i)%20), w.ask(replica, id, "/suspend"), w.ask(replica, id, "/resume")} {
+						if err != nil {
+							t.Errorf("replica %d: %v", i, err)
+						}
+					}
+				}
+			})
+		}
+		asking.Wait()
+		require.NoError(t, w.ask(w.Tenant, id, "/suspend"))
+		require.NoError(t, w.resize(second, id, 8))
+		check(t, desire{contract.DesiredSuspended, 8})
+		require.NoError(t, w.ask(second, id, "/resume"))
+		check(t, desire{contract.DesiredActive, 8})
+	})
+	t.Run("a deletion is not taken back", func(t *testing.T) {
+		said := spec(t)
+		require.NoError(t, w.remove(t.Context(), id))
+		keys := func(n int) {
+			t.Helper()
+			require.Eventually(t, func() bool {
+				all, err := bucket.Snapshot(t.Context())
+				return err == nil && len(all) == n
+			}, patience, poll, "the key of a deleted tenant stays")
+		}
+		keys(1)
+		tell(t, said)
+		after := uuid.New()
+		require.NoError(t, w.create(t.Context(), after, 1)) // see above
+		c.stop()
+		c.start() // the replicas compare now, and not in half a minute
+		keys(2)
+		status, err := w.call(t.Context(), http.MethodGet, tenantURL(second, id), "", nil)
+		require.Error(t, err)
+		require.Equal(t, http.StatusNotFound, status)
+		var queues []struct{ Name string }
+		require.NoError(t, json.Unmarshal(w.get(t, w.management("/api/queues/"+w.broker.VHost)), &queues))
+		for _, queue := range queues {
+			require.NotEqual(t, contract.QueueName(id.String()), queue.Name)
+		}
+		w.holds(untouched, desire{contract.DesiredActive, 3})
+	})
+}

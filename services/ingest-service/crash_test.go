@@ -1,0 +1,166 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+)
+
+// operation is one change of a tenant, and the steps that it takes.
+type operation struct {
+	before contract.DesiredState // of a tenant that exists, as generation 1; "" if there is none yet
+	want   contract.TenantSpec   // without the id
+	steps  []reconcile.Step      // in their order
+}
+
+const (
+	workersBefore = 2
+	workersAfter  = 5
+)
+
+func operations() map[string]operation {
+	spec := func(state contract.DesiredState, workers int, generation int64) contract.TenantSpec {
+		return contract.TenantSpec{State: state, Workers: workers, Generation: generation}
+	}
+	return map[string]operation{
+		"creation": {
+			want: spec(contract.DesiredActive, workersBefore, 1),
+			steps: []reconcile.Step{
+				reconcile.StepBegun, reconcile.StepAttached, reconcile.StepDeclared, reconcile.StepConsumerStarted, reconcile.StepReported,
+			},
+		},
+		"suspension": {
+			before: contract.DesiredActive, want: spec(contract.DesiredSuspended, workersBefore, 2),
+			steps: []reconcile.Step{reconcile.StepBegun, reconcile.StepConsumerStopped, reconcile.StepReported},
+		},
+		"resumption": {
+			before: contract.DesiredSuspended, want: spec(contract.DesiredActive, workersBefore, 2),
+			steps: []reconcile.Step{reconcile.StepBegun, reconcile.StepConsumerStarted, reconcile.StepReported},
+		},
+		"resize": {
+			before: contract.DesiredActive, want: spec(contract.DesiredActive, workersAfter, 2),
+			steps: []reconcile.Step{reconcile.StepBegun, reconcile.StepConsumerConfigured, reconcile.StepReported},
+		},
+		"deletion": {
+			before: contract.DesiredActive, want: spec(contract.DesiredDeleting, workersBefore, 2),
+			steps: []reconcile.Step{
+				reconcile.StepBegun, reconcile.StepConsumerStopped, reconcile.StepQueueDeleted, reconcile.StepPartitionDropped,
+				reconcile.StepQueueGone, reconcile.StepForgotten, reconcile.StepReported, reconcile.StepReleased,
+			},
+		},
+	}
+}
+
+// A step that is in no operation would be a place to die that nobody has looked at.
+func TestEveryStepIsAPlaceToDie(t *testing.T) {
+	var met []reconcile.Step
+	for _, o := range operations() {
+		met = append(met, o.steps...)
+	}
+	require.ElementsMatch(t, reconcile.Steps(), slices.Compact(slices.Sorted(slices.Values(met))))
+}
+
+// The process is killed after every step of every operation, by the step itself, and started again. What was desired must
+// come about, every message that was accepted must be stored once, and nothing may be left over.
+func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
+	for name, o := range operations() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newCrashWorld(t)
+			w.start()
+			t.Run("unharmed", func(t *testing.T) { // the steps that there are, told by the service itself
+				v := w.victim(t, o)
+				v.begin()
+				v.settled()
+				require.Equal(t, o.steps, w.steps(t, v.id, o.want.Generation))
+			})
+			for _, step := range o.steps {
+				t.Run("after "+string(step), func(t *testing.T) {
+					v := w.victim(t, o)
+					v.dieAt(step)
+					v.begin()
+					v.dies()
+					w.start()
+					v.settled()
+				})
+			}
+			w.empty()
+		})
+	}
+}
+
+// The same inside of a step that is several changes in the database or the broker: what a process leaves there is made by
+// hand while the process is away.
+func TestKilledInTheMiddleOfAStep(t *testing.T) {
+	t.Parallel()
+	w := newCrashWorld(t)
+	w.start()
+	for name, c := range map[string]struct {
+		operation string
+		after     reconcile.Step
+		leave     func(v *victim)
+	}{
+		"queue declared, not bound": {"creation", reconcile.StepAttached, func(v *victim) {
+			require.NoError(v.t, v.w.topology.Declare(v.t.Context(), v.id))
+			v.unbind()
+		}},
+		"partition detached, not dropped": {"deletion", reconcile.StepQueueDeleted, func(v *victim) { v.dropOnce() }},
+		"partition dropped, dead letters not": {"deletion", reconcile.StepQueueDeleted, func(v *victim) {
+			v.dropOnce()
+			v.dropOnce()
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := w.victim(t, operations()[c.operation])
+			v.dieAt(c.after)
+			v.begin()
+			v.dies()
+			c.leave(v)
+			w.start()
+			v.settled()
+		})
+	}
+	w.empty()
+}
+
+// What is desired may change while the process is dead: what it had begun for the old desire must not stay.
+func TestDeletedWhileDead(t *testing.T) {
+	t.Parallel()
+	w := newCrashWorld(t)
+	w.start()
+	creation := operations()["creation"]
+	for _, step := range creation.steps {
+		t.Run("created up to "+string(step), func(t *testing.T) {
+			v := w.victim(t, creation)
+			v.dieAt(step)
+			v.begin()
+			v.dies()
+			v.want(contract.TenantSpec{State: contract.DesiredDeleting, Workers: workersBefore, Generation: 2})
+			w.start()
+			v.settled()
+		})
+	}
+	w.empty()
+}
+
+// A tenant must not need more than the broker and the database to be torn down: nobody reports for an instance that is
+// dead, and the next one reports under its own name.
+func TestTeardownGoesOnUnderAnotherName(t *testing.T) {
+	t.Parallel()
+	w := newCrashWorld(t)
+	w.start()
+	v := w.victim(t, operations()["deletion"])
+	v.dieAt(reconcile.StepQueueDeleted)
+	v.begin()
+	v.dies()
+	w.instance = "ingest-" + uuid.NewString()[:8]
+	w.start()
+	v.settled()
+	w.empty()
+}

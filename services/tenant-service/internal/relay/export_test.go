@@ -1,0 +1,6 @@
+package relay
+
+import "context"
+
+// Pass is one pass, for tests that decide what comes between its steps.
+func (r *Relay) Pass(ctx context.Context, full bool) error { return r.pass(ctx, full) }
