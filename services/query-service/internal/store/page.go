@@ -2,12 +2,12 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"gorm.io/gorm"
 )
 
@@ -21,10 +21,12 @@ const MessageBytes = 256
 
 // A page is read in chunks of rows, since the size of a row is not known before PostgreSQL has sent it: asking for all
 // rows of a page at once would make it send a gigabyte of the largest messages, of which a page takes eight megabytes.
-// The first chunk holds an ordinary page as a whole; later ones grow only as long as rows turn out to be small.
+// The first chunk holds an ordinary page as a whole, in one round trip, unless the tenant is known for large messages;
+// later ones grow only as long as rows turn out to be small.
 const (
-	firstChunk  = 32
-	chunkGrowth = 8
+	firstChunk      = 128
+	firstHeavyChunk = 16
+	chunkGrowth     = 8
 )
 
 // Query asks for a page.
@@ -40,65 +42,113 @@ type Query struct {
 	Limit int
 }
 
-// Page is a part of the reading order.
+// Page is a part of the reading order: what it says of its messages when they have been read.
 type Page struct {
-	// Messages are in the order that was asked for, without a gap, within the limits of time.
-	Messages []Message
+	// Last is the place of the last message; nil if there is none.
+	Last *Position
 	// More says that another message was there to follow when the page was read.
 	More bool
-
-	bytes int
 }
 
-// Page reads a page. It has fewer messages than the limit only where no further message is settled, or where it would
-// exceed [PageBytes].
-func (r *Reader) Page(ctx context.Context, query Query) (Page, error) {
-	var page Page
-	err := r.inTenant(ctx, query.Tenant, func(tx *gorm.DB) error {
-		page = Page{Messages: make([]Message, 0, min(query.Limit, firstChunk))}
-		span, err := seek(tx, query)
-		if err != nil {
-			return err
-		}
-		for chunk, left := firstChunk, query.Limit+1; left > 0; chunk *= chunkGrowth {
-			rows := min(chunk, left)
-			if full, err := r.read(tx, query, span, rows, &page); full || err != nil {
-				return err
-			}
-			left -= rows
-			span.advance(query.Order, page.Messages[len(page.Messages)-1].Position)
-		}
-		return nil
-	})
+// Page reads a page and calls each with its messages, in the order that was asked for, without a gap, within the limits
+// of time. The payload of a message belongs to the driver: it is good until each returns. After an error what each was
+// given is no page.
+//
+// A page has fewer messages than the limit only where no further message is settled, or where it would exceed
+// [PageBytes].
+func (r *Reader) Page(ctx context.Context, query Query, each func(Message)) (Page, error) {
+	span, err := r.seek(ctx, query)
 	if err != nil {
 		return Page{}, fmt.Errorf("read page: %w", err)
+	}
+	p := pageReader{query: query, span: span, maxBytes: r.pageBytes, each: each}
+	chunk := firstChunk
+	if r.heavy.has(query.Tenant) {
+		chunk = firstHeavyChunk
+	}
+	err = r.onConnection(ctx, func(db *gorm.DB, connection *pgx.Conn) error { return p.read(ctx, db, connection, chunk) })
+	if err != nil {
+		return Page{}, fmt.Errorf("read page: %w", err)
+	}
+	if p.more {
+		r.heavy.set(query.Tenant, p.messages < query.Limit)
+	}
+	page := Page{More: p.more}
+	if p.messages > 0 {
+		page.Last = &p.last
 	}
 	return page, nil
 }
 
-// read appends up to n messages of span to page. It reports true when the page is complete.
-func (r *Reader) read(tx *gorm.DB, query Query, span span, n int, page *Page) (full bool, err error) {
-	statement, args := pageSQL(query, span, n)
-	rows, err := tx.Raw(statement, args...).Rows()
-	if err != nil {
-		return false, err
+// pageReader reads one page.
+type pageReader struct {
+	query    Query
+	span     span // what is still to be read
+	maxBytes int
+	each     func(Message)
+
+	more            bool
+	last            Position // of the last message on the page
+	messages, bytes int      // on the page
+}
+
+// read reads the page on connection, beginning with a chunk of so many rows.
+func (p *pageReader) read(ctx context.Context, db *gorm.DB, connection *pgx.Conn, chunk int) error {
+	// One row more than the page may have tells whether there is one.
+	for left := p.query.Limit + 1; left > 0; chunk *= chunkGrowth {
+		n := min(chunk, left)
+		full, err := p.readChunk(ctx, db, connection, n)
+		if full || err != nil {
+			return err
+		}
+		left -= n
+		p.span.advance(p.query.Order, p.last)
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
+	return nil
+}
+
+// readChunk reads up to n rows. It reports true when the page is complete.
+//
+// This is where most of the time of the service goes, so GORM makes the statement and pgx runs it: the whole transaction
+// is one round trip, and rows are looked at where they were received, without database/sql's copies of each value.
+func (p *pageReader) readChunk(ctx context.Context, db *gorm.DB, connection *pgx.Conn, n int) (full bool, err error) {
 	got := 0
-	for ; rows.Next(); got++ {
-		message, err := scan(rows)
-		if err != nil {
-			return false, err
+	statement, args := pageSQL(db, p.query, p.span, n)
+	defer func(began time.Time) {
+		db.Logger.Trace(ctx, began, func() (string, int64) { return statement, int64(got) }, err)
+	}(time.Now())
+	batch := bound(p.query.Tenant)
+	batch.Queue(statement, args...).Query(func(rows pgx.Rows) error {
+		var m Message
+		into := []any{(*[16]byte)(&m.ID), (*pgtype.DriverBytes)(&m.Payload), &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord}
+		for ; rows.Next(); got++ {
+			if err := rows.Scan(into...); err != nil {
+				return err
+			}
+			if full = !p.add(m); full {
+				return nil
+			}
 		}
-		size := len(message.Payload) + MessageBytes
-		if len(page.Messages) == query.Limit || (len(page.Messages) > 0 && page.bytes+size > r.pageBytes) {
-			page.More = true
-			return true, nil
-		}
-		page.Messages = append(page.Messages, message)
-		page.bytes += size
+		full = got < n
+		return nil
+	})
+	err = connection.SendBatch(ctx, batch).Close()
+	return full, err
+}
+
+// add puts a message on the page, unless it is full: then the message is the one that tells that there are more.
+func (p *pageReader) add(m Message) bool {
+	size := len(m.Payload) + MessageBytes
+	if p.messages == p.query.Limit || (p.messages > 0 && p.bytes+size > p.maxBytes) {
+		p.more = true
+		return false
 	}
-	return got < n, rows.Err()
+	m.CreatedAt = m.CreatedAt.UTC()
+	p.each(m)
+	p.last = m.Position
+	p.messages++
+	p.bytes += size
+	return true
 }
 
 // The horizon. As sub-selects its two parts are evaluated once a statement rather than once a row, in the snapshot of
@@ -111,35 +161,31 @@ const beforeHorizon = `(epoch, xid) < ((SELECT reading_epoch()), (SELECT pg_snap
 // tightest, and reads everything between the two. So there is at most one on the side where the scan begins: where
 // another one is there, the horizon becomes a mere filter, as IS TRUE keeps it out of the index condition. A position
 // that comes from a page lies before the horizon already, so the filter has next to nothing to do.
-func pageSQL(query Query, span span, n int) (statement string, args []any) {
-	var sql strings.Builder
-	sql.WriteString(`SELECT id, payload, created_at, epoch, xid, ord FROM messages WHERE tenant_id = ?`)
-	args = append(args, query.Tenant)
-	and := func(condition string, values ...any) {
-		sql.WriteString(` AND ` + condition)
-		args = append(args, values...)
-	}
+func pageSQL(db *gorm.DB, query Query, span span, n int) (statement string, args []any) {
+	tx := db.Session(&gorm.Session{DryRun: true, NewDB: true}).Table("messages").
+		Select("id, payload, created_at, epoch, xid, ord").Where("tenant_id = ?", query.Tenant)
 	if p := span.lower; p != nil {
-		and(`(epoch, xid, ord) > (?, ?, ?)`, p.Epoch, p.Xid, p.Ord)
+		tx = tx.Where("(epoch, xid, ord) > (?, ?, ?)", p.Epoch, p.Xid, p.Ord)
 	}
 	if p := span.upper; p != nil {
-		and(`(epoch, xid, ord) < (?, ?, ?)`, p.Epoch, p.Xid, p.Ord)
+		tx = tx.Where("(epoch, xid, ord) < (?, ?, ?)", p.Epoch, p.Xid, p.Ord)
 	}
 	if query.Order == Descending && span.upper != nil {
-		and(`(` + beforeHorizon + `) IS TRUE`)
+		tx = tx.Where("(" + beforeHorizon + ") IS TRUE")
 	} else {
-		and(beforeHorizon)
+		tx = tx.Where(beforeHorizon)
 	}
 	if query.CreatedFrom != nil {
-		and(`created_at >= ?`, microseconds(*query.CreatedFrom))
+		tx = tx.Where("created_at >= ?", microseconds(*query.CreatedFrom))
 	}
 	if query.CreatedBefore != nil {
-		and(`created_at < ?`, microseconds(*query.CreatedBefore))
+		tx = tx.Where("created_at < ?", microseconds(*query.CreatedBefore))
 	}
 	if query.Order == Descending {
-		sql.WriteString(` ORDER BY epoch DESC, xid DESC, ord DESC LIMIT ?`)
+		tx = tx.Order("epoch DESC, xid DESC, ord DESC")
 	} else {
-		sql.WriteString(` ORDER BY epoch, xid, ord LIMIT ?`)
+		tx = tx.Order("epoch, xid, ord")
 	}
-	return sql.String(), append(args, n)
+	made := tx.Limit(n).Find(&[]map[string]any{}).Statement
+	return made.SQL.String(), made.Vars
 }

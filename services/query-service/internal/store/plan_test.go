@@ -1,12 +1,14 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"gorm.io/gorm"
 )
@@ -28,10 +30,10 @@ func (p plan) each(visit func(plan)) {
 	}
 }
 
-func explain(t *testing.T, tx *gorm.DB, statement string, args ...any) plan {
+func explain(t *testing.T, db executor, statement string, args ...any) plan {
 	t.Helper()
 	var text string
-	require.NoError(t, tx.Raw(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+statement, args...).Row().Scan(&text))
+	require.NoError(t, db.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+statement, args...).Scan(&text))
 	var explained []struct {
 		Plan plan `json:"Plan"`
 	}
@@ -71,8 +73,8 @@ func TestPlans(t *testing.T) {
 		} {
 			query.Tenant, query.Order, query.Limit = tenant, order, 100
 			t.Run(fmt.Sprintf("%s/%d", strings.ReplaceAll(name, " ", ""), order), func(t *testing.T) {
-				err := f.reader.inTenant(t.Context(), tenant, func(tx *gorm.DB) error {
-					f.requireGoodPlan(t, tx, query)
+				err := f.reader.onConnection(t.Context(), func(db *gorm.DB, connection *pgx.Conn) error {
+					f.requireGoodPlan(t, db, connection, query)
 					return nil
 				})
 				require.NoError(t, err)
@@ -81,29 +83,37 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-func (f *fixture) requireGoodPlan(t *testing.T, tx *gorm.DB, query Query) {
+func (f *fixture) requireGoodPlan(t *testing.T, db *gorm.DB, connection *pgx.Conn, query Query) {
 	t.Helper()
-	span, err := seek(tx, query)
+	span, err := f.reader.seek(t.Context(), query)
 	require.NoError(t, err)
+	// In a transaction of the test, so that all that is locked stays locked to the end.
+	tx, err := connection.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tx.Rollback(context.Background())) }()
+	require.NoError(t, tx.SendBatch(t.Context(), bound(query.Tenant)).Close())
 	for _, at := range []*time.Time{query.CreatedFrom, query.CreatedBefore} {
 		if at != nil {
+			// Once before: whatever a connection does for the first time reads hundreds of pages of catalogs.
+			_, err = tx.Exec(t.Context(), positionSQL, query.Tenant, *at)
+			require.NoError(t, err)
 			root := explain(t, tx, positionSQL, query.Tenant, *at)
 			t.Logf("search for a time: %d buffers", root.Hit+root.Read)
 			require.Less(t, root.Hit+root.Read, 150, "buffers of the search for a time")
 		}
 	}
 
-	statement, args := pageSQL(query, span, query.Limit+1)
+	statement, args := pageSQL(db, query, span, query.Limit+1)
 	// More often than the five times after which PostgreSQL would turn to a generic plan.
 	for range 8 {
-		var page Page
-		_, err := f.reader.read(tx, query, span, query.Limit+1, &page)
+		p := pageReader{query: query, span: span, maxBytes: PageBytes, each: func(Message) {}}
+		_, err := p.readChunk(t.Context(), db, connection, query.Limit+1)
 		require.NoError(t, err)
-		require.NotEmpty(t, page.Messages)
+		require.NotZero(t, p.messages)
 	}
 	var locks int
-	require.NoError(t, tx.Raw(`SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
-		AND relation::regclass::text NOT LIKE 'pg\_%'`).Row().Scan(&locks))
+	require.NoError(t, tx.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()
+		AND locktype = 'relation' AND relation::regclass::text NOT LIKE 'pg\_%'`).Scan(&locks))
 	// The table, the hash partition and the tenant's, each with two indexes (PostgreSQL 17 locks those of parents, too),
 	// and the epochs. A generic plan takes hundreds.
 	require.LessOrEqual(t, locks, 12, "relation locks")

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"time"
@@ -26,34 +27,40 @@ func (s *span) advance(order Order, to Position) {
 	}
 }
 
-// seek finds the part of the reading order in which all messages of query are. There is no index on created_at; what
-// is left in that part and outside the limits of time is messages of about a minute at either end, which the exact
-// condition of the page statement sorts out.
-func seek(tx *gorm.DB, query Query) (span, error) {
-	var s span
-	if from := query.CreatedFrom; from != nil {
-		below, _, err := position(tx, query, from.Add(-disorder))
-		if err != nil {
-			return span{}, err
-		}
-		s.lower = below
-	}
-	if before := query.CreatedBefore; before != nil {
-		_, above, err := position(tx, query, before.Add(disorder))
-		if err != nil {
-			return span{}, err
-		}
-		s.upper = above
+// seek finds the part of the reading order in which all messages of query are.
+func (r *Reader) seek(ctx context.Context, query Query) (s span, err error) {
+	if query.CreatedFrom != nil || query.CreatedBefore != nil {
+		err = r.inTenant(ctx, query.Tenant, func(tx *gorm.DB) error {
+			s, err = between(tx, query)
+			return err
+		})
 	}
 	if query.Order == Descending {
 		s.upper = Descending.tighter(s.upper, query.After)
 	} else {
 		s.lower = Ascending.tighter(s.lower, query.After)
 	}
+	return s, err
+}
+
+// between finds the part of the reading order that lies within the limits of time. There is no index on created_at; what
+// is left in that part and outside the limits is messages of about a minute at either end, which the exact condition of
+// the page statement sorts out.
+func between(tx *gorm.DB, query Query) (s span, err error) {
+	if from := query.CreatedFrom; from != nil {
+		if s.lower, _, err = position(tx, query, from.Add(-disorder)); err != nil {
+			return span{}, err
+		}
+	}
+	if before := query.CreatedBefore; before != nil {
+		if _, s.upper, err = position(tx, query, before.Add(disorder)); err != nil {
+			return span{}, err
+		}
+	}
 	return s, nil
 }
 
-const positionSQL = `SELECT below_epoch, below_xid, below_ord, above_epoch, above_xid, above_ord FROM message_position(?, ?)`
+const positionSQL = `SELECT below_epoch, below_xid, below_ord, above_epoch, above_xid, above_ord FROM message_position($1, $2)`
 
 // position is where the messages of a tenant pass a time: a message created before it and, almost next to that, one
 // created at it or later; nil where there is none. See the migration for what makes them safe to skip to.

@@ -38,7 +38,7 @@ func history(r *rapid.T) []Message {
 		waited := rapid.SampledFrom([]time.Duration{0, 0, time.Millisecond, 5 * time.Second, longestWait}).Draw(r, "wait")
 		for ord := range rapid.Int32Range(1, 4).Draw(r, "messages") {
 			at.Ord = ord
-			messages = append(messages, Message{ID: uuid.New(), Payload: `0`, CreatedAt: clock.Add(-waited), Position: at})
+			messages = append(messages, Message{ID: uuid.New(), Payload: []byte(`0`), CreatedAt: clock.Add(-waited), Position: at})
 		}
 	}
 	return messages

@@ -37,7 +37,7 @@ var ErrNotStored = errors.New("the message is not stored")
 type Message struct {
 	ID uuid.UUID
 	// Payload is the JSON text that PostgreSQL made of its jsonb, to be passed on as it is.
-	Payload string
+	Payload []byte
 	// CreatedAt is when the transaction that stored the message began, in UTC, to the microsecond.
 	CreatedAt time.Time
 	// Position is the place of the message in the reading order.
@@ -49,20 +49,20 @@ type Reader struct {
 	db *gorm.DB
 	// pageBytes is [PageBytes]; tests make it smaller.
 	pageBytes int
+	heavy     heavyTenants
 }
 
 // New makes a Reader of a database that was opened as [postgres.RoleQuery].
 func New(db *gorm.DB) *Reader { return &Reader{db: db, pageBytes: PageBytes} }
 
-const messageSQL = `SELECT id, payload, created_at, epoch, xid, ord FROM messages WHERE tenant_id = ? AND id = ?`
+const messageSQL = `SELECT id, payload, created_at, epoch, xid, ord FROM messages WHERE tenant_id = $1 AND id = $2`
 
 // Message reads the message of tenant with that id, or returns [ErrNotStored].
 func (r *Reader) Message(ctx context.Context, tenant, id uuid.UUID) (Message, error) {
 	var message Message
 	err := r.inTenant(ctx, tenant, func(tx *gorm.DB) error {
-		var err error
-		message, err = scan(tx.Raw(messageSQL, tenant, id).Row())
-		return err
+		return tx.Raw(messageSQL, tenant, id).Row().Scan(&message.ID, &message.Payload, &message.CreatedAt,
+			&message.Position.Epoch, &message.Position.Xid, &message.Position.Ord)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return Message{}, ErrNotStored
@@ -70,17 +70,10 @@ func (r *Reader) Message(ctx context.Context, tenant, id uuid.UUID) (Message, er
 	if err != nil {
 		return Message{}, fmt.Errorf("read message: %w", err)
 	}
+	message.CreatedAt = message.CreatedAt.UTC()
 	return message, nil
 }
 
 func (r *Reader) inTenant(ctx context.Context, tenant uuid.UUID, read func(tx *gorm.DB) error) error {
 	return postgres.WithTenant(ctx, r.db, tenant, read, &sql.TxOptions{ReadOnly: true})
-}
-
-// scan reads a row of the columns that messageSQL and the page statement share.
-func scan(row interface{ Scan(into ...any) error }) (Message, error) {
-	var m Message
-	err := row.Scan(&m.ID, &m.Payload, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
-	m.CreatedAt = m.CreatedAt.UTC()
-	return m, err
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -28,23 +29,23 @@ type fixture struct {
 	operator *pgxpool.Pool
 }
 
-func newFixture(t *testing.T) *fixture {
-	t.Helper()
-	url := backing.Postgres(t)
+func newFixture(tb testing.TB) *fixture {
+	tb.Helper()
+	url := backing.Postgres(tb)
 	cfg := postgres.DefaultConfig()
 	cfg.URL = url
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleQuery)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool, err := postgres.Open(tb.Context(), cfg, postgres.RoleQuery)
+	require.NoError(tb, err)
+	tb.Cleanup(pool.Close)
 	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, closer.Close()) })
 	config, err := pgxpool.ParseConfig(url)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	config.MaxConns = 20
-	operator, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	operator, err := pgxpool.NewWithConfig(tb.Context(), config)
+	require.NoError(tb, err)
+	tb.Cleanup(operator.Close)
 	return &fixture{reader: New(db), pool: pool, operator: operator}
 }
 
@@ -115,10 +116,21 @@ func (f *fixture) settle(t *testing.T) {
 	}, time.Minute, 2*time.Millisecond)
 }
 
-func (f *fixture) page(t require.TestingT, query Query) Page {
-	page, err := f.reader.Page(context.Background(), query)
+// page is a page with its messages.
+type page struct {
+	Page
+	Messages []Message
+}
+
+func (f *fixture) page(t require.TestingT, query Query) page {
+	var p page
+	var err error
+	p.Page, err = f.reader.Page(context.Background(), query, func(m Message) {
+		m.Payload = bytes.Clone(m.Payload)
+		p.Messages = append(p.Messages, m)
+	})
 	require.NoError(t, err)
-	return page
+	return p
 }
 
 // walk follows the pages of query to the end.
@@ -141,7 +153,7 @@ func series(n, size int) []Message {
 	messages := make([]Message, n)
 	for i := range messages {
 		messages[i] = Message{
-			ID: uuid.New(), Payload: text(size), CreatedAt: begin.Add(time.Duration(i) * time.Second),
+			ID: uuid.New(), Payload: []byte(text(size)), CreatedAt: begin.Add(time.Duration(i) * time.Second),
 			Position: Position{Epoch: 1, Xid: uint64(100 + i/10), Ord: int32(i % 10)},
 		}
 	}
@@ -161,8 +173,8 @@ func TestMessage(t *testing.T) {
 	message, err := f.reader.Message(t.Context(), tenant, id)
 	require.NoError(t, err)
 	require.Equal(t, id, message.ID)
-	require.JSONEq(t, payload, message.Payload)
-	require.Contains(t, message.Payload, "12345678901234567890.10", "a number keeps every digit")
+	require.JSONEq(t, payload, string(message.Payload))
+	require.Contains(t, string(message.Payload), "12345678901234567890.10", "a number keeps every digit")
 	require.Equal(t, time.UTC, message.CreatedAt.Location())
 	require.WithinDuration(t, time.Now(), message.CreatedAt, time.Minute)
 
@@ -204,6 +216,35 @@ func TestRowSecurityHoldsWithoutTheCondition(t *testing.T) {
 		return err
 	})
 	require.NoError(t, err, "the search for a time is under row security as well")
+}
+
+// A batch is a transaction of its own: tenant and read-only hold until its end, whichever that is, and no longer.
+func TestBatchIsBound(t *testing.T) {
+	f := newFixture(t)
+	mine, theirs := f.tenant(t), f.tenant(t)
+	f.place(t, mine, series(3, 10))
+	f.place(t, theirs, series(5, 10))
+	require.NoError(t, f.reader.onConnection(t.Context(), func(_ *gorm.DB, connection *pgx.Conn) error {
+		requireUnbound := func() {
+			require.Equal(t, byte('I'), connection.PgConn().TxStatus(), "no transaction is left open")
+			var n int
+			var readOnly string
+			require.NoError(t, connection.QueryRow(t.Context(), `SELECT count(*), current_setting('transaction_read_only') FROM messages`).Scan(&n, &readOnly))
+			require.Zero(t, n)
+			require.Equal(t, "off", readOnly)
+		}
+		batch, n := bound(mine), 0
+		batch.Queue(`SELECT count(*) FROM messages`).QueryRow(func(row pgx.Row) error { return row.Scan(&n) })
+		require.NoError(t, connection.SendBatch(t.Context(), batch).Close())
+		require.Equal(t, 3, n)
+		requireUnbound()
+
+		batch = bound(mine)
+		batch.Queue(`CREATE TEMP TABLE scratch (n integer)`)
+		require.ErrorContains(t, connection.SendBatch(t.Context(), batch).Close(), "read-only transaction")
+		requireUnbound()
+		return nil
+	}))
 }
 
 func TestReaderCannotWrite(t *testing.T) {
