@@ -3,8 +3,17 @@ package rabbitmq
 import (
 	"context"
 	"fmt"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// consumeLimit is how long a queue may take to answer a consumer. RabbitMQ itself waits 30 to 65 s for a quorum
+	// queue without a leader (seen with 3.10 and 4.0); then it closes the connection.
+	consumeLimit = 10 * time.Second
+	// maxProbes is how many queues are probed at a time. One that answers takes milliseconds; each that does not, 10 s.
+	maxProbes = 4
 )
 
 // Consumption is one consumer on a channel of its own, so that its delivery tags run 1, 2, 3, … without gaps.
@@ -20,27 +29,28 @@ type Consumption struct {
 }
 
 // Consume opens a channel and consumes queue with manual acknowledgement, at most prefetch deliveries unacknowledged.
-// It returns when ctx ends; a consumer that starts later is closed again. The broker's refusal (a queue that does not
-// exist: code 404) is an *amqp.Error in the chain.
+// It returns when ctx ends, and with [ErrUnanswered] after 10 s; a consumer that starts later is closed again. The broker's
+// refusal (a queue that does not exist: code 404) is an *amqp.Error in the chain.
 func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) (*Consumption, error) {
 	channel, err := s.Channel(ctx)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.consumeLimit, ErrUnanswered)
+	defer cancel()
 	type started struct {
 		deliveries <-chan amqp.Delivery
 		err        error
 	}
 	answer := make(chan started) // unbuffered: who has left does not get the consumer
 	start := func() {
-		stop := s.giveUpAfter(rpcTimeout, "basic.consume")
+		// Without a limit: a queue that does not answer is no reason to take the connection from all others.
 		// The prefetch counts for consumers that start after it; without it the client's buffer has no bound.
 		err := channel.Qos(prefetch, 0, false)
 		var deliveries <-chan amqp.Delivery
 		if err == nil {
 			deliveries, err = channel.Consume(queue, tag, false, false, false, false, nil)
 		}
-		stop()
 		select {
 		case answer <- started{deliveries, err}:
 			if err == nil {
@@ -60,8 +70,34 @@ func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) 
 		}
 		return &Consumption{Deliveries: a.deliveries, session: s, channel: channel, queue: queue, tag: tag}, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("consume %s: %w", queue, ctx.Err())
+		return nil, fmt.Errorf("consume %s: %w", queue, context.Cause(ctx))
 	}
+}
+
+// Probe finds out whether the broker answers a consumer of queue, on the connection that is there for it: see
+// [Link.WithQuarantine]. The error is as of [Session.Consume]; nothing is taken from the queue. Without a quarantine it
+// says nothing, and returns nil.
+func (l *Link) Probe(ctx context.Context, queue string) error {
+	if l.quarantine == nil {
+		return nil
+	}
+	select {
+	case l.quarantine.probes <- struct{}{}:
+		defer func() { <-l.quarantine.probes }()
+	case <-ctx.Done():
+		return fmt.Errorf("probe %s: %w", queue, ctx.Err())
+	}
+	session, err := l.quarantine.Session(ctx)
+	if err != nil {
+		return err
+	}
+	const prefetch = 1 // 0 would be without limit
+	consumption, err := session.Consume(ctx, queue, "", prefetch)
+	if err != nil {
+		return err
+	}
+	defer consumption.Release()
+	return consumption.Stop()
 }
 
 // Ack acknowledges tag, and everything before it if multiple. It fails once the channel is gone; then the broker
@@ -71,16 +107,17 @@ func (c *Consumption) Ack(tag uint64, multiple bool) error {
 }
 
 // Depth is how many messages wait in the queue, without those that were delivered and are not acknowledged.
-func (c *Consumption) Depth(ctx context.Context) (messages int64, err error) {
-	err = c.session.Do(ctx, func(ch *amqp.Channel) error {
+func (c *Consumption) Depth(ctx context.Context) (int64, error) {
+	answer := make(chan int64, 1) // the request goes on when ctx ends first
+	err := c.session.Do(ctx, func(ch *amqp.Channel) error {
 		queue, err := ch.QueueDeclarePassive(c.queue, true, false, false, false, nil)
-		messages = int64(queue.Messages)
+		answer <- int64(queue.Messages)
 		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("depth of %s: %w", c.queue, err)
 	}
-	return messages, nil
+	return <-answer, nil
 }
 
 // Stop ends the intake: nothing more is delivered, what the library has buffered is dropped. What was taken can still

@@ -13,6 +13,9 @@
 // is none ([ErrUnavailable]). Except after ErrUnroutable and ErrRejected, a message that was not confirmed may still
 // have been accepted: publish it again under the same message id.
 //
+// A queue that does not answer, such as a quorum queue without a leader, takes everything down that shares a channel (when
+// publishing) or a connection (when consuming) with it. [Publisher.WithQuarantine] and [Link.WithQuarantine] confine it.
+//
 // No call of this package waits for the network longer than its context. amqp091-go writes to the socket under locks
 // that its callers share, so one connection that the broker no longer reads stops everyone, close included. Here writes
 // go into a buffer that one goroutine of the connection empties (see stream); as a side effect many small frames become

@@ -8,7 +8,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// What can become of a publishing other than being confirmed. Test with errors.Is.
+// What can become of a publishing other than being confirmed, and of consuming. Test with errors.Is.
 var (
 	// ErrUnavailable: there is no connection, or it was lost before the confirmation came. In the second case the
 	// message may have been accepted.
@@ -23,6 +23,9 @@ var (
 	// ErrUnconfirmed: the context ended before the confirmation came; its error is in the chain. The message may be
 	// accepted.
 	ErrUnconfirmed = errors.New("message unconfirmed")
+	// ErrUnanswered: the queue does not answer, although the broker does, as a quorum queue without a leader. For a
+	// publishing it comes with ErrUnavailable.
+	ErrUnanswered = errors.New("queue does not answer")
 	// ErrInvalid: the message cannot be sent over AMQP at all (a property over 255 bytes, headers over a frame). Sending
 	// it would cost everyone the connection, so it was not tried.
 	ErrInvalid = errors.New("message invalid for AMQP")

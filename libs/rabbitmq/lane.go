@@ -21,6 +21,17 @@ const (
 	blockedGrace = 250 * time.Millisecond
 	// retireGrace is how long a channel that is being replaced waits for what is unconfirmed on it.
 	retireGrace = time.Second
+	// stallAfter is how long nothing may be confirmed on a channel before it is given up as stalled. It is far above the
+	// seconds that a quorum queue takes at its slowest, and low enough to leave a request time for its answer.
+	stallAfter = 5 * time.Second
+	// looks is how often a lane looks after its confirmations in that time: every 250 ms.
+	looks = 20
+	// slowLooks is after how many looks without a confirmation a lane gets no new messages if another one can take them.
+	slowLooks = 2
+	// flowCredit is how many messages the broker takes at least from a connection for a channel whose process does not
+	// take them on (credit_flow of RabbitMQ: 400, given back in portions of 200). After that it reads nothing at all from
+	// the connection.
+	flowCredit = 200
 )
 
 // lane is one channel in confirm mode with its unconfirmed messages.
@@ -30,21 +41,38 @@ const (
 // already in returns, if there is one. The return is matched by exchange, routing key and message id against all that
 // is unconfirmed. If several unconfirmed messages are the same in these three, all of them count as returned: an
 // accepted one may be called unroutable (its publisher repeats it, under the same id), never the other way round.
+//
+// The process behind a channel in the broker waits for the queue that it publishes to. One queue that does not answer,
+// such as a quorum queue without a leader, thus stops the confirmations of all others on the channel; the goroutine of the lane looks out for that.
 type lane struct {
+	laneConfig
 	session *Session
 	ch      *amqp.Channel
 	returns <-chan amqp.Return
 	closed  <-chan *amqp.Error
 
-	free      chan int      // indexes of unused entries, which bounds what is unconfirmed; laneBound of them
-	abandoned chan int      // entries whose publisher has left; laneBound of them
+	free      chan int      // indexes of unused entries, which bounds what is unconfirmed; bound of them
+	abandoned chan int      // entries whose publisher has left; bound of them
 	forsaken  atomic.Int64  // how many entries are abandoned
 	retire    chan struct{} // one element: asks the goroutine of the lane to replace it
 	gone      chan struct{} // closed when the lane takes no more messages
+	stalled   chan struct{} // closed when nobody waits for confirmations of the lane any more
+
+	quiet int         // owned by run: looks since something was confirmed
+	slow  atomic.Bool // nothing has been confirmed for a while, although something should
 
 	mu      sync.Mutex
-	entries [laneBound]entry // guarded by mu
-	cause   error            // guarded by mu, as a rule set before gone is closed: the exception that closed the channel
+	entries []entry // guarded by mu; bound of them
+	settled uint64  // guarded by mu: how many entries have been settled
+	known   uint64  // guarded by mu: settled at the last look
+	cause   error   // guarded by mu, as a rule set before gone is closed: the exception that closed the channel
+}
+
+// laneConfig is what differs between lanes.
+type laneConfig struct {
+	bound   int                 // how many messages may be unconfirmed
+	stall   time.Duration       // see stallAfter
+	suspect func([]destination) // hears where a message went that kept the lane from confirming; one of them is at fault
 }
 
 // entry is one unconfirmed message.
@@ -52,26 +80,28 @@ type entry struct {
 	exchange, key, id string
 	confirmation      *amqp.DeferredConfirmation // nil when the entry is unused
 	returned          string                     // why the broker returned the message, or empty
+	seen              bool                       // a look has found it confirmed
 }
 
 // openLane opens a channel on s and puts it into confirm mode.
-func openLane(ctx context.Context, s *Session) (*lane, error) {
+func openLane(ctx context.Context, s *Session, cfg laneConfig) (*lane, error) {
 	ch, err := s.Channel(ctx)
 	if err != nil {
 		return nil, err
 	}
 	l := &lane{
-		session: s, ch: ch,
+		laneConfig: cfg, session: s, ch: ch, entries: make([]entry, cfg.bound),
 		// A message returns at most once and keeps its entry until that was seen, so the library never waits here. It
 		// would drop a return after 5 s of waiting, and with it the news that the message is lost.
-		returns:   ch.NotifyReturn(make(chan amqp.Return, laneBound)),
+		returns:   ch.NotifyReturn(make(chan amqp.Return, cfg.bound)),
 		closed:    ch.NotifyClose(make(chan *amqp.Error, 1)),
-		free:      make(chan int, laneBound),
-		abandoned: make(chan int, laneBound),
+		free:      make(chan int, cfg.bound),
+		abandoned: make(chan int, cfg.bound),
 		retire:    make(chan struct{}, 1),
 		gone:      make(chan struct{}),
+		stalled:   make(chan struct{}),
 	}
-	for i := range laneBound {
+	for i := range cfg.bound {
 		l.free <- i
 	}
 	stop := s.giveUpAfter(rpcTimeout, "confirm.select")
@@ -82,9 +112,11 @@ func openLane(ctx context.Context, s *Session) (*lane, error) {
 	return l, nil
 }
 
-// run owns the lane until its channel is closed, it is to be replaced, or ctx ends. It settles what publishers have
-// abandoned, so that nobody else ever waits for a confirmation that may not come.
+// run owns the lane until its channel is closed, it is stalled or to be replaced, or ctx ends. It settles what publishers
+// have abandoned, so that nobody else ever waits for a confirmation that may not come.
 func (l *lane) run(ctx context.Context) error {
+	look := time.NewTicker(l.stall / looks)
+	defer look.Stop()
 	held := -1 // the abandoned entry whose confirmation is waited for
 	for {
 		next, confirmed := l.abandoned, (<-chan struct{})(nil)
@@ -99,12 +131,87 @@ func (l *lane) run(ctx context.Context) error {
 			held = -1
 		case reason := <-l.closed:
 			return l.die(reason)
+		case <-look.C:
+			if l.look(); l.quiet >= looks {
+				stuck := l.accuse() // first, so that who tries again at once knows
+				close(l.gone)
+				l.forsake(stuck)
+				return errStalled
+			}
 		case <-l.retire:
-			return l.leave(rpcTimeout)
+			l.look()
+			if l.drain() {
+				stuck := l.accuse()
+				if l.look(); l.quiet == 0 {
+					stuck = 0 // the rest was confirmed
+				}
+				l.forsake(stuck)
+			}
+			return nil
 		case <-ctx.Done():
-			return l.leave(closeTimeout)
+			if l.drain() {
+				l.session.closeChannel(l.ch, closeTimeout)
+			}
+			return nil
 		}
 	}
+}
+
+// look notices whether confirmations come. It counts looks instead of measuring time, so that a pause of this process is
+// not taken for one of the broker.
+func (l *lane) look() {
+	waiting, moved := l.survey()
+	if _, blocked := l.session.Blocked(); blocked || moved || !waiting {
+		l.quiet = 0
+	} else {
+		l.quiet++
+	}
+	l.slow.Store(l.quiet >= slowLooks)
+}
+
+// survey reports whether something is unconfirmed, and whether something was confirmed since the last time.
+func (l *lane) survey() (waiting, moved bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	moved = l.settled != l.known
+	l.known = l.settled
+	for i := range l.entries {
+		e := &l.entries[i]
+		switch {
+		case e.confirmation == nil || e.seen:
+		case e.confirmed():
+			e.seen, moved = true, true // abandoned, so that it may be settled late
+		default:
+			waiting = true
+		}
+	}
+	return waiting, moved
+}
+
+// accuse makes suspect whatever has not been confirmed, and returns how many messages these are. One of their destinations
+// is the cause; which one cannot be told, since confirmations that are merely late stay away as well.
+func (l *lane) accuse() (unconfirmed int) {
+	var all []destination
+	l.mu.Lock()
+	for i := range l.entries {
+		if e := &l.entries[i]; e.confirmation != nil && !e.confirmed() {
+			all = append(all, destination{e.exchange, e.key})
+		}
+	}
+	l.mu.Unlock()
+	l.suspect(all)
+	return len(all)
+}
+
+// forsake ends everybody's wait for confirmations that do not come. stuck is how many messages the broker may not have taken
+// on.
+func (l *lane) forsake(stuck int) {
+	close(l.stalled)
+	if stuck > flowCredit {
+		l.session.giveUp(fmt.Errorf("%w: %d messages are stuck in one channel", ErrUnavailable, stuck))
+		return
+	}
+	l.session.forsake(l.ch)
 }
 
 // die ends a lane whose channel was closed by the broker or with its connection.
@@ -124,29 +231,27 @@ func (l *lane) blame(reason error) {
 	l.cause = reason
 }
 
-// leave ends a lane in order: it takes no more messages, gives those on the way a moment, and closes the channel within
-// limit. What is unconfirmed then is answered with ErrUnavailable.
-func (l *lane) leave(limit time.Duration) error {
+// drain takes no more messages and gives those on the way a moment. It reports whether the channel is still to be closed.
+func (l *lane) drain() bool {
 	close(l.gone)
 	if _, blocked := l.session.Blocked(); blocked {
-		return nil // nothing would be answered; the channel goes with the connection
+		return false // nothing would be answered; the channel goes with the connection
 	}
 	grace := time.NewTimer(retireGrace)
 	defer grace.Stop()
-	for left := laneBound - int(l.forsaken.Load()); left > 0; left-- {
+	for left := l.bound - int(l.forsaken.Load()); left > 0; left-- {
 		select {
 		case <-l.free:
 		case reason := <-l.closed:
 			if reason != nil {
 				l.blame(reason)
 			}
-			return nil
+			return false
 		case <-grace.C:
 			left = 0
 		}
 	}
-	l.session.closeChannel(l.ch, limit)
-	return nil
+	return true
 }
 
 // publish takes an entry and hands m to the connection. It waits for a free entry and for room in the connection's
@@ -154,6 +259,9 @@ func (l *lane) leave(limit time.Duration) error {
 func (l *lane) publish(ctx context.Context, m *Message) (int, error) {
 	if _, blocked := l.session.Blocked(); blocked {
 		return 0, l.blockedError()
+	}
+	if l.over() {
+		return 0, errLaneGone
 	}
 	i, err := l.acquire(ctx)
 	if err != nil {
@@ -229,8 +337,8 @@ func (l *lane) write(i int, m *Message) (full <-chan struct{}, err error) {
 	return nil, nil
 }
 
-// wait waits for the confirmation of entry i and gives the entry back. When the context ends first, or the broker is
-// blocked, the entry is left to the goroutine of the lane.
+// wait waits for the confirmation of entry i and gives the entry back. When the context ends first, the lane is stalled or
+// the broker is blocked, the entry is left to the goroutine of the lane.
 func (l *lane) wait(ctx context.Context, i int) error {
 	confirmed := l.confirmation(i).Done()
 	var err error
@@ -239,6 +347,8 @@ func (l *lane) wait(ctx context.Context, i int) error {
 		return l.outcome(l.settle(i))
 	case <-ctx.Done():
 		err = ctx.Err()
+	case <-l.stalled:
+		err = errStalled
 	case <-l.session.blocking():
 		grace := time.NewTimer(blockedGrace)
 		defer grace.Stop()
@@ -258,8 +368,8 @@ func (l *lane) wait(ctx context.Context, i int) error {
 	}
 }
 
-// abandon leaves entry i to the goroutine of the lane. When half of the lane is taken by confirmations that do not
-// come, such as those of a queue that has lost its quorum, the lane is replaced: it must not stop everyone else.
+// abandon leaves entry i to the goroutine of the lane. When half of a lane is taken by confirmations that do not come,
+// while others do, the lane is replaced: it must not stop everyone else.
 func (l *lane) abandon(i int) {
 	n := l.forsaken.Add(1)
 	l.abandoned <- i
@@ -281,6 +391,7 @@ func (l *lane) confirmation(i int) *amqp.DeferredConfirmation {
 func (l *lane) settle(i int) entry {
 	l.mu.Lock()
 	l.takeReturns()
+	l.settled++
 	e := l.entries[i]
 	l.entries[i] = entry{}
 	l.mu.Unlock()
@@ -337,8 +448,12 @@ func (l *lane) blockedError() error {
 	return fmt.Errorf("%w: %s", ErrBlocked, reason)
 }
 
-// errLaneGone: nothing was sent; another lane may take the message.
-var errLaneGone = errors.New("channel gone")
+var (
+	// errLaneGone: nothing was sent; another lane may take the message.
+	errLaneGone = errors.New("channel gone")
+	// errStalled: nothing has been confirmed on the lane for too long.
+	errStalled = fmt.Errorf("%w: the broker has stopped confirming", ErrUnavailable)
+)
 
 // over reports whether the lane takes no more messages.
 func (l *lane) over() bool {
@@ -347,5 +462,15 @@ func (l *lane) over() bool {
 		return true
 	default:
 		return l.ch.IsClosed()
+	}
+}
+
+// confirmed reports whether the broker has answered.
+func (e *entry) confirmed() bool {
+	select {
+	case <-e.confirmation.Done():
+		return true
+	default:
+		return false
 	}
 }

@@ -29,6 +29,10 @@ type Link struct {
 	log    *zap.Logger
 	report func(error)
 
+	quarantine   *Link         // see WithQuarantine; nil without
+	probes       chan struct{} // as many elements as probes are under way on this link, maxProbes at most
+	consumeLimit time.Duration // see consumeLimit
+
 	mu      sync.Mutex
 	session *Session      // guarded by mu: the living session, or nil
 	err     error         // guarded by mu: why there is none
@@ -44,7 +48,17 @@ func NewLink(cfg Config, name string, log *zap.Logger, report func(error)) *Link
 	return &Link{
 		cfg: cfg.withDefaults(), name: name, log: log.With(zap.String("link", name)), report: report,
 		changed: make(chan struct{}), err: errors.New("not connected yet"),
+		probes: make(chan struct{}, maxProbes), consumeLimit: consumeLimit,
 	}
+}
+
+// WithQuarantine has [Link.Probe] use a connection of its own, q, and returns l. RabbitMQ closes the whole connection of a
+// consumer whose queue does not answer (a quorum queue without a leader), 30 to 65 s later; so whoever has reason to expect that
+// of a queue probes it there before it consumes on a connection that it shares. q may serve several links. Call
+// it before l is used.
+func (l *Link) WithQuarantine(q *Link) *Link {
+	l.quarantine = q
+	return l
 }
 
 // Run connects, and connects again for ever, until ctx ends; then it closes the connection in order, within 3 s. It
@@ -189,7 +203,7 @@ func (l *Link) dial(ctx context.Context) (*Session, error) {
 		}
 		return nil, fmt.Errorf("%w: connect: %w", ErrUnavailable, withoutURL(err))
 	}
-	return newSession(conn, s), nil
+	return newSession(conn, s, l.consumeLimit), nil
 }
 
 // withoutURL replaces an error of parsing the URL: it quotes the URL, and with it the password.

@@ -22,11 +22,13 @@ type proxy struct {
 	mu       sync.Mutex
 	cond     *sync.Cond
 	conns    []net.Conn
-	stalled  bool   // what clients send is not read
-	deaf     bool   // what the broker sends is not read
-	dropAcks bool   // basic.ack of the broker is swallowed
-	insert   []byte // to be sent to clients at the next boundary of frames
-	closed   bool
+	stalled  bool // what clients send is not read
+	deaf     bool // what the broker sends is not read
+	dropAcks bool // basic.ack of the broker is swallowed
+	// The same with channel.close-ok and basic.consume-ok.
+	dropCloses, dropConsumes bool
+	insert                   []byte // to be sent to clients at the next boundary of frames
+	closed                   bool
 }
 
 // newProxy returns a proxy for the broker at amqpURL and the URL under which it is reached.
@@ -134,7 +136,8 @@ func (p *proxy) down(client, server net.Conn) {
 		}
 		insert := p.insert
 		p.insert = nil
-		drop := p.dropAcks && isMethod(frame, 60, 80)
+		drop := p.dropAcks && isMethod(frame, 60, 80) ||
+			p.dropCloses && isMethod(frame, 20, 41) || p.dropConsumes && isMethod(frame, 60, 21)
 		p.mu.Unlock()
 		if drop {
 			frame = nil

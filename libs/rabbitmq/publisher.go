@@ -4,21 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
 
-const (
-	// connectGrace is how long a publishing waits for a connection: a reconnect is bridged, an outage is reported soon.
-	connectGrace = 2 * time.Second
-	// reopenDelay keeps a channel that the broker closes at once from being opened in a loop.
-	reopenDelay = 100 * time.Millisecond
-)
+// quarantineChannels is how many suspects can be tried at a time. One whose queue answers takes milliseconds; each that does
+// not, 5 s of every 35.
+const quarantineChannels = 8
 
 // Message is one publishing. It is always mandatory and confirmed.
 type Message struct {
@@ -29,81 +23,47 @@ type Message struct {
 }
 
 // Publisher publishes over several channels of one [Link]. It is safe for concurrent use.
+//
+// One queue that does not answer stops the confirmations of everything that shares a channel with it. When nothing has
+// been confirmed on a channel for 5 s, what waits on it is answered with [ErrUnavailable], a new channel takes its place,
+// and with a quarantine the destinations that were waited for are suspects: they are tried elsewhere, one message at a time,
+// until one is confirmed. Those that fail are refused, with [ErrUnanswered], and tried again every now and then.
 type Publisher struct {
-	link *Link
-	log  *zap.Logger
+	lanes *lanes
 
-	lanes []atomic.Pointer[lane] // nil where no channel is open; written by the goroutines of Run
-	turn  atomic.Uint32          // round-robin
-
-	mu      sync.Mutex
-	changed chan struct{} // guarded by mu: closed when a lane was opened
-	stopped chan struct{} // closed when Run has ended
+	quarantine *lanes        // nil without
+	suspects   *suspects     // nil without a quarantine
+	trials     chan struct{} // as many elements as trials are under way, quarantineChannels at most
 }
 
 // NewPublisher returns a publisher that uses so many channels of link, at least one. It publishes while Run runs.
 func NewPublisher(link *Link, channels int, log *zap.Logger) *Publisher {
-	return &Publisher{
-		link: link, log: log, lanes: make([]atomic.Pointer[lane], max(channels, 1)),
-		changed: make(chan struct{}), stopped: make(chan struct{}),
-	}
+	cfg := laneConfig{bound: laneBound, stall: stallAfter, suspect: func([]destination) {}}
+	return &Publisher{lanes: newLanes(link, max(channels, 1), cfg, log)}
+}
+
+// WithQuarantine has p try destinations whose queue may not answer on channels of q, and returns p. The channels that such
+// a queue blocks in the broker are left behind on q, and now and then q is connected anew to be rid of them. q may serve
+// several publishers, and nothing else. Call it before Run.
+func (p *Publisher) WithQuarantine(q *Link) *Publisher {
+	p.suspects = newSuspects(p.lanes.cfg.stall, longestRefusal, p.lanes.log)
+	p.lanes.cfg.suspect = p.suspects.add
+	cfg := p.lanes.cfg
+	cfg.bound = 1 // so that it is clear who is to blame
+	cfg.suspect = func([]destination) {}
+	p.quarantine = newLanes(q, quarantineChannels, cfg, p.lanes.log)
+	p.trials = make(chan struct{}, quarantineChannels)
+	return p
 }
 
 // Run keeps the channels open until ctx ends. It then closes them, giving what is unconfirmed a second. Call it once.
 func (p *Publisher) Run(ctx context.Context) error {
-	defer close(p.stopped)
 	var group errgroup.Group
-	for i := range p.lanes {
-		group.Go(func() error {
-			p.keep(ctx, i)
-			return nil
-		})
+	group.Go(func() error { return p.lanes.run(ctx) })
+	if p.quarantine != nil {
+		group.Go(func() error { return p.quarantine.run(ctx) })
 	}
 	return group.Wait()
-}
-
-// keep has lane i open until ctx ends.
-func (p *Publisher) keep(ctx context.Context, i int) {
-	for ctx.Err() == nil {
-		opened := time.Now()
-		err := p.hold(ctx, i)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			p.log.Info("publishing channel lost", zap.Int("channel", i), zap.Error(err))
-		}
-		if time.Since(opened) < reopenDelay {
-			select {
-			case <-ctx.Done():
-			case <-time.After(reopenDelay):
-			}
-		}
-	}
-}
-
-// hold opens lane i and returns when it is over.
-func (p *Publisher) hold(ctx context.Context, i int) error {
-	session, err := p.link.Session(ctx)
-	if err != nil {
-		return err
-	}
-	l, err := openLane(ctx, session)
-	if err != nil {
-		return err
-	}
-	p.lanes[i].Store(l)
-	p.announce()
-	defer p.lanes[i].Store(nil)
-	return l.run(ctx)
-}
-
-// announce wakes who waits for a lane.
-func (p *Publisher) announce() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	close(p.changed)
-	p.changed = make(chan struct{})
 }
 
 // Publish sends m and returns nil once the broker has taken responsibility for it. The errors are [ErrUnavailable],
@@ -114,7 +74,10 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 		return err
 	}
 	for {
-		l, err := p.lane(ctx)
+		if tried, err := p.try(ctx, &m); tried || err != nil {
+			return err
+		}
+		l, err := p.lanes.lane(ctx)
 		if err != nil {
 			return err
 		}
@@ -129,21 +92,78 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 	}
 }
 
-// PublishBatch sends ms in their order over one channel, without waiting for one confirmation before the next message.
-// The result has one element per message: nil or an error as of [Publisher.Publish].
+// try sends m through the quarantine if its destination is a suspect, and returns what became of it. It reports false if
+// the destination is none, perhaps because another message has just cleared it, and with an error if it is refused; then
+// nothing was sent.
+func (p *Publisher) try(ctx context.Context, m *Message) (tried bool, err error) {
+	if p.suspects == nil {
+		return false, nil
+	}
+	s, err := p.suspects.admit(ctx, destination{m.Exchange, m.Key})
+	if s == nil {
+		return false, waiting(err)
+	}
+	select {
+	case p.trials <- struct{}{}:
+	case <-ctx.Done():
+		p.suspects.conclude(s, ctx.Err())
+		return false, waiting(ctx.Err())
+	}
+	result := make(chan error, 1) // the trial goes on when its publisher has left
+	conclude := func(err error) {
+		<-p.trials
+		p.suspects.conclude(s, err)
+		result <- err
+	}
+	l, i, err := p.quarantine.send(ctx, m)
+	switch {
+	case err != nil:
+		conclude(err)
+	case !l.session.spawn(func() { conclude(l.wait(context.WithoutCancel(ctx), i)) }):
+		conclude(l.session.Err())
+	}
+	select {
+	case err := <-result:
+		return true, waiting(err)
+	case <-ctx.Done():
+		return true, waiting(ctx.Err())
+	}
+}
+
+// PublishBatch sends ms in their order over one channel, without waiting for one confirmation before the next message,
+// except to suspects. The result has one element per message: nil or an error as of [Publisher.Publish].
 func (p *Publisher) PublishBatch(ctx context.Context, ms []Message) []error {
 	results := make([]error, len(ms))
 	for sent := 0; sent < len(ms); {
-		l, err := p.lane(ctx)
+		rest := ms[sent : sent+p.unsuspected(ms[sent:])]
+		if len(rest) == 0 {
+			results[sent] = p.Publish(ctx, ms[sent])
+			sent++
+			continue
+		}
+		l, err := p.lanes.lane(ctx)
 		if err != nil {
 			for ; sent < len(ms); sent++ {
 				results[sent] = err
 			}
 			return results
 		}
-		sent += p.pipeline(ctx, l, ms[sent:], results[sent:])
+		sent += p.pipeline(ctx, l, rest, results[sent:])
 	}
 	return results
+}
+
+// unsuspected is how many of ms come before the first whose destination is a suspect.
+func (p *Publisher) unsuspected(ms []Message) int {
+	if p.suspects == nil || p.suspects.count.Load() == 0 {
+		return len(ms)
+	}
+	for i := range ms {
+		if p.suspects.has(destination{ms[i].Exchange, ms[i].Key}) {
+			return i
+		}
+	}
+	return len(ms)
 }
 
 // pipeline sends as much of ms over l as possible and waits for what it has sent. It returns how many messages have got
@@ -187,63 +207,6 @@ func (p *Publisher) pipeline(ctx context.Context, l *lane, ms []Message, results
 		land()
 	}
 	return handled
-}
-
-// lane picks a channel: the next one in turn that has room, else the next one.
-func (p *Publisher) lane(ctx context.Context) (*lane, error) {
-	var grace <-chan time.Time
-	for {
-		p.mu.Lock()
-		changed := p.changed
-		p.mu.Unlock()
-		if l := p.pick(); l != nil {
-			return l, nil
-		}
-		if grace == nil {
-			timer := time.NewTimer(connectGrace)
-			defer timer.Stop()
-			grace = timer.C
-		}
-		select {
-		case <-changed:
-		case <-grace:
-			return nil, p.unavailable()
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (%w)", p.unavailable(), ctx.Err())
-		case <-p.stopped:
-			return nil, fmt.Errorf("%w: publisher stopped", ErrUnavailable)
-		}
-	}
-}
-
-func (p *Publisher) pick() *lane {
-	var open *lane
-	turn := int(p.turn.Add(1))
-	for i := range p.lanes {
-		l := p.lanes[(turn+i)%len(p.lanes)].Load()
-		if l == nil || l.over() {
-			continue
-		}
-		if len(l.free) > 0 {
-			return l
-		}
-		if open == nil {
-			open = l
-		}
-	}
-	return open
-}
-
-// unavailable says why there is no channel.
-func (p *Publisher) unavailable() error {
-	session, _, cause := p.link.state()
-	if session == nil && cause != nil {
-		if errors.Is(cause, ErrUnavailable) {
-			return cause
-		}
-		return fmt.Errorf("%w: %w", ErrUnavailable, cause)
-	}
-	return fmt.Errorf("%w: no open channel", ErrUnavailable)
 }
 
 // waiting gives the error of a context its meaning here.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -14,6 +15,9 @@ const (
 	// rpcTimeout is how long the broker may take to answer a request before the connection is given up. Declaring a
 	// quorum queue on a busy cluster takes seconds.
 	rpcTimeout = 30 * time.Second
+	// maxForsaken is how many channels of a connection may wait for the broker to close them. It is far below the 2,047 that
+	// a connection has, and reached in hours, if at all.
+	maxForsaken = 64
 	// closeTimeout is how long a connection that is closed in order may take for it.
 	closeTimeout = 3 * time.Second
 )
@@ -25,17 +29,23 @@ type Session struct {
 	stream *stream
 	done   chan struct{}
 
+	consumeLimit time.Duration // of the link
+
 	mu      sync.Mutex
 	err     error         // guarded by mu: why the session is over
 	over    bool          // guarded by mu
 	reason  string        // guarded by mu: the alarm of the broker
 	blocked chan struct{} // guarded by mu: closed while the broker is blocked, else open
 
+	forsaken atomic.Int32 // channels that wait for the broker to close them
+
 	work sync.WaitGroup // goroutines that wait for an answer of the broker; none is added once over is set
 }
 
-func newSession(conn *amqp.Connection, s *stream) *Session {
-	return &Session{conn: conn, stream: s, done: make(chan struct{}), blocked: make(chan struct{})}
+func newSession(conn *amqp.Connection, s *stream, consumeLimit time.Duration) *Session {
+	return &Session{
+		conn: conn, stream: s, done: make(chan struct{}), blocked: make(chan struct{}), consumeLimit: consumeLimit,
+	}
 }
 
 // Done is closed when the connection is lost or closed.
@@ -157,13 +167,31 @@ func (s *Session) closeChannel(ch *amqp.Channel, limit time.Duration) {
 	_ = ch.Close()
 }
 
+// forsake closes ch as soon as the broker gets around to it, however long that takes: a channel whose process waits for a
+// queue does not answer, which must not cost the session. When too many have piled up it does: the broker ends them with
+// their connection.
+func (s *Session) forsake(ch *amqp.Channel) {
+	if n := s.forsaken.Add(1); n > maxForsaken {
+		s.giveUp(fmt.Errorf("%w: %d channels are stuck", ErrUnavailable, n))
+		return
+	}
+	s.spawn(func() {
+		defer s.forsaken.Add(-1)
+		// It fails only when the channel or the connection is already gone.
+		_ = ch.Close()
+	})
+}
+
 // giveUpAfter ends the session unless stop is called in time.
 func (s *Session) giveUpAfter(d time.Duration, what string) (stop func()) {
-	timer := time.AfterFunc(d, func() {
-		s.fail(fmt.Errorf("%w: no answer to %s in %v", ErrUnavailable, what, d))
-		s.stream.abort()
-	})
+	timer := time.AfterFunc(d, func() { s.giveUp(fmt.Errorf("%w: no answer to %s in %v", ErrUnavailable, what, d)) })
 	return func() { timer.Stop() }
+}
+
+// giveUp ends the session without waiting for the broker.
+func (s *Session) giveUp(err error) {
+	s.fail(err)
+	s.stream.abort()
 }
 
 // spawn runs fn in a goroutine that [Session.end] waits for. It reports false if the session is over.

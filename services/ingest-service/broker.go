@@ -23,7 +23,8 @@ const (
 
 // broker is every connection to RabbitMQ. Consuming and publishing are kept apart, because the broker stops reading from
 // a connection that publishes while it has an alarm, acknowledgements included; and the HTTP API is kept apart from
-// what happens inside, so that neither waits for the other.
+// what happens inside, so that neither waits for the other. Queues that may not answer are tried on connections of their
+// own: publishing to one stops a whole channel, and consuming from one costs a whole connection.
 type broker struct {
 	consume []*rabbitmq.Link // tenants' consumers, spread by tenant
 	shared  *rabbitmq.Link   // declarations and the recorder of dead letters
@@ -36,17 +37,22 @@ type broker struct {
 func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	check := &sharedCheck{check: health.Backing("rabbitmq")}
 	b := &broker{}
-	link := func(name string) *rabbitmq.Link {
-		l := rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, check.reporter())
+	connect := func(name string, report func(error)) *rabbitmq.Link {
+		l := rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, report)
 		b.links = append(b.links, l)
 		return l
 	}
+	link := func(name string) *rabbitmq.Link { return connect(name, check.reporter()) }
+	// Their loss is a part of their work, and says nothing about the broker.
+	quarantine := func(name string) *rabbitmq.Link { return connect(name+" quarantine", nil) }
+
+	probing, trying := quarantine("consume"), quarantine("publish")
 	for i := range cfg.RabbitMQ.Connections {
-		b.consume = append(b.consume, link(fmt.Sprintf("consume %d", i+1)))
+		b.consume = append(b.consume, link(fmt.Sprintf("consume %d", i+1)).WithQuarantine(probing))
 	}
 	b.shared = link("shared")
-	b.client = rabbitmq.NewPublisher(link("publish"), clientLanes, log)
-	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalLanes, log)
+	b.client = rabbitmq.NewPublisher(link("publish"), clientLanes, log).WithQuarantine(trying)
+	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalLanes, log).WithQuarantine(trying)
 	return b
 }
 

@@ -68,6 +68,9 @@ func TestEveryStepIsAPlaceToDie(t *testing.T) {
 // The process is killed after every step of every operation, by the step itself, and started again. What was desired must
 // come about, every message that was accepted must be stored once, and nothing may be left over.
 func TestKilledAtEveryStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills and starts the service dozens of times; not with -short")
+	}
 	t.Parallel()
 	for name, o := range operations() {
 		t.Run(name, func(t *testing.T) {
@@ -98,6 +101,9 @@ func TestKilledAtEveryStep(t *testing.T) {
 // The same inside of a step that is several changes in the database or the broker: what a process leaves there is made by
 // hand while the process is away.
 func TestKilledInTheMiddleOfAStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills and starts the service dozens of times; not with -short")
+	}
 	t.Parallel()
 	w := newCrashWorld(t)
 	w.start()
@@ -131,6 +137,9 @@ func TestKilledInTheMiddleOfAStep(t *testing.T) {
 
 // What is desired may change while the process is dead: what it had begun for the old desire must not stay.
 func TestDeletedWhileDead(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills and starts the service dozens of times; not with -short")
+	}
 	t.Parallel()
 	w := newCrashWorld(t)
 	w.start()

@@ -132,6 +132,9 @@ func TestEveryStepIsAPlaceToDie(t *testing.T) {
 // The process is killed after every step of every request, by the step itself, and started again. The registry must say
 // what was asked for, the bucket must say what the registry says, and nothing may be left over.
 func TestKilledAtEveryStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills and starts the service dozens of times; not with -short")
+	}
 	t.Parallel()
 	for name, o := range operations() {
 		t.Run(name, func(t *testing.T) {

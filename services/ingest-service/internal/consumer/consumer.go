@@ -71,7 +71,10 @@ type Consumer struct {
 	state  *State
 	log    *zap.Logger
 
-	prefetch int // of the next channel; owned by Run
+	prefetch int  // of the next channel; owned by Run
+	doubtful bool // the queue did not answer the last time; owned by Run
+
+	longestDoubt time.Duration // between two probes of a queue that does not answer
 
 	maxAttempts atomic.Int64
 	resized     chan struct{} // capacity 1: a wake-up is enough, the number is in state
@@ -86,6 +89,7 @@ func New(cfg Config, tenant uuid.UUID, link *rabbitmq.Link, gate *batch.Gate, wr
 	return &Consumer{
 		cfg: cfg, tenant: tenant, link: link, gate: gate, writer: writer, budget: budget, state: state,
 		prefetch: cfg.Prefetch, log: log.With(zap.Stringer("tenant_id", tenant)), resized: make(chan struct{}, 1), onChange: onChange,
+		longestDoubt: time.Minute,
 	}
 }
 
@@ -106,6 +110,10 @@ func (c *Consumer) Configure(workers, maxAttempts int) {
 func (c *Consumer) Run(ctx context.Context) error {
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, 5*time.Second
+	// A probe of a queue that does not answer keeps others from theirs for 10 s, and costs their connection. When it was
+	// the whole broker that did not answer, the first probe succeeds.
+	doubts := backoff.NewExponentialBackOff()
+	doubts.InitialInterval, doubts.MaxInterval, doubts.Multiplier = time.Second, c.longestDoubt, 3
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := c.consume(ctx)
@@ -121,7 +129,13 @@ func (c *Consumer) Run(ctx context.Context) error {
 		if time.Since(began) > pauses.MaxInterval {
 			pauses.Reset()
 		}
-		pause := time.NewTimer(pauses.NextBackOff())
+		next := pauses
+		if c.doubtful {
+			next = doubts
+		} else {
+			doubts.Reset()
+		}
+		pause := time.NewTimer(next.NextBackOff())
 		select {
 		case <-ctx.Done():
 		case <-pause.C:
@@ -136,12 +150,7 @@ func (c *Consumer) consume(ctx context.Context) error {
 	if err := c.gate.Wait(ctx); err != nil {
 		return err
 	}
-	session, err := c.link.Session(ctx)
-	if err != nil {
-		return err
-	}
-	queue := contract.QueueName(c.tenant.String())
-	consumption, err := session.Consume(ctx, queue, "ingest-"+c.tenant.String(), c.prefetch)
+	consumption, err := c.start(ctx, contract.QueueName(c.tenant.String()))
 	var refused *amqp.Error
 	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
 		return fmt.Errorf("%w: %s", ErrQueueMissing, refused.Reason)
@@ -150,4 +159,21 @@ func (c *Consumer) consume(ctx context.Context) error {
 		return err
 	}
 	return newIntake(c, consumption).run(ctx)
+}
+
+// start consumes queue. One that did not answer the last time must first answer where that costs nobody else their
+// connection.
+func (c *Consumer) start(ctx context.Context, queue string) (*rabbitmq.Consumption, error) {
+	if c.doubtful {
+		if err := c.link.Probe(ctx, queue); err != nil {
+			return nil, err
+		}
+	}
+	session, err := c.link.Session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	consumption, err := session.Consume(ctx, queue, "ingest-"+c.tenant.String(), c.prefetch)
+	c.doubtful = errors.Is(err, rabbitmq.ErrUnanswered)
+	return consumption, err
 }

@@ -52,6 +52,11 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigAt(t, backing.RabbitMQ(t).URL)
+}
+
+func newRigAt(t *testing.T, amqpURL string) *rig {
+	t.Helper()
 	r := &rig{t: t, tenant: uuid.New(), database: backing.Postgres(t), budget: consumer.NewBudget(1 << 28)}
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
 	cfg := postgres.DefaultConfig()
@@ -65,7 +70,7 @@ func newRig(t *testing.T) *rig {
 	messages := store.New(pool, 5*time.Second)
 	require.NoError(t, messages.Attach(t.Context(), r.tenant))
 
-	r.broker = rabbitmq.Config{URL: backing.RabbitMQ(t).URL}
+	r.broker = rabbitmq.Config{URL: amqpURL}
 	r.link = rabbitmq.NewLink(r.broker, "test-consume", log, nil)
 	publishing := rabbitmq.NewLink(r.broker, "test-publish", log, nil)
 	r.publisher = rabbitmq.NewPublisher(publishing, 2, log)

@@ -52,6 +52,8 @@ func publishProblem(err error, id string) *problem.Problem {
 		return unavailable("queue_missing", "the tenant's queue is not there at the moment; the message was not accepted", retryUnavailable)
 	case errors.Is(err, rabbitmq.ErrRejected):
 		return unavailable("queue_full", "the tenant's queue takes no more messages until some are stored; the message was not accepted", retryFull)
+	case errors.Is(err, rabbitmq.ErrUnanswered):
+		return unavailable("queue_unanswered", "the broker is there and the tenant's queue does not answer"+inDoubt+id, retryUnavailable).WithField("id", id)
 	case errors.Is(err, rabbitmq.ErrUnavailable):
 		return unavailable("broker_unavailable", "there is no connection to the broker, or it was lost"+inDoubt+id, retryUnavailable).WithField("id", id)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

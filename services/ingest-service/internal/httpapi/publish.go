@@ -46,7 +46,7 @@ type Accepted struct {
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"the body is over the limit"
 //	@failure		415			{object}	problem.Problem	"the body is not application/json"
-//	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
+//	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `queue_unanswered`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
 //	@router			/messages [post]
 func (a *api) publish(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {

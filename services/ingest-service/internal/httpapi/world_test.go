@@ -205,13 +205,21 @@ func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
 func drain(t *testing.T, link *rabbitmq.Link) (deliveries []amqp.Delivery) {
 	t.Helper()
 	do(t, link, func(ch *amqp.Channel) error {
-		for {
-			d, ok, err := ch.Get(contract.QueueName(active.String()), true)
-			if err != nil || !ok {
-				return err
-			}
-			deliveries = append(deliveries, d)
+		queue := contract.QueueName(active.String())
+		first, ok, err := ch.Get(queue, true) // it tells how many follow, where a declaration may be late
+		if err != nil || !ok {
+			return err
 		}
+		deliveries = append(deliveries, first)
+		const tag = "drain"
+		following, err := ch.Consume(queue, tag, true, false, false, false, nil)
+		if err != nil {
+			return err
+		}
+		for range first.MessageCount {
+			deliveries = append(deliveries, <-following)
+		}
+		return ch.Cancel(tag, false) // before anything else is published
 	})
 	return deliveries
 }

@@ -245,14 +245,17 @@ func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func
 	if err != nil {
 		return err
 	}
-	for next := 0; next < len(tenants); next++ {
+	for len(tenants) > 0 {
+		depths := make(chan []int64, 1) // the requests go on when ctx ends first, and nobody may wait for them then
 		err := session.Do(ctx, func(ch *amqp.Channel) error {
-			for ; next < len(tenants); next++ {
-				queue, err := ch.QueueDeclarePassive(contract.QueueName(tenants[next].String()), true, false, false, false, nil)
+			var known []int64
+			defer func() { depths <- known }()
+			for _, tenant := range tenants {
+				queue, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
 				if err != nil {
 					return err
 				}
-				observe(tenants[next], int64(queue.Messages))
+				known = append(known, int64(queue.Messages))
 			}
 			return nil
 		})
@@ -260,9 +263,14 @@ func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func
 		if err != nil && (!errors.As(err, &refused) || refused.Code != amqp.NotFound) {
 			return fmt.Errorf("read queue depths: %w", err)
 		}
+		known := <-depths
 		if err != nil {
-			observe(tenants[next], missing)
+			known = append(known, missing)
 		}
+		for i, ready := range known {
+			observe(tenants[i], ready)
+		}
+		tenants = tenants[len(known):]
 	}
 	return nil
 }
