@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -392,16 +393,21 @@ func (v *victim) isProvisioned(consumers int) {
 	v.t.Helper()
 	name := contract.QueueName(v.id.String())
 	require.Eventually(v.t, func() bool { q, there := v.queue(); return there && q.Consumers == consumers }, patience, tick)
-	var bindings []struct {
-		Source string `json:"source"`
-		Key    string `json:"routing_key"`
-	}
-	require.True(v.t, v.w.manage(v.t, "/api/queues/"+v.w.broker.VHost+"/"+name+"/bindings", &bindings))
-	bound := make(map[string]string)
-	for _, b := range bindings {
-		bound[b.Source] = b.Key
-	}
-	require.Equal(v.t, map[string]string{"": name, contract.MessagesExchange: v.id.String(), contract.RetryReturnExchange: v.id.String()}, bound)
+	want := map[string]string{"": name, contract.MessagesExchange: v.id.String(), contract.RetryReturnExchange: v.id.String()}
+	var bound map[string]string
+	// A process that is started long after its predecessor has died makes sure of bindings while it consumes.
+	require.Eventually(v.t, func() bool {
+		var bindings []struct {
+			Source string `json:"source"`
+			Key    string `json:"routing_key"`
+		}
+		found := v.w.manage(v.t, "/api/queues/"+v.w.broker.VHost+"/"+name+"/bindings", &bindings)
+		bound = make(map[string]string)
+		for _, b := range bindings {
+			bound[b.Source] = b.Key
+		}
+		return found && maps.Equal(want, bound)
+	}, patience, tick, "want %v, last seen %v", want, &bound)
 	var queue struct{ Arguments map[string]any }
 	require.True(v.t, v.w.manage(v.t, "/api/queues/"+v.w.broker.VHost+"/"+name, &queue))
 	require.Equal(v.t, contract.ParkingExchange, queue.Arguments["x-dead-letter-exchange"])

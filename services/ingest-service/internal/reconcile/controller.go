@@ -21,6 +21,8 @@ type Partitions interface {
 	Drop(ctx context.Context, tenant uuid.UUID) error
 	// Attached is false for a tenant that was never provisioned, or was deleted.
 	Attached(ctx context.Context, tenant uuid.UUID) (bool, error)
+	// Settled are the tenants whose partition is at least so old and not dropped, the youngest first.
+	Settled(ctx context.Context, age time.Duration) ([]uuid.UUID, error)
 }
 
 // Queues makes, removes and looks at tenants' queues; Topology does.
@@ -94,7 +96,10 @@ type Controller struct {
 	cfg      Config
 	deps     Dependencies
 	reporter *reporter
+	census   *census
 	slots    chan struct{} // capacity Concurrency: held while a tenant is provisioned or torn down
+	starts   chan struct{} // capacity maxStarts: held while a consumer starts
+	first    chan struct{} // closed once the first snapshot was taken in
 	work     sync.WaitGroup
 
 	mu      sync.RWMutex
@@ -102,11 +107,17 @@ type Controller struct {
 	synced  bool                  // guarded by mu: the first snapshot was taken in
 }
 
+// maxStarts is how many consumers start at a time. Each asks the broker three times in a row, and thousands that ask at once
+// would wait for longer than one request may take.
+const maxStarts = 64
+
 // New returns a controller that works once Run is called.
 func New(cfg Config, deps Dependencies) *Controller {
 	c := &Controller{
-		cfg: cfg, deps: deps,
+		cfg: cfg, deps: deps, census: newCensus(),
 		slots:   make(chan struct{}, cfg.Concurrency),
+		starts:  make(chan struct{}, maxStarts),
+		first:   make(chan struct{}),
 		tenants: make(map[uuid.UUID]*tenant),
 	}
 	c.reporter = newReporter(deps.Statuses, cfg.Instance, c.step, deps.Log)
@@ -120,6 +131,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	background.Go(func() { c.reporter.run(reports) })
 	background.Go(func() { c.pollDepths(ctx) })
+	background.Go(func() { c.check(ctx) })
 
 	err := c.deps.Specs.Watch(ctx, func(entry control.Entry[contract.TenantSpec]) { c.apply(ctx, entry) }, c.setSynced)
 	c.work.Wait()
@@ -153,6 +165,7 @@ func (c *Controller) setSynced() {
 	c.synced = true
 	c.mu.Unlock()
 	if first {
+		close(c.first)
 		c.deps.Synced()
 	}
 }

@@ -9,5 +9,8 @@
 //	suspended: partition → queue and bindings, no consumer
 //	deleting:  consumer finishes → queue → partition → queue, should another instance have made it again → reported as deleted
 //
+// At the start the tenants that have a partition are taken as provisioned, so that their messages flow at once, and are
+// checked one after the other in the background.
+//
 // A tenant that disappears from the control channel is left as it is: deletion is a state, not an absence.
 package reconcile

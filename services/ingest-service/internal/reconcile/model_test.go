@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -83,6 +84,13 @@ func (p *plant) Attached(_ context.Context, tenant uuid.UUID) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.partitions[tenant], nil
+}
+
+func (p *plant) Settled(context.Context, time.Duration) (tenants []uuid.UUID, err error) {
+	return tenants, p.do(func() error {
+		tenants = slices.Collect(maps.Keys(p.partitions))
+		return nil
+	})
 }
 
 func (p *plant) Drop(_ context.Context, tenant uuid.UUID) error {

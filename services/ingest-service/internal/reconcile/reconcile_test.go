@@ -376,6 +376,88 @@ func TestRestartGoesOn(t *testing.T) {
 	require.Eventually(t, func() bool { return r.stored(kept) == 10 }, patience, poll)
 }
 
+// barred takes every partition for an old one, and lets nobody make one before it is told to.
+type barred struct {
+	reconcile.Partitions
+	open chan struct{}
+}
+
+func (b barred) Settled(ctx context.Context, _ time.Duration) ([]uuid.UUID, error) {
+	return b.Partitions.Settled(ctx, 0)
+}
+
+func (b barred) Attach(ctx context.Context, tenant uuid.UUID) error {
+	select {
+	case <-b.open:
+		return b.Partitions.Attach(ctx, tenant)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// After a restart messages flow before anything was made sure of, which is made up for. What got lost while nobody looked
+// comes back.
+func TestRestartTrustsWhatIsThere(t *testing.T) {
+	r := newRig(t)
+	stop := r.start()
+	whole, unbound, queueless, suspended := uuid.New(), uuid.New(), uuid.New(), uuid.New()
+	for _, tenant := range []uuid.UUID{whole, unbound, queueless} {
+		r.want(tenant, contract.DesiredActive, 2, 1)
+		r.observed(tenant, contract.StateRunning, 1)
+	}
+	r.want(suspended, contract.DesiredSuspended, 2, 1)
+	r.observed(suspended, contract.StateSuspended, 1)
+	stop()
+	r.unbind(unbound)
+	r.unbind(suspended)
+	require.NoError(t, r.deps.Topology.Delete(t.Context(), queueless))
+
+	partitions := barred{Partitions: r.deps.Partitions, open: make(chan struct{})}
+	r.deps.Partitions = partitions
+	r.start()
+	r.observed(whole, contract.StateRunning, 1)
+	r.observed(unbound, contract.StateRunning, 1)
+	r.observed(suspended, contract.StateSuspended, 1)
+	r.publish(whole, 10)
+	require.Eventually(t, func() bool { return r.stored(whole) == 10 }, patience, poll)
+	_, exists := r.queue(queueless)
+	require.False(t, exists)
+
+	close(partitions.open)
+	for _, tenant := range []uuid.UUID{unbound, queueless, suspended} {
+		require.Eventually(t, func() bool { return r.routes(tenant) }, patience, poll)
+	}
+	for _, tenant := range []uuid.UUID{whole, unbound, queueless} {
+		r.observed(tenant, contract.StateRunning, 1)
+		require.Eventually(t, func() bool { q, _ := r.queue(tenant); return q.Consumers == 1 }, patience, poll)
+	}
+	r.observed(suspended, contract.StateSuspended, 1)
+	q, _ := r.queue(suspended)
+	require.Zero(t, q.Consumers)
+}
+
+// unbind takes the bindings of a queue away behind our back.
+func (r *rig) unbind(tenant uuid.UUID) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	session, err := r.link.Session(ctx)
+	require.NoError(r.t, err)
+	require.NoError(r.t, session.Do(ctx, func(ch *amqp.Channel) error {
+		return ch.QueueUnbind(contract.QueueName(tenant.String()), tenant.String(), contract.MessagesExchange, nil)
+	}))
+}
+
+// routes reports whether a message for tenant finds its queue.
+func (r *rig) routes(tenant uuid.UUID) bool {
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	return r.publisher.PublishBatch(ctx, []rabbitmq.Message{{
+		Exchange: contract.MessagesExchange, Key: tenant.String(),
+		Publishing: amqp.Publishing{MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: []byte(`1`)},
+	}})[0] == nil
+}
+
 // holding lets nobody drop a partition before it is told to.
 type holding struct {
 	reconcile.Partitions

@@ -30,6 +30,7 @@ type tenant struct {
 	mu          sync.Mutex
 	spec        contract.TenantSpec    // guarded by mu: what is wanted
 	provisioned bool                   // guarded by mu: queue and partition are there
+	doubtful    bool                   // guarded by mu: though provisioned, that is to be made sure of
 	observed    contract.ConsumerState // guarded by mu
 	generation  int64                  // guarded by mu: what observed is the result of
 	fault       error                  // guarded by mu: what is in the way
@@ -117,6 +118,21 @@ func (t *tenant) setProvisioned(provisioned bool) {
 	t.provisioned = provisioned
 }
 
+// doubt has the tenant make sure of its partition, its queue and the bindings, while it goes on.
+func (t *tenant) doubt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubtful = true
+	t.nudge()
+}
+
+// settleDoubts notes that everything was made sure of.
+func (t *tenant) settleDoubts() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.provisioned, t.doubtful = true, false
+}
+
 // run brings the tenant to its desired state whenever that changes, and again after every fault, until ctx ends or the
 // tenant is forgotten. A running consumer is finished before it returns.
 func (t *tenant) run(ctx context.Context) {
@@ -194,19 +210,25 @@ func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
 
 func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 	j.mu.Lock()
-	provisioned := j.provisioned
+	provisioned, doubtful := j.provisioned, j.doubtful
 	j.mu.Unlock()
-	if provisioned {
+	switch {
+	case provisioned && !doubtful:
 		return nil
+	case provisioned: // and in use: what is observed stays
+	case j.control.census.take(ctx, j.id):
+		j.setProvisioned(true)
+		return nil
+	default:
+		j.observe(contract.StateProvisioning, spec.Generation, nil)
 	}
-	j.observe(contract.StateProvisioning, spec.Generation, nil)
 	if err := j.make(ctx, spec); err != nil {
 		return err
 	}
 	if err := j.control.deps.Topology.Settle(ctx, j.id); err != nil {
 		return err
 	}
-	j.setProvisioned(true)
+	j.settleDoubts()
 	return nil
 }
 
@@ -232,6 +254,7 @@ func (j *job) make(ctx context.Context, spec contract.TenantSpec) error {
 func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 	j.observe(contract.StateDeleting, spec.Generation, nil)
 	j.setProvisioned(false)
+	j.control.census.strike(j.id)
 	j.stopConsumer(spec)
 	if err := j.takeSlot(ctx); err != nil {
 		return err
@@ -281,14 +304,26 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec) {
 		j.observeConsumer(nil)
 		return
 	}
-	j.consumer = j.control.deps.NewConsumer(j.id, &j.state, j.observeConsumer)
-	j.consumer.Configure(spec.Workers, maxAttempts)
+	// It has started, or not, once it has anything to say, or has ended.
+	started := sync.OnceFunc(func() { <-j.control.starts })
+	running := j.control.deps.NewConsumer(j.id, &j.state, func(fault error) {
+		started()
+		j.observeConsumer(fault)
+	})
+	running.Configure(spec.Workers, maxAttempts)
 	j.setConsuming(true, spec.Generation)
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	running := j.consumer
-	go func() { done <- running.Run(own) }()
-	j.cancel, j.done = cancel, done
+	go func() {
+		select {
+		case j.control.starts <- struct{}{}:
+			defer started()
+			done <- running.Run(own)
+		case <-own.Done():
+			done <- nil
+		}
+	}()
+	j.consumer, j.cancel, j.done = running, cancel, done
 	j.step(spec, StepConsumerStarted)
 }
 

@@ -44,6 +44,22 @@ func (s *Store) Attached(ctx context.Context, tenant uuid.UUID) (attached bool, 
 	return attached, nil
 }
 
+// Settled are the tenants whose partition is at least so old and was not dropped, the youngest first.
+func (s *Store) Settled(ctx context.Context, age time.Duration) ([]uuid.UUID, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	rows, err := s.pool.Query(ctx,
+		`SELECT id FROM tenant_partitions WHERE dropped_at IS NULL AND attached_at <= now() - $1::interval ORDER BY attached_at DESC`, age)
+	if err != nil {
+		return nil, fmt.Errorf("read which partitions there are: %w", err)
+	}
+	tenants, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("read which partitions there are: %w", err)
+	}
+	return tenants, nil
+}
+
 // dropTries is how often Drop asks for the lock, in about a second and a half. A long reader, such as a backup, may hold it
 // for an hour: whoever calls is to come back later rather than make others queue behind us again and again.
 const dropTries = 5

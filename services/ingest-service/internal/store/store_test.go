@@ -161,6 +161,23 @@ func TestMissingPartitionIsInfrastructure(t *testing.T) {
 	require.Equal(t, postgres.FaultInfrastructure, postgres.Classify(err), "%v", err)
 }
 
+// Whose partition has been there for a while needs not be provisioned again; the young, and the dropped, are left out.
+func TestSettled(t *testing.T) {
+	f := newFixture(t)
+	old, older, dropped, young := f.attached(t), f.attached(t), f.attached(t), f.attached(t)
+	require.NoError(t, f.store.Drop(t.Context(), dropped))
+	for tenant, age := range map[uuid.UUID]time.Duration{old: time.Hour, older: 2 * time.Hour, dropped: time.Hour} {
+		_, err := f.operator.Exec(t.Context(), `UPDATE tenant_partitions SET attached_at = now() - $2::interval WHERE id = $1`, tenant, age)
+		require.NoError(t, err)
+	}
+	settled, err := f.store.Settled(t.Context(), 30*time.Minute)
+	require.NoError(t, err)
+	require.Equal(t, []uuid.UUID{old, older}, settled)
+	settled, err = f.store.Settled(t.Context(), 0)
+	require.NoError(t, err)
+	require.Equal(t, []uuid.UUID{young, old, older}, settled)
+}
+
 // A deleted id must never meet a new tenant.
 func TestDropRetires(t *testing.T) {
 	f := newFixture(t)
