@@ -76,7 +76,7 @@ func TestBucketConditions(t *testing.T) {
 	require.ErrorIs(t, err, control.ErrNotFound)
 }
 
-// A dead instance must not stay "running", and an instance that lives must not disappear.
+// A dead instance must not stay "running", and an instance that lives must not disappear. Nor must anything stay for ever.
 func TestStatusesExpire(t *testing.T) {
 	t.Parallel()
 	n := startNATS(t)
@@ -92,6 +92,26 @@ func TestStatusesExpire(t *testing.T) {
 	require.Equal(t, contract.StatusTTL, status.TTL())
 	require.NotZero(t, status.LimitMarkerTTL(), "watchers would not see the end of a status")
 	require.EqualValues(t, 1, status.History())
+
+	beat := func(ttl time.Duration, revision uint64) (uint64, error) {
+		return statuses.Renew(t.Context(), contract.InstanceKey("i"), contract.TenantStatus{Instance: "i"}, ttl, revision)
+	}
+	first, err := beat(contract.HeartbeatTTL, 0)
+	require.NoError(t, err)
+	second, err := beat(time.Second, first)
+	require.NoError(t, err)
+	_, err = beat(contract.HeartbeatTTL, first)
+	require.ErrorIs(t, err, control.ErrConflict, "somebody else has written it")
+	require.Eventually(t, func() bool {
+		_, err := statuses.Get(t.Context(), contract.InstanceKey("i"))
+		return errors.Is(err, control.ErrNotFound)
+	}, patience, 5*time.Millisecond, "the heartbeat of a dead instance stays")
+	_, err = statuses.Get(t.Context(), key)
+	require.NoError(t, err, "its status does not expire with it")
+	_, err = beat(contract.HeartbeatTTL, second)
+	require.ErrorIs(t, err, control.ErrConflict, "it has expired")
+	_, err = beat(contract.HeartbeatTTL, 0)
+	require.NoError(t, err)
 }
 
 // Deleting the bucket, or the loss of all data, must not need a restart of anything.

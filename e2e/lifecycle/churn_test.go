@@ -16,6 +16,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 )
 
@@ -166,7 +167,12 @@ func (w *world) traces(c *assert.CollectT, conn *control.Conn) traces {
 	require.NoError(c, err)
 	statuses, err := control.Statuses(conn).Snapshot(w.t.Context())
 	require.NoError(c, err)
-	found.Desired, found.Reported = len(specs), len(statuses)
+	for key := range statuses {
+		if _, heartbeat := contract.ParseInstanceKey(key); !heartbeat {
+			found.Reported++
+		}
+	}
+	found.Desired = len(specs)
 	return found
 }
 

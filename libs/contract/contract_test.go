@@ -55,8 +55,15 @@ func TestStatusKey(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, tenantID, tenant)
 	require.Equal(t, "ingest-1", instance)
-	for _, key := range []string{"", "x", ".x", "x."} {
+	for _, key := range []string{"", "x", ".x", "x.", contract.InstanceKey("ingest-1")} {
 		_, _, ok := contract.ParseStatusKey(key)
+		require.False(t, ok, key)
+	}
+	instance, ok = contract.ParseInstanceKey(contract.InstanceKey("ingest-1"))
+	require.True(t, ok)
+	require.Equal(t, "ingest-1", instance)
+	for _, key := range []string{"", "instance", "instance.", contract.StatusKey(tenantID, "ingest-1")} {
+		_, ok := contract.ParseInstanceKey(key)
 		require.False(t, ok, key)
 	}
 }

@@ -9,17 +9,24 @@ import (
 const (
 	// TenantsBucket maps a tenant id to its [TenantSpec]. A missing key never means deletion; deletion is a state.
 	TenantsBucket = "tenants"
-	// StatusBucket maps a [StatusKey] to a [TenantStatus]. Its entries expire, so a dead instance does not stay running.
+	// StatusBucket maps a [StatusKey] to a [TenantStatus], and an [InstanceKey] to the heartbeat of an instance, a
+	// [TenantStatus] without tenant. A status counts while the heartbeat of its instance is alive and of the same run, so
+	// a dead instance does not stay running. A status is written when it changes: ten thousand idle tenants cost as much
+	// as one.
 	StatusBucket = "tenant_status"
 )
 
 // Timing of the control channel.
 const (
-	// StatusTTL is the lifetime of an entry of [StatusBucket].
-	StatusTTL = 30 * time.Second
-	// StatusRefresh is how often an instance repeats a status that has not changed. Three refreshes fit in one
-	// lifetime, so that one lost write does not make a living instance disappear.
-	StatusRefresh = 10 * time.Second
+	// HeartbeatTTL is the lifetime of a heartbeat: how long an instance that has died counts as alive.
+	HeartbeatTTL = 30 * time.Second
+	// HeartbeatInterval is how often an instance repeats its heartbeat. Three fit in one lifetime, so that one lost write
+	// does not make a living instance disappear.
+	HeartbeatInterval = 10 * time.Second
+	// StatusTTL is the lifetime of a status in [StatusBucket], whoever has written it: nothing stays there for ever.
+	StatusTTL = time.Hour
+	// StatusRefresh is how often an instance repeats a status that has not changed.
+	StatusRefresh = 20 * time.Minute
 )
 
 // Limits of a tenant that its registry enforces.
@@ -82,6 +89,8 @@ const (
 type TenantStatus struct {
 	TenantID string `json:"tenant_id"`
 	Instance string `json:"instance"`
+	// Run names the process: an instance that was started again does not vouch for what it said before.
+	Run string `json:"run,omitempty"`
 	// ObservedGeneration is the generation of the spec that State describes.
 	ObservedGeneration int64         `json:"observed_generation"`
 	State              ConsumerState `json:"state"`
@@ -97,8 +106,20 @@ type TenantStatus struct {
 // StatusKey is the key of what instance observed of tenant: "<tenant id>.<instance>".
 func StatusKey(tenantID, instance string) string { return tenantID + "." + instance }
 
+// instancePrefix is what the key of a heartbeat begins with; no tenant id is like that.
+const instancePrefix = "instance."
+
+// InstanceKey is the key of the heartbeat of instance: "instance.<instance>".
+func InstanceKey(instance string) string { return instancePrefix + instance }
+
+// ParseInstanceKey is the reverse of [InstanceKey]. It reports false for a key of another form.
+func ParseInstanceKey(key string) (instance string, ok bool) {
+	instance, ok = strings.CutPrefix(key, instancePrefix)
+	return instance, ok && instance != ""
+}
+
 // ParseStatusKey is the reverse of [StatusKey]. It reports false for a key of another form.
 func ParseStatusKey(key string) (tenantID, instance string, ok bool) {
 	tenantID, instance, ok = strings.Cut(key, ".")
-	return tenantID, instance, ok && tenantID != "" && instance != ""
+	return tenantID, instance, ok && tenantID != "" && instance != "" && !strings.HasPrefix(key, instancePrefix)
 }

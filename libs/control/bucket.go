@@ -58,8 +58,8 @@ func Tenants(c *Conn) *Bucket[contract.TenantSpec] {
 	return newBucket[contract.TenantSpec](c, contract.TenantsBucket, 0)
 }
 
-// Statuses is the bucket of observed states; its keys are made by [contract.StatusKey]. Its entries expire after
-// [contract.StatusTTL].
+// Statuses is the bucket of observed states and of heartbeats; its keys are made by [contract.StatusKey] and
+// [contract.InstanceKey]. Its entries expire after [contract.StatusTTL], heartbeats after [contract.HeartbeatTTL].
 func Statuses(c *Conn) *Bucket[contract.TenantStatus] {
 	return newBucket[contract.TenantStatus](c, contract.StatusBucket, contract.StatusTTL)
 }
@@ -67,7 +67,7 @@ func Statuses(c *Conn) *Bucket[contract.TenantStatus] {
 func newBucket[T any](c *Conn, name string, ttl time.Duration) *Bucket[T] {
 	markers := markerTTL
 	if ttl > 0 {
-		markers = ttl
+		markers = contract.HeartbeatTTL
 	}
 	return &Bucket[T]{conn: c, config: jetstream.KeyValueConfig{
 		Bucket:         name,
@@ -114,6 +114,27 @@ func (b *Bucket[T]) Create(ctx context.Context, key string, value T) (uint64, er
 func (b *Bucket[T]) Update(ctx context.Context, key string, value T, revision uint64) (uint64, error) {
 	return b.write(ctx, "update", key, value, func(o *opened, data []byte) (uint64, error) {
 		return o.kv.Update(ctx, key, data, revision)
+	})
+}
+
+// Renew writes the value of key with a lifetime of its own, on the condition that its latest revision is still revision,
+// else [ErrConflict]; with revision 0, whatever was there. A value that has expired is a conflict, too. NATS before 2.11
+// knows no lifetime of single keys: there it lives as long as others of its bucket.
+func (b *Bucket[T]) Renew(ctx context.Context, key string, value T, ttl time.Duration, revision uint64) (uint64, error) {
+	return b.write(ctx, "renew", key, value, func(o *opened, data []byte) (uint64, error) {
+		var options []jetstream.PublishOpt
+		if o.markers {
+			options = append(options, jetstream.WithMsgTTL(ttl))
+		}
+		if revision > 0 {
+			options = append(options, jetstream.WithExpectLastSequencePerSubject(revision))
+		}
+		// The client library has no such operation on a bucket; the subject is that of every put.
+		ack, err := b.conn.js.Publish(ctx, "$KV."+b.config.Bucket+"."+key, data, options...)
+		if err != nil {
+			return 0, err
+		}
+		return ack.Sequence, nil
 	})
 }
 
@@ -194,7 +215,7 @@ func (b *Bucket[T]) do(ctx context.Context, operation, key string, run func(*ope
 			return nil
 		case errors.Is(err, jetstream.ErrKeyNotFound):
 			err = ErrNotFound
-		case errors.Is(err, jetstream.ErrKeyRevisionMismatch), errors.Is(err, jetstream.ErrKeyExists):
+		case errors.Is(err, jetstream.ErrKeyRevisionMismatch), errors.Is(err, jetstream.ErrKeyExists), isOutrun(err):
 			err = fmt.Errorf("%w: %w", ErrConflict, err)
 		case isMissing(err) && !again:
 			b.open.CompareAndSwap(o, nil)
@@ -243,6 +264,13 @@ func (b *Bucket[T]) decode(update jetstream.KeyValueEntry) (Entry[T], bool) {
 		return entry, false
 	}
 	return entry, true
+}
+
+// isOutrun reports whether the server refused a write because of a later one.
+func isOutrun(err error) bool {
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
 // isMissing reports whether err may mean that the bucket does not exist. The stream of a missing bucket has nobody who

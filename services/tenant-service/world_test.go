@@ -251,12 +251,35 @@ func startInstance(t *testing.T, natsURL, name string) *instance {
 	go func() {
 		ended <- i.tenants.Watch(ctx, func(e control.Entry[contract.TenantSpec]) { i.see(ctx, e) }, nil)
 	}()
+	beats := make(chan struct{})
+	go func() {
+		defer close(beats)
+		i.beat(ctx)
+	}()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-ended)
+		<-beats
 		conn.Close()
 	})
 	return i
+}
+
+// beat says that the instance is alive until ctx ends, whether NATS is there or not.
+func (i *instance) beat(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		_, err := i.statuses.Renew(ctx, contract.InstanceKey(i.name), contract.TenantStatus{Instance: i.name}, contract.HeartbeatTTL, 0)
+		if err != nil && ctx.Err() == nil {
+			i.t.Logf("heartbeat: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 func (i *instance) see(ctx context.Context, e control.Entry[contract.TenantSpec]) {

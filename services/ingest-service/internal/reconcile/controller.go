@@ -43,6 +43,8 @@ type Specs interface {
 // Statuses is the bucket of observed states; control.Statuses returns one.
 type Statuses interface {
 	Put(ctx context.Context, key string, value contract.TenantStatus) (revision uint64, err error)
+	// Renew fails with control.ErrConflict unless the key has that revision, or revision is 0.
+	Renew(ctx context.Context, key string, value contract.TenantStatus, ttl time.Duration, revision uint64) (uint64, error)
 	Delete(ctx context.Context, key string) error
 }
 
@@ -144,15 +146,20 @@ func (c *Controller) Run(ctx context.Context) error {
 	return nil
 }
 
-// withdrawTimeout bounds how long a stopping instance takes to say so; otherwise its reports expire.
+// withdrawTimeout bounds how long a stopping instance takes to say so; otherwise its heartbeat expires.
 const withdrawTimeout = 2 * time.Second
 
-// withdraw removes what this instance has reported, so that nobody takes it for running.
+// withdraw removes the heartbeat, so that nobody takes this instance for running, and then what it has reported, as far as
+// there is time.
 func (c *Controller) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, withdrawTimeout)
 	defer cancel()
+	keys := []string{contract.InstanceKey(c.cfg.Instance)}
 	for _, t := range c.all() {
-		if err := c.deps.Statuses.Delete(ctx, contract.StatusKey(t.id.String(), c.cfg.Instance)); err != nil {
+		keys = append(keys, contract.StatusKey(t.id.String(), c.cfg.Instance))
+	}
+	for _, key := range keys {
+		if err := c.deps.Statuses.Delete(ctx, key); err != nil {
 			c.deps.Log.Info("a status could not be withdrawn; it will expire", zap.Error(err))
 			return
 		}

@@ -9,38 +9,65 @@ import (
 )
 
 const (
-	// depthChunk and depthPause limit the questions to 200 a second, whatever the number of tenants: a round over 1,000
-	// tenants takes five seconds, over 10,000 fifty. Scrapes and requests read what the last round found.
+	// depthChunk and depthPause limit the questions to 200 a second, whatever the number of tenants. Scrapes and requests
+	// read what the last answer was.
 	depthChunk = 50
 	depthPause = 250 * time.Millisecond
-	// depthRound is the shortest time between the beginnings of two rounds.
+	// depthRound is the shortest time between the beginnings of two rounds, and between two questions about a queue in
+	// which messages wait or whose consumer has something to do.
 	depthRound = 2 * time.Second
+	// restRound is between two questions about a queue that was empty and whose consumer has had nothing to do since: a
+	// consumer takes what arrives at once, and shows it. Without one the queue alone tells, which is restRoundUnconsumed.
+	restRound           = 5 * time.Minute
+	restRoundUnconsumed = 15 * time.Second
 )
 
-// pollDepths reads how many messages wait in each queue, in rounds, until ctx ends. The broker is asked with passive
-// declarations, which need nothing but the connection that is there.
+// pollDepths reads how many messages wait in the queues of which that may have changed, in rounds, until ctx ends. The
+// broker is asked with passive declarations, which need nothing but the connection that is there.
 func (c *Controller) pollDepths(ctx context.Context) {
 	for wait(ctx, depthRound) {
-		var provisioned []uuid.UUID
+		var due []uuid.UUID
+		now := time.Now()
 		for _, t := range c.all() {
-			t.mu.Lock()
-			if t.provisioned {
-				provisioned = append(provisioned, t.id)
+			if t.isDepthDue(now) {
+				due = append(due, t.id)
 			}
-			t.mu.Unlock()
 		}
-		for len(provisioned) > 0 {
-			chunk := provisioned[:min(depthChunk, len(provisioned))]
-			provisioned = provisioned[len(chunk):]
+		for len(due) > 0 {
+			chunk := due[:min(depthChunk, len(due))]
+			due = due[len(chunk):]
 			if err := c.deps.Topology.Depths(ctx, chunk, c.observeDepth); err != nil {
 				c.deps.Log.Debug("queue depths could not be read", zap.Error(err))
 				break
 			}
-			if len(provisioned) > 0 && !wait(ctx, depthPause) {
+			if len(due) > 0 && !wait(ctx, depthPause) {
 				return
 			}
 		}
 	}
+}
+
+// isDepthDue reports whether the queue is to be looked at. One that was busy is looked at until it has come to rest, so
+// that what is reported in the end is that.
+func (t *tenant) isDepthDue(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.provisioned {
+		return false
+	}
+	switch age := now.Sub(t.looked); {
+	case !t.resting, t.state.Unacked.Load() != t.unacked, t.count() != t.handled:
+		return true
+	case t.state.Consuming.Load():
+		return age >= restRound
+	default:
+		return age >= restRoundUnconsumed
+	}
+}
+
+// count is how many messages the consumer has handled.
+func (t *tenant) count() int64 {
+	return t.state.Stored.Load() + t.state.Duplicates.Load() + t.state.Retried.Load()
 }
 
 func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
@@ -49,8 +76,10 @@ func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
 		return
 	}
 	t.mu.Lock()
-	changed := t.ready != ready
-	t.ready = ready
+	unacked := t.state.Unacked.Load()
+	changed := t.ready != ready || t.unacked != unacked
+	t.resting = ready == 0 && unacked == 0
+	t.ready, t.handled, t.looked = ready, t.count(), time.Now()
 	if ready == missing && t.provisioned {
 		// A running consumer would notice by itself; a suspended tenant has none.
 		t.provisioned = false

@@ -37,6 +37,8 @@ type plant struct {
 	queues     map[uuid.UUID]chan struct{} // guarded by mu: closed when the queue goes
 	consumers  map[uuid.UUID]*puppet       // guarded by mu
 	statuses   map[string]contract.TenantStatus
+	puts       int                 // guarded by mu: statuses that were written
+	beat       uint64              // guarded by mu: revision of the heartbeat
 	begun      map[uuid.UUID]int64 // guarded by mu: the generation that was acted on last
 	faults     int                 // guarded by mu: calls that are still to fail
 	wrong      []string            // guarded by mu
@@ -188,7 +190,22 @@ func (c *puppet) Run(ctx context.Context) error {
 type reports struct{ *plant }
 
 func (r reports) Put(_ context.Context, key string, value contract.TenantStatus) (uint64, error) {
-	return 1, r.do(func() error { r.statuses[key] = value; return nil })
+	return 1, r.do(func() error {
+		r.puts++
+		r.statuses[key] = value
+		return nil
+	})
+}
+
+func (r reports) Renew(_ context.Context, _ string, _ contract.TenantStatus, _ time.Duration, revision uint64) (beat uint64, err error) {
+	return beat, r.do(func() error {
+		if revision != 0 && revision != r.beat {
+			return control.ErrConflict
+		}
+		r.beat++
+		beat = r.beat
+		return nil
+	})
 }
 
 func (r reports) Delete(_ context.Context, key string) error {

@@ -2,6 +2,9 @@ package reconcile
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 )
 
 const (
@@ -17,26 +21,37 @@ const (
 	// reportPause is the shortest time between two rounds of reports, and the pause after a failed one. What changes
 	// often, such as a queue's depth, is thus reported at most so often.
 	reportPause = 100 * time.Millisecond
+	// reportLimit is how many are reported in one round: the heartbeat must not wait for ten thousand.
+	reportLimit = 1000
+	// beatRetry is the pause after a heartbeat that failed.
+	beatRetry = 200 * time.Millisecond
 )
 
-// reporter writes what was observed into the control channel: a change soon, and everything again before it expires.
+// reporter writes what was observed into the control channel when it changes, and a heartbeat as long as this process
+// lives: what it has written counts as long as that.
 type reporter struct {
 	statuses Statuses
 	instance string
+	process  string // another one after each start
 	step     Hook
 	log      *zap.Logger
 	wake     chan struct{} // capacity 1
 
+	// Owned by the goroutine of run.
+	revision uint64    // of the heartbeat, 0 before the first one
+	beaten   time.Time // when that was
+
 	mu      sync.Mutex
-	tenants map[uuid.UUID]*tenant   // guarded by mu: everything ever reported and not forgotten
-	changed map[uuid.UUID]struct{}  // guarded by mu: to be reported
-	sent    map[uuid.UUID]time.Time // guarded by mu: when it was reported last
+	tenants map[uuid.UUID]*tenant  // guarded by mu: everything ever reported and not forgotten
+	changed map[uuid.UUID]struct{} // guarded by mu: to be reported
+	gone    map[uuid.UUID]struct{} // guarded by mu: forgotten, and what was reported is to be removed
+	cycle   []uuid.UUID            // guarded by mu: still to be repeated before those that were repeated first come again
 }
 
 func newReporter(statuses Statuses, instance string, step Hook, log *zap.Logger) *reporter {
 	return &reporter{
-		statuses: statuses, instance: instance, step: step, log: log, wake: make(chan struct{}, 1),
-		tenants: make(map[uuid.UUID]*tenant), changed: make(map[uuid.UUID]struct{}), sent: make(map[uuid.UUID]time.Time),
+		statuses: statuses, instance: instance, process: uuid.NewString(), step: step, log: log, wake: make(chan struct{}, 1),
+		tenants: make(map[uuid.UUID]*tenant), changed: make(map[uuid.UUID]struct{}), gone: make(map[uuid.UUID]struct{}),
 	}
 }
 
@@ -45,109 +60,186 @@ func (r *reporter) mark(t *tenant) {
 	r.mu.Lock()
 	r.tenants[t.id] = t
 	r.changed[t.id] = struct{}{}
+	delete(r.gone, t.id)
 	r.mu.Unlock()
+	r.nudge()
+}
+
+func (r *reporter) nudge() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-// postpone has tenants reported in a later round, unless they have been forgotten meanwhile.
-func (r *reporter) postpone(tenants []*tenant) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, t := range tenants {
-		if _, known := r.tenants[t.id]; known {
-			r.changed[t.id] = struct{}{}
-		}
-	}
-}
-
-// forget ends the reports of a tenant; the last one expires.
+// forget ends the reports of a tenant and has the last one removed.
 func (r *reporter) forget(id uuid.UUID) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	delete(r.tenants, id)
 	delete(r.changed, id)
-	delete(r.sent, id)
+	r.gone[id] = struct{}{}
+	r.mu.Unlock()
+	r.nudge()
 }
 
 // run reports until ctx ends.
 func (r *reporter) run(ctx context.Context) {
-	refresh := time.NewTicker(contract.StatusRefresh / 10)
-	defer refresh.Stop()
+	beats := time.NewTimer(0)
+	defer beats.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
-		case <-refresh.C:
+		case <-beats.C:
+			beats.Reset(r.beat(ctx))
 		}
 		r.flush(ctx)
-		pause := time.NewTimer(reportPause)
-		select {
-		case <-ctx.Done():
-			pause.Stop()
+		if !wait(ctx, reportPause) {
 			return
-		case <-pause.C:
 		}
 	}
 }
 
-// due are the tenants that have changed, and those whose last report is about to expire.
-func (r *reporter) due(now time.Time) []*tenant {
+// beat repeats the heartbeat and returns when the next one is due. One that somebody else has written or that has expired,
+// be it because the control channel has lost its data, means that nobody knows the reports any more.
+func (r *reporter) beat(ctx context.Context) (next time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, putTimeout)
+	defer cancel()
+	key := contract.InstanceKey(r.instance)
+	value := contract.TenantStatus{Instance: r.instance, Run: r.process, ObservedAt: time.Now().UTC()}
+	lapsed := r.revision > 0 && time.Since(r.beaten) >= contract.HeartbeatTTL
+	revision, err := r.statuses.Renew(ctx, key, value, contract.HeartbeatTTL, r.revision)
+	if errors.Is(err, control.ErrConflict) {
+		lapsed = true
+		revision, err = r.statuses.Renew(ctx, key, value, contract.HeartbeatTTL, 0)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			r.log.Debug("the heartbeat could not be reported; it will be repeated", zap.Error(err))
+		}
+		return beatRetry
+	}
+	r.revision, r.beaten = revision, time.Now()
+	if lapsed {
+		r.log.Info("the heartbeat had lapsed; everything is reported again")
+	}
+	r.repeat(lapsed)
+	return contract.HeartbeatInterval
+}
+
+// repeat has tenants reported again: all of them, or as many as are due with this heartbeat.
+func (r *reporter) repeat(all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var due []*tenant
-	for id, t := range r.tenants {
-		_, changed := r.changed[id]
-		if changed || now.Sub(r.sent[id]) >= contract.StatusRefresh {
-			due = append(due, t)
-			delete(r.changed, id)
-		}
+	const beats = int(contract.StatusRefresh / contract.HeartbeatInterval)
+	due := (len(r.tenants) + beats - 1) / beats
+	if all || len(r.cycle) == 0 {
+		r.cycle = slices.Collect(maps.Keys(r.tenants))
 	}
-	return due
+	if all {
+		due = len(r.cycle)
+	}
+	for ; due > 0 && len(r.cycle) > 0; due-- {
+		last := len(r.cycle) - 1
+		if _, known := r.tenants[r.cycle[last]]; known {
+			r.changed[r.cycle[last]] = struct{}{}
+		}
+		r.cycle = r.cycle[:last]
+	}
 }
 
+// flush reports what has changed, and removes what is gone. What fails is left for the next time.
 func (r *reporter) flush(ctx context.Context) {
-	due := r.due(time.Now())
-	for i, t := range due {
-		if err := r.put(ctx, t); err != nil {
-			if ctx.Err() == nil {
-				r.log.Debug("a status could not be reported; it will be repeated", zap.Error(err))
-			}
-			r.postpone(due[i:])
-			return
-		}
+	r.mu.Lock()
+	changed, gone := some(r.changed), some(r.gone)
+	if len(r.changed) > 0 || len(r.gone) > 0 {
+		r.nudge()
 	}
+	r.mu.Unlock()
+	err := r.each(changed, func(id uuid.UUID, t *tenant) error {
+		if t == nil {
+			return nil // forgotten meanwhile
+		}
+		return r.put(ctx, t)
+	})
+	if err == nil {
+		err = r.each(gone, func(id uuid.UUID, t *tenant) error {
+			if t != nil {
+				return nil // there is another one with that id
+			}
+			return r.remove(ctx, id)
+		})
+	}
+	if err == nil {
+		return
+	}
+	if ctx.Err() == nil {
+		r.log.Debug("a status could not be reported; it will be repeated", zap.Error(err))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.Copy(r.changed, changed)
+	maps.Copy(r.gone, gone)
+	r.nudge()
+}
+
+// some takes up to reportLimit ids out of from.
+func some(from map[uuid.UUID]struct{}) map[uuid.UUID]struct{} {
+	taken := make(map[uuid.UUID]struct{}, min(len(from), reportLimit))
+	for id := range from {
+		if len(taken) == reportLimit {
+			break
+		}
+		taken[id] = struct{}{}
+		delete(from, id)
+	}
+	return taken
+}
+
+// each calls do for each of ids, with the tenant unless it was forgotten, and takes out those that are done.
+func (r *reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, *tenant) error) error {
+	for id := range ids {
+		r.mu.Lock()
+		t := r.tenants[id]
+		r.mu.Unlock()
+		if err := do(id, t); err != nil {
+			return err
+		}
+		delete(ids, id)
+	}
+	return nil
+}
+
+func (r *reporter) remove(ctx context.Context, id uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, putTimeout)
+	defer cancel()
+	return r.statuses.Delete(ctx, contract.StatusKey(id.String(), r.instance))
 }
 
 func (r *reporter) put(ctx context.Context, t *tenant) error {
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
-	status := t.status(r.instance)
+	status := t.status()
+	status.Instance, status.Run = r.instance, r.process
 	if _, err := r.statuses.Put(ctx, contract.StatusKey(status.TenantID, r.instance), status); err != nil {
 		return err
 	}
 	if isGoal(status.State) {
 		r.step(t.id, status.ObservedGeneration, StepReported)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, known := r.tenants[t.id]; known {
-		r.sent[t.id] = time.Now()
-	}
 	return nil
 }
 
 // status is what this instance has to say about the tenant now.
-func (t *tenant) status(instance string) contract.TenantStatus {
+func (t *tenant) status() contract.TenantStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.unacked = t.state.Unacked.Load()
 	status := contract.TenantStatus{
-		TenantID: t.id.String(), Instance: instance,
+		TenantID:           t.id.String(),
 		ObservedGeneration: t.generation, State: t.observed,
-		QueueReady: t.ready, QueueUnacked: t.state.Unacked.Load(),
+		QueueReady: t.ready, QueueUnacked: t.unacked,
 		ObservedAt: time.Now().UTC(),
 	}
 	if t.observed == contract.StateRunning {

@@ -35,6 +35,10 @@ type tenant struct {
 	generation  int64                  // guarded by mu: what observed is the result of
 	fault       error                  // guarded by mu: what is in the way
 	ready       int64                  // guarded by mu: messages waiting in the queue, -1 unknown
+	unacked     int64                  // guarded by mu: being worked on, as of the last report
+	looked      time.Time              // guarded by mu: when ready was read
+	handled     int64                  // guarded by mu: messages that the consumer had handled then
+	resting     bool                   // guarded by mu: then nothing waited, and nothing was worked on
 	vanished    bool                   // guarded by mu: the control channel no longer names the tenant
 	consuming   bool                   // guarded by mu: there is a consumer, and what it says counts
 	configured  int64                  // guarded by mu: the generation that the consumer was configured for

@@ -1,13 +1,15 @@
 // Package status keeps what the instances of ingest-service report on tenants, as far as it is still true, and begins
 // the retirement of tenants whose teardown they report.
 //
-// It is a view in memory of the status bucket of the control channel, never written to the database. A report counts
-// for [contract.StatusTTL] after it was received; instances repeat theirs three times as often. So nothing stays
-// "running" after its instance died or NATS went away.
+// It is a view in memory of the status bucket of the control channel, never written to the database. A report counts while
+// the heartbeat of its instance does, for [contract.HeartbeatTTL] after it was received, and only if the same process has
+// made both. So nothing stays "running" after its instance died or NATS went away. What a dead instance has left in the
+// bucket is removed after a while.
 package status
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -22,6 +24,8 @@ import (
 const (
 	// sweepInterval is how late the end of a report may be noticed.
 	sweepInterval = 2 * time.Second
+	// cleanInterval is between two looks for what dead instances have left, which is removed at the second one.
+	cleanInterval = 30 * time.Second
 	// retireRetry is the pause after a retirement that failed.
 	retireRetry = time.Second
 )
@@ -38,14 +42,22 @@ type Directory struct {
 	wake   chan struct{} // capacity 1: there is something in torn
 
 	mu       sync.Mutex
-	reports  map[uuid.UUID]map[string]report // by tenant and instance
+	reports  map[uuid.UUID]map[string]*report // by tenant and instance
+	beats    map[string]beat                  // the living instances
 	watchers map[uuid.UUID]map[chan struct{}]struct{}
 	torn     map[uuid.UUID]struct{} // tenants that may be ready to be retired
 }
 
 type report struct {
-	status contract.TenantStatus
-	until  time.Time
+	status   contract.TenantStatus
+	revision uint64
+	left     bool // by an instance that was found dead
+}
+
+// beat is the last heartbeat of an instance.
+type beat struct {
+	run   string
+	until time.Time
 }
 
 // NewDirectory makes a directory of what is in bucket, which is empty until it runs.
@@ -54,7 +66,8 @@ func NewDirectory(bucket *control.Bucket[contract.TenantStatus], log *zap.Logger
 		bucket:   bucket,
 		log:      log,
 		wake:     make(chan struct{}, 1),
-		reports:  make(map[uuid.UUID]map[string]report),
+		reports:  make(map[uuid.UUID]map[string]*report),
+		beats:    make(map[string]beat),
 		watchers: make(map[uuid.UUID]map[chan struct{}]struct{}),
 		torn:     make(map[uuid.UUID]struct{}),
 	}
@@ -76,6 +89,7 @@ func (d *Directory) Run(ctx context.Context, retire Retire) error {
 		}
 	})
 	group.Go(func() error { return d.sweep(ctx) })
+	group.Go(func() error { return d.clean(ctx) })
 	return group.Wait()
 }
 
@@ -86,7 +100,7 @@ func (d *Directory) Of(id uuid.UUID) []contract.TenantStatus {
 	now := time.Now()
 	var current []contract.TenantStatus
 	for _, r := range d.reports[id] {
-		if now.Before(r.until) {
+		if d.counts(r, now) {
 			current = append(current, r.status)
 		}
 	}
@@ -122,8 +136,18 @@ func (d *Directory) Subscribe(id uuid.UUID) (changed <-chan struct{}, cancel fun
 	}
 }
 
+// counts reports whether the process that made a report is alive. The caller holds the lock.
+func (d *Directory) counts(r *report, now time.Time) bool {
+	b, alive := d.beats[r.status.Instance]
+	return alive && b.run == r.status.Run && now.Before(b.until)
+}
+
 // observe takes one change of the bucket.
 func (d *Directory) observe(entry control.Entry[contract.TenantStatus]) {
+	if instance, ok := contract.ParseInstanceKey(entry.Key); ok {
+		d.observeBeat(instance, entry)
+		return
+	}
 	tenantID, instance, ok := contract.ParseStatusKey(entry.Key)
 	id, err := uuid.Parse(tenantID)
 	if !ok || err != nil {
@@ -137,10 +161,37 @@ func (d *Directory) observe(entry control.Entry[contract.TenantStatus]) {
 		return
 	}
 	if d.reports[id] == nil {
-		d.reports[id] = make(map[string]report)
+		d.reports[id] = make(map[string]*report)
 	}
-	d.reports[id][instance] = report{status: entry.Value, until: time.Now().Add(contract.StatusTTL)}
+	entry.Value.Instance = instance // the key is what counts
+	d.reports[id][instance] = &report{status: entry.Value, revision: entry.Revision}
 	d.changed(id)
+}
+
+// observeBeat takes one heartbeat, or the end of an instance.
+func (d *Directory) observeBeat(instance string, entry control.Entry[contract.TenantStatus]) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	last, known := d.beats[instance]
+	if entry.Deleted {
+		delete(d.beats, instance)
+	} else {
+		d.beats[instance] = beat{run: entry.Value.Run, until: now.Add(contract.HeartbeatTTL)}
+	}
+	if known && !entry.Deleted && last.run == entry.Value.Run && now.Before(last.until) {
+		return // as most of them
+	}
+	d.allChanged(instance)
+}
+
+// allChanged tells of all tenants that an instance has reported on. The caller holds the lock.
+func (d *Directory) allChanged(instance string) {
+	for id, reports := range d.reports {
+		if _, ok := reports[instance]; ok {
+			d.changed(id)
+		}
+	}
 }
 
 // drop removes one report. The caller holds the lock.
@@ -163,7 +214,7 @@ func (d *Directory) changed(id uuid.UUID) {
 
 // consider lets a tenant be retired if its reports say so. The caller holds the lock.
 func (d *Directory) consider(id uuid.UUID) {
-	if _, torn := tornDown(d.reports[id]); !torn {
+	if _, torn := d.tornDown(id); !torn {
 		return
 	}
 	d.torn[id] = struct{}{}
@@ -183,10 +234,14 @@ func (d *Directory) notify(id uuid.UUID) {
 	}
 }
 
-// tornDown reports whether there are reports and all of them say that nothing is left, and the lowest generation that
-// they say it about.
-func tornDown(reports map[string]report) (observed int64, torn bool) {
-	for _, r := range reports {
+// tornDown reports whether there are reports on a tenant that count, and all of them say that nothing is left, and the
+// lowest generation that they say it about. The caller holds the lock.
+func (d *Directory) tornDown(id uuid.UUID) (observed int64, torn bool) {
+	now := time.Now()
+	for _, r := range d.reports[id] {
+		if !d.counts(r, now) {
+			continue
+		}
 		if r.status.State != contract.StateDeleted {
 			return 0, false
 		}
@@ -198,7 +253,7 @@ func tornDown(reports map[string]report) (observed int64, torn bool) {
 	return observed, torn
 }
 
-// sweep drops the reports that nobody has repeated. NATS does that, too, but it may be away.
+// sweep drops the heartbeats that nobody has repeated. NATS does that, too, but it may be away.
 func (d *Directory) sweep(ctx context.Context) error {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
@@ -215,13 +270,70 @@ func (d *Directory) sweep(ctx context.Context) error {
 func (d *Directory) dropExpired(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for id, reports := range d.reports {
-		for instance, r := range reports {
-			if !now.Before(r.until) {
-				d.drop(id, instance)
+	for instance, b := range d.beats {
+		if !now.Before(b.until) {
+			delete(d.beats, instance)
+			d.allChanged(instance)
+		}
+	}
+}
+
+// clean removes what dead instances have left in the bucket, again and again.
+func (d *Directory) clean(ctx context.Context) error {
+	ticker := time.NewTicker(cleanInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-ticker.C:
+			if err := d.remove(ctx, d.leftovers(now)); err != nil && ctx.Err() == nil {
+				d.log.Debug("what dead instances have left could not be removed; it will be repeated", zap.Error(err))
 			}
 		}
 	}
+}
+
+// leftovers are the reports that did not count the last time, nor now.
+func (d *Directory) leftovers(now time.Time) map[string]report {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found := make(map[string]report)
+	for id, reports := range d.reports {
+		for instance, r := range reports {
+			dead := !d.counts(r, now)
+			if dead && r.left {
+				found[contract.StatusKey(id.String(), instance)] = *r
+			}
+			r.left = dead
+		}
+	}
+	return found
+}
+
+// remove removes reports, unless their instance has only not been heard of here. One that comes back reports everything
+// again if its heartbeat had expired; what it has written by then has another revision.
+func (d *Directory) remove(ctx context.Context, leftovers map[string]report) error {
+	dead := make(map[[2]string]bool) // by instance and run
+	for key, r := range leftovers {
+		process := [2]string{r.status.Instance, r.status.Run}
+		gone, known := dead[process]
+		if !known {
+			entry, err := d.bucket.Get(ctx, contract.InstanceKey(r.status.Instance))
+			if err != nil && !errors.Is(err, control.ErrNotFound) {
+				return err
+			}
+			gone = err != nil || entry.Value.Run != r.status.Run
+			dead[process] = gone
+		}
+		if !gone {
+			continue
+		}
+		if err := d.bucket.DeleteRevision(ctx, key, r.revision); err != nil && !errors.Is(err, control.ErrConflict) {
+			return err
+		}
+	}
+	return nil
 }
 
 // retireTorn retires tenants one after the other. What fails is tried again for as long as it is reported.
@@ -275,7 +387,7 @@ func (d *Directory) retryLater(ctx context.Context, left map[uuid.UUID]struct{})
 
 func (d *Directory) retireOne(ctx context.Context, id uuid.UUID, retire Retire) error {
 	d.mu.Lock()
-	observed, torn := tornDown(d.reports[id])
+	observed, torn := d.tornDown(id)
 	var instances []string
 	for instance := range d.reports[id] {
 		instances = append(instances, instance)

@@ -68,7 +68,9 @@ func never(context.Context, uuid.UUID, int64) (bool, error) { return false, nil 
 
 func (i instance) report(id uuid.UUID, name string, state contract.ConsumerState, generation int64) {
 	i.t.Helper()
-	_, err := i.bucket.Put(i.t.Context(), contract.StatusKey(id.String(), name), contract.TenantStatus{
+	_, err := i.bucket.Renew(i.t.Context(), contract.InstanceKey(name), contract.TenantStatus{Instance: name}, contract.HeartbeatTTL, 0)
+	require.NoError(i.t, err)
+	_, err = i.bucket.Put(i.t.Context(), contract.StatusKey(id.String(), name), contract.TenantStatus{
 		TenantID: id.String(), Instance: name, State: state, ObservedGeneration: generation, Workers: 3, ObservedAt: time.Now().UTC(),
 	})
 	require.NoError(i.t, err)
@@ -198,7 +200,7 @@ func TestRetiresWhenTheLastOtherDisappears(t *testing.T) {
 	a := uuid.New()
 	i.report(a, "dead", contract.StateRunning, 1)
 	i.report(a, "alive", contract.StateDeleted, 2)
-	require.NoError(t, i.bucket.Delete(t.Context(), contract.StatusKey(a.String(), "dead"))) // as if it had expired
+	require.NoError(t, i.bucket.Delete(t.Context(), contract.InstanceKey("dead"))) // as if it had expired
 	require.Equal(t, call{a, 2}, next(t, calls))
 }
 
