@@ -99,7 +99,8 @@ type Controller struct {
 	deps     Dependencies
 	reporter *reporter
 	census   *census
-	slots    chan struct{} // capacity Concurrency: held while a tenant is provisioned or torn down
+	slots    chan struct{} // capacity Concurrency: held while a partition is made, or a tenant torn down
+	declares chan struct{} // capacity declaresPerSlot * Concurrency: held while a queue is made
 	starts   chan struct{} // capacity maxStarts: held while a consumer starts
 	first    chan struct{} // closed once the first snapshot was taken in
 	work     sync.WaitGroup
@@ -109,18 +110,23 @@ type Controller struct {
 	synced  bool                  // guarded by mu: the first snapshot was taken in
 }
 
+// declaresPerSlot is how many queues are made while one partition is. To make a queue is half a dozen requests, each of
+// which waits for its answer and costs next to nothing meanwhile; the database is busy with a partition.
+const declaresPerSlot = 4
+
 // maxStarts is how many consumers start at a time. Each asks the broker three times in a row, and thousands that ask at once
 // would wait for longer than one request may take.
-const maxStarts = 64
+const maxStarts = 128
 
 // New returns a controller that works once Run is called.
 func New(cfg Config, deps Dependencies) *Controller {
 	c := &Controller{
 		cfg: cfg, deps: deps, census: newCensus(),
-		slots:   make(chan struct{}, cfg.Concurrency),
-		starts:  make(chan struct{}, maxStarts),
-		first:   make(chan struct{}),
-		tenants: make(map[uuid.UUID]*tenant),
+		slots:    make(chan struct{}, cfg.Concurrency),
+		declares: make(chan struct{}, declaresPerSlot*cfg.Concurrency),
+		starts:   make(chan struct{}, maxStarts),
+		first:    make(chan struct{}),
+		tenants:  make(map[uuid.UUID]*tenant),
 	}
 	c.reporter = newReporter(deps.Statuses, cfg.Instance, c.step, deps.Log)
 	return c

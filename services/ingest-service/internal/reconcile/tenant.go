@@ -236,21 +236,30 @@ func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 	return nil
 }
 
-// make makes the partition and the queue.
+// make makes the partition and then the queue, while other tenants are at the other of the two.
 func (j *job) make(ctx context.Context, spec contract.TenantSpec) error {
-	if err := j.takeSlot(ctx); err != nil {
-		return err
-	}
-	defer j.freeSlot()
-	if err := j.control.deps.Partitions.Attach(ctx, j.id); err != nil {
+	err := holding(ctx, j.control.slots, func() error { return j.control.deps.Partitions.Attach(ctx, j.id) })
+	if err != nil {
 		return err
 	}
 	j.step(spec, StepAttached)
-	if err := j.control.deps.Topology.Declare(ctx, j.id); err != nil {
+	err = holding(ctx, j.control.declares, func() error { return j.control.deps.Topology.Declare(ctx, j.id) })
+	if err != nil {
 		return err
 	}
 	j.step(spec, StepDeclared)
 	return nil
+}
+
+// holding calls do while it holds one of slots.
+func holding(ctx context.Context, slots chan struct{}, do func() error) error {
+	select {
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+		return do()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // teardown takes everything of the tenant away: first what produces work, then what holds it. The queue is deleted once
@@ -260,10 +269,18 @@ func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 	j.setProvisioned(false)
 	j.control.census.strike(j.id)
 	j.stopConsumer(spec)
-	if err := j.takeSlot(ctx); err != nil {
+	err := holding(ctx, j.control.slots, func() error { return j.takeAway(ctx, spec) })
+	if err != nil {
 		return err
 	}
-	defer j.freeSlot()
+	j.control.deps.Forget(j.id)
+	j.step(spec, StepForgotten)
+	j.observe(contract.StateDeleted, spec.Generation, nil)
+	return nil
+}
+
+// takeAway removes the queue and the partition.
+func (j *job) takeAway(ctx context.Context, spec contract.TenantSpec) error {
 	if err := j.control.deps.Topology.Delete(ctx, j.id); err != nil {
 		return err
 	}
@@ -276,24 +293,10 @@ func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 		return err
 	}
 	j.step(spec, StepQueueGone)
-	j.control.deps.Forget(j.id)
-	j.step(spec, StepForgotten)
-	j.observe(contract.StateDeleted, spec.Generation, nil)
 	return nil
 }
 
 func (j *job) step(spec contract.TenantSpec, step Step) { j.control.step(j.id, spec.Generation, step) }
-
-func (j *job) takeSlot(ctx context.Context) error {
-	select {
-	case j.control.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (j *job) freeSlot() { <-j.control.slots }
 
 // startConsumer makes the consumer run with what spec says; one that runs is configured anew, not restarted.
 func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec) {
