@@ -7,7 +7,7 @@ type Config struct {
 	// URL is amqp:// or amqps://, with user, password and virtual host.
 	URL string `koanf:"url" validate:"required,url" secret:"true" usage:"AMQP URL of the broker, amqp://user:password@host:5672/vhost"`
 	// Connections is how many connections the consumers of an instance share. A connection carries at most 2,047
-	// channels, and a consumer takes one.
+	// channels, and a consumer takes one: the default is enough for ten thousand tenants, and for half as many more.
 	Connections int `koanf:"connections" validate:"min=1,max=64" usage:"connections that the consumers of this instance share"`
 	// Heartbeat is the interval agreed with the broker, in whole seconds. A silent broker is given up after 1.5 times
 	// this interval.
@@ -18,7 +18,7 @@ type Config struct {
 
 // Default is the configuration without an URL.
 func Default() Config {
-	return Config{Connections: 2, Heartbeat: 10 * time.Second, ConnectTimeout: 5 * time.Second}
+	return Config{Connections: 8, Heartbeat: 10 * time.Second, ConnectTimeout: 5 * time.Second}
 }
 
 // withDefaults fills what is zero, for callers that were not configured by hand.
