@@ -21,7 +21,6 @@ import (
 type tenant struct {
 	id      uuid.UUID
 	control *Controller
-	log     *zap.Logger
 	wake    chan struct{} // capacity 1: something has changed, look again
 
 	// state is what the consumer counts; it outlives single consumers.
@@ -47,17 +46,19 @@ type tenant struct {
 func newTenant(c *Controller, id uuid.UUID, spec contract.TenantSpec) *tenant {
 	return &tenant{
 		id: id, control: c, spec: spec, observed: contract.StateProvisioning, ready: -1,
-		log:  c.deps.Log.With(zap.Stringer("tenant_id", id)),
 		wake: make(chan struct{}, 1),
 	}
 }
+
+// log is the logger of this tenant. It is made for each line: a tenant says little, and a logger takes almost a kilobyte.
+func (t *tenant) log() *zap.Logger { return t.control.deps.Log.With(zap.Stringer("tenant_id", t.id)) }
 
 // want sets the desired state, unless it is older than what is known: an update that was overtaken on its way.
 func (t *tenant) want(spec contract.TenantSpec) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if spec.Generation < t.spec.Generation {
-		t.log.Info("an older generation arrived late and is ignored",
+		t.log().Info("an older generation arrived late and is ignored",
 			zap.Int64("generation", spec.Generation), zap.Int64("known", t.spec.Generation))
 		return
 	}
@@ -104,7 +105,7 @@ func (t *tenant) note(state contract.ConsumerState, generation int64, fault erro
 	changed := t.observed != state || t.generation != generation || fmt.Sprint(t.fault) != fmt.Sprint(fault)
 	t.observed, t.generation, t.fault = state, generation, fault
 	if changed {
-		t.log.Info("tenant observed", zap.String("state", string(state)), zap.Int64("generation", generation), zap.NamedError("fault", fault))
+		t.log().Info("tenant observed", zap.String("state", string(state)), zap.Int64("generation", generation), zap.NamedError("fault", fault))
 	}
 	t.control.reporter.mark(t)
 }
@@ -168,7 +169,7 @@ func (t *tenant) run(ctx context.Context) {
 		case <-again:
 		case err := <-job.ended():
 			// The queue or the partition is gone under the consumer: provision again.
-			t.log.Warn("the consumer has ended", zap.Error(err))
+			t.log().Warn("the consumer has ended", zap.Error(err))
 			job.forgetConsumer()
 			t.setProvisioned(false)
 			t.observe(contract.StateFailed, spec.Generation, err)
@@ -365,7 +366,7 @@ func (j *job) stopConsumer(spec contract.TenantSpec) {
 	}
 	j.cancel()
 	if err := <-j.done; err != nil {
-		j.log.Info("the consumer has stopped", zap.Error(err))
+		j.log().Info("the consumer has stopped", zap.Error(err))
 	}
 	j.forgetConsumer()
 	j.step(spec, StepConsumerStopped)
