@@ -53,7 +53,8 @@ func tree(pid int) []int { return append([]int{pid}, descendants(pid)...) }
 // stopMoving sends SIGSTOP to those that have not stopped, and counts them.
 func stopMoving(pid int) (moving int, err error) {
 	for _, member := range tree(pid) {
-		if resting(member) {
+		state := stateOf(member)
+		if strings.ContainsRune(resting, state) {
 			continue
 		}
 		err := syscall.Kill(member, syscall.SIGSTOP)
@@ -63,18 +64,31 @@ func stopMoving(pid int) (moving int, err error) {
 		if err != nil {
 			return moving, fmt.Errorf("stop %d: %w", member, err)
 		}
-		moving++
+		if state != waiting {
+			moving++
+		}
 	}
 	return moving, nil
 }
 
-// resting reports whether a process does nothing any more: it has been stopped, or it has ended.
-func resting(pid int) bool {
+const (
+	// resting are the states of a process that does nothing any more: stopped, or ended. See proc(5).
+	resting = "TtZX"
+	// waiting is the state of a process that waits in the kernel and takes no signal. With SIGSTOP pending it stops before it
+	// does anything of its own. It may stay so: whoever has called vfork waits for a child, which may be stopped itself.
+	waiting = 'D'
+)
+
+// stateOf is the state of a process; X if there is none.
+func stateOf(pid int) rune {
 	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return true
+		return 'X'
 	}
 	// The name in field 2 may contain anything, see look.
-	state := strings.TrimSpace(string(body[strings.LastIndexByte(string(body), ')')+1:]))
-	return state != "" && strings.ContainsRune("TtZX", rune(state[0]))
+	fields := strings.TrimSpace(string(body[strings.LastIndexByte(string(body), ')')+1:]))
+	if fields == "" {
+		return 'X'
+	}
+	return rune(fields[0])
 }

@@ -34,7 +34,7 @@ func TestAFrozenTreeDoesNothingUntilItIsThawed(t *testing.T) {
 	members := children(t, p.PID())
 	require.NotEmpty(t, members)
 	for _, pid := range append(members, p.PID()) {
-		require.Contains(t, "TZ", processState(t, pid))
+		require.Contains(t, "TZD", processState(t, pid))
 	}
 	before := counted()
 	require.Never(t, func() bool { return counted() > before }, 200*time.Millisecond, 10*time.Millisecond)

@@ -183,18 +183,25 @@ func (r *rig) queue(tenant uuid.UUID) (q amqp.Queue, exists bool) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
-	session, err := r.link.Session(ctx)
-	require.NoError(r.t, err)
-	err = session.Do(ctx, func(ch *amqp.Channel) error {
-		q, err = ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
-		return err
-	})
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		return q, false
+	for {
+		session, err := r.link.Session(ctx)
+		require.NoError(r.t, err)
+		answer := make(chan amqp.Queue, 1)
+		err = session.Do(ctx, func(ch *amqp.Channel) error {
+			q, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
+			answer <- q
+			return err
+		})
+		var refused *amqp.Error
+		switch {
+		case err == nil:
+			return <-answer, true
+		case errors.As(err, &refused) && refused.Code == amqp.NotFound:
+			return q, false
+		}
+		// RabbitMQ 4 answers with an internal error, and closes the connection, while a queue is just being deleted.
+		require.NoError(r.t, ctx.Err(), "%v", err)
 	}
-	require.NoError(r.t, err)
-	return q, true
 }
 
 func (r *rig) publish(tenant uuid.UUID, n int) {
