@@ -157,7 +157,7 @@ func (r *reporter) flush(ctx context.Context) {
 		r.nudge()
 	}
 	r.mu.Unlock()
-	err := r.each(changed, func(id uuid.UUID, t *tenant) error {
+	err := r.each(changed, func(_ uuid.UUID, t *tenant) error {
 		if t == nil {
 			return nil // forgotten meanwhile
 		}
