@@ -87,26 +87,26 @@ func claims(change jwt.MapClaims) jwt.MapClaims {
 	return c
 }
 
-func sign(t *testing.T, method jwt.SigningMethod, key any, header map[string]any, c jwt.MapClaims) string {
-	t.Helper()
+func sign(tb testing.TB, method jwt.SigningMethod, key any, header map[string]any, c jwt.MapClaims) string {
+	tb.Helper()
 	token := jwt.NewWithClaims(method, c)
 	maps.Copy(token.Header, header)
 	s, err := token.SignedString(key)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return s
 }
 
 // hs256 signs with the secret that newVerifier uses.
-func hs256(t *testing.T, change jwt.MapClaims) string {
-	t.Helper()
-	return sign(t, jwt.SigningMethodHS256, []byte(secret), nil, claims(change))
+func hs256(tb testing.TB, change jwt.MapClaims) string {
+	tb.Helper()
+	return sign(tb, jwt.SigningMethodHS256, []byte(secret), nil, claims(change))
 }
 
-func newVerifier(t *testing.T, cfg auth.Config) *auth.Verifier {
-	t.Helper()
+func newVerifier(tb testing.TB, cfg auth.Config) *auth.Verifier {
+	tb.Helper()
 	cfg.Issuer, cfg.Audience = issuer, audience
-	v, err := auth.New(t.Context(), cfg, zap.NewNop())
-	require.NoError(t, err)
+	v, err := auth.New(tb.Context(), cfg, zap.NewNop())
+	require.NoError(tb, err)
 	return v
 }
 

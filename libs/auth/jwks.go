@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/MicahParks/jwkset"
@@ -48,6 +49,8 @@ type keySet struct {
 	log    *zap.Logger
 	pace   pace
 	asks   chan struct{} // wakes run; capacity 1: one refresh serves all who ask meanwhile
+
+	generation atomic.Uint64 // rises with each set that is loaded
 
 	mu    sync.Mutex
 	keys  map[string]any // by kid; nil until the first load; replaced, never changed
@@ -100,6 +103,7 @@ func (k *keySet) refresh(ctx context.Context) error {
 	defer k.mu.Unlock()
 	if err == nil {
 		k.keys = keys
+		k.generation.Add(1)
 	}
 	k.last, k.asked = time.Now(), false
 	close(k.next)

@@ -21,22 +21,32 @@ const (
 	tokenKey = "auth.token" // contrib/jwt wants a string
 	// identityKey holds an Identity.
 	identityKey localKey = iota
+	// generationKey holds the generation of the keys when a request came.
+	generationKey
 )
 
 // Authenticate lets a request pass that has a good token, and remembers who it is. Others are 401: with
 // code missing_token when there is no bearer token, else invalid_token. While no key could be loaded yet
 // it is 503, since a client that threw its good token away would not be helped.
 func (v *Verifier) Authenticate() fiber.Handler {
-	return jwtware.New(jwtware.Config{
+	verify := jwtware.New(jwtware.Config{
 		KeyFunc:        v.key,
 		Claims:         &payload{},
 		ContextKey:     tokenKey,
 		SuccessHandler: v.accept,
 		ErrorHandler:   refuse,
 	})
+	return func(c *fiber.Ctx) error {
+		generation := v.generation()
+		if claims := v.known.recall(generation, c.Request().Header.Peek(fiber.HeaderAuthorization)); claims != nil {
+			return v.admit(c, claims)
+		}
+		c.Locals(generationKey, generation)
+		return verify(c)
+	}
 }
 
-// accept checks the claims of a token whose signature is good.
+// accept remembers a token whose signature is good.
 func (v *Verifier) accept(c *fiber.Ctx) error {
 	token, ok := c.Locals(tokenKey).(*jwt.Token)
 	if !ok {
@@ -46,7 +56,15 @@ func (v *Verifier) accept(c *fiber.Ctx) error {
 	if !ok {
 		return fmt.Errorf("claims of the type %T", token.Claims)
 	}
-	id, err := v.check(p.claims)
+	if generation, ok := c.Locals(generationKey).(uint64); ok {
+		v.known.remember(generation, c.Request().Header.Peek(fiber.HeaderAuthorization), p.claims)
+	}
+	return v.admit(c, p.claims)
+}
+
+// admit checks the claims of a token whose signature is good, and lets the request pass.
+func (v *Verifier) admit(c *fiber.Ctx, claims jwt.MapClaims) error {
+	id, err := v.check(claims)
 	if err != nil {
 		return refuse(c, err)
 	}

@@ -35,6 +35,15 @@ type Verifier struct {
 	key       jwt.Keyfunc
 	set       *keySet // nil unless the keys come from a URL
 	validator *jwt.Validator
+	known     memory
+}
+
+// generation rises whenever the keys change.
+func (v *Verifier) generation() uint64 {
+	if v.set == nil {
+		return 0
+	}
+	return v.set.generation.Load()
 }
 
 // New makes a verifier. With a key set it tries to load it, for up to 3 seconds; should that fail, the
