@@ -44,6 +44,16 @@ func CheckPayload(body []byte, maxBytes int) error {
 	return nil
 }
 
+// PayloadIn is the length of the payload that body begins with, behind which anything may follow. The payload is checked
+// as by [CheckPayload], and false says that this one would refuse it.
+func PayloadIn(body []byte, maxBytes int) (length int, ok bool) {
+	s := scanner{body: body, digitsLeft: maxBytes}
+	if err := s.payload(); err != nil || s.at > maxBytes {
+		return 0, false
+	}
+	return s.at, true
+}
+
 // scanner walks over one JSON document. It never recurses: open holds one bit a level, set for an object.
 type scanner struct {
 	body  []byte
@@ -102,6 +112,18 @@ func (s *scanner) document() *PayloadError {
 	if s.next() == 0 && s.at == len(s.body) {
 		return s.fail(ReasonNotJSON, "the payload is empty")
 	}
+	if err := s.payload(); err != nil {
+		return err
+	}
+	s.space()
+	if s.at != len(s.body) {
+		return s.fail(ReasonNotJSON, "the payload is more than one JSON value")
+	}
+	return nil
+}
+
+// payload reads one value with all that is in it.
+func (s *scanner) payload() *PayloadError {
 	for {
 		opened, err := s.value()
 		if err != nil {
@@ -178,10 +200,6 @@ func (s *scanner) afterValue() (more bool, err *PayloadError) {
 		default:
 			return false, s.fail(ReasonNotJSON, "the payload is not JSON: , or ] is expected")
 		}
-	}
-	s.space()
-	if s.at != len(s.body) {
-		return false, s.fail(ReasonNotJSON, "the payload is more than one JSON value")
 	}
 	return false, nil
 }

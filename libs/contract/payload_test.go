@@ -124,3 +124,21 @@ func BenchmarkCheckPayload(b *testing.B) {
 		}
 	}
 }
+
+// What CheckPayload takes and what PayloadIn finds in front of something else are the same.
+func TestPayloadIn(t *testing.T) {
+	for _, body := range []string{`1`, `"x"`, ` {"a":[1,2,{}]}`, `[[],"]"]`, `null`, `-1.5e3`} {
+		for _, behind := range []string{"", ",", "}", ` ,"id":1`, "\n"} {
+			require.NoError(t, contract.CheckPayload([]byte(body), len(body)))
+			length, ok := contract.PayloadIn([]byte(body+behind), len(body))
+			require.True(t, ok, body+behind)
+			require.Equal(t, len(body), length, body+behind)
+		}
+		_, ok := contract.PayloadIn([]byte(body+","), len(body)-1)
+		require.False(t, ok, "too large: %s", body)
+	}
+	for _, body := range []string{``, ` `, `,`, `{`, `{"a":}`, `"`, `"\u0000"`, `1e400`, "\"\xff\"", strings.Repeat("[", 201) + strings.Repeat("]", 201)} {
+		_, ok := contract.PayloadIn([]byte(body), 1<<20)
+		require.False(t, ok, body)
+	}
+}

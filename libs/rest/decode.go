@@ -32,7 +32,7 @@ import (
 // errors[] names each field by its path, such as "items[3].id"; up to 20 of them. Nesting beyond 10,000
 // levels is malformed_json (a limit of encoding/json). The size is bounded by the server.
 func DecodeJSON(c *fiber.Ctx, into any) error {
-	if err := jsonContent(c.Get(fiber.HeaderContentType)); err != nil {
+	if err := JSONContent(c); err != nil {
 		return err
 	}
 	return Decode(c.BodyRaw(), into)
@@ -60,9 +60,13 @@ func Decode(body []byte, into any) error {
 	return d.problem()
 }
 
-// jsonContent refuses other types even when the bytes would parse: a form post from a foreign page can
-// be text/plain without a preflight, but not application/json.
-func jsonContent(header string) error {
+// JSONContent refuses bodies of other types than JSON (415 unsupported_media_type), even when the bytes would parse: a form
+// post from a foreign page can be text/plain without a preflight, but not application/json.
+func JSONContent(c *fiber.Ctx) error {
+	header := c.Get(fiber.HeaderContentType)
+	if header == fiber.MIMEApplicationJSON {
+		return nil
+	}
 	media, params, err := mime.ParseMediaType(header)
 	charset := params["charset"]
 	if err == nil && media == fiber.MIMEApplicationJSON && (charset == "" || strings.EqualFold(charset, "utf-8")) {

@@ -233,7 +233,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 	if err := rest.DecodeJSON(c, &edit); err != nil {
 		return nil, err
 	}
-	if _, err := a.check(&Message{Payload: edit.Payload}); err != nil {
+	if err := a.checkPayload(edit.Payload); err != nil {
 		return nil, err
 	}
 	return edit.Payload, nil

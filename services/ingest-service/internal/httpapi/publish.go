@@ -56,14 +56,15 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if len(c.Request().Body()) > a.cfg.MessageBody {
+	// Not a copy: nothing of it is kept beyond this call.
+	body := c.Request().Body()
+	if len(body) > a.cfg.MessageBody {
 		return bodyTooLarge(a.cfg.MessageBody)
 	}
-	var body Message
-	if err := rest.DecodeJSON(c, &body); err != nil {
+	if err := rest.JSONContent(c); err != nil {
 		return err
 	}
-	id, err := a.check(&body)
+	id, payload, err := a.read(body)
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,7 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err := a.open(ctx, tenant); err != nil {
 		return err
 	}
-	err = a.Publisher.Publish(ctx, message(tenant, id, body.Payload, time.Now()))
+	err = a.Publisher.Publish(ctx, message(tenant, id, payload, time.Now()))
 	a.metrics.count(tenant, err)
 	if err != nil {
 		return fmt.Errorf("%w: %w", publishProblem(err, id.String()), err)
@@ -80,23 +81,46 @@ func (a *api) publish(c *fiber.Ctx) error {
 	return c.Status(http.StatusAccepted).JSON(Accepted{ID: id})
 }
 
-// check returns the id of a message that can be stored.
-func (a *api) check(m *Message) (uuid.UUID, error) {
-	if m.Payload == nil {
-		return uuid.Nil, problem.New(http.StatusBadRequest, "validation_failed", "payload is required").
-			WithField("payload", "is required")
+// read returns the id and the payload of a message that can be stored. The payload is a part of body.
+func (a *api) read(body []byte) (id uuid.UUID, payload []byte, err error) {
+	id, payload, ok := envelope(body, a.cfg.MaxPayload)
+	if !ok {
+		if id, payload, err = a.readStrictly(body); err != nil {
+			return uuid.Nil, nil, err
+		}
 	}
-	if err := contract.CheckPayload(m.Payload, a.cfg.MaxPayload); err != nil {
-		return uuid.Nil, payloadProblem(err)
+	if id == uuid.Nil {
+		if id, err = uuid.NewV7(); err != nil {
+			return uuid.Nil, nil, fmt.Errorf("make a message id: %w", err)
+		}
+	}
+	return id, payload, nil
+}
+
+// readStrictly says what is wrong with a message, if anything is. The id is uuid.Nil if there is none.
+func (a *api) readStrictly(body []byte) (id uuid.UUID, payload []byte, err error) {
+	var m Message
+	if err := rest.Decode(body, &m); err != nil {
+		return uuid.Nil, nil, err
+	}
+	if err := a.checkPayload(m.Payload); err != nil {
+		return uuid.Nil, nil, err
 	}
 	if m.ID != nil {
-		return *m.ID, nil
+		id = *m.ID
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return uuid.Nil, fmt.Errorf("make a message id: %w", err)
+	return id, m.Payload, nil
+}
+
+// checkPayload says why a payload cannot be stored. Nil stands for none.
+func (a *api) checkPayload(payload []byte) error {
+	if payload == nil {
+		return problem.New(http.StatusBadRequest, "validation_failed", "payload is required").WithField("payload", "is required")
 	}
-	return id, nil
+	if err := contract.CheckPayload(payload, a.cfg.MaxPayload); err != nil {
+		return payloadProblem(err)
+	}
+	return nil
 }
 
 // message is the publishing of a payload. Its body is the payload and nothing else, as from producers that publish over
