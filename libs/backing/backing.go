@@ -79,6 +79,10 @@ type Options struct {
 	Persistent bool
 	// Durable makes PostgreSQL wait for the disk. Without it a power failure, but no crash of a process, may lose data.
 	Durable bool
+	// Direct asks for the addresses of containers themselves, where this machine can reach them, instead of ports that the
+	// engine forwards: with each message through a forwarded port one more process reads and writes it. They hold until the
+	// container is restarted.
+	Direct bool
 	// Log hears of the progress, one line at a time. May be nil; may be called from several goroutines.
 	Log func(line string)
 

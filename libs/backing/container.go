@@ -208,6 +208,21 @@ func (c *containerServer) running(ctx context.Context) (running bool, err error)
 	return running, err
 }
 
+// host is the address of the container in the network of the engine, if that is a network of this machine.
+func (c *containerServer) host(ctx context.Context) (ip string) {
+	_ = c.with(ctx, func(ctx context.Context, e *engine) error { // the forwarded ports are always there
+		container, err := e.inspect(ctx, c.rec.Container)
+		if err != nil || container == nil || container.NetworkSettings == nil {
+			return err
+		}
+		if _, local := hostPID(container); local {
+			ip = container.NetworkSettings.IPAddress
+		}
+		return nil
+	})
+	return ip
+}
+
 func (c *containerServer) kill(ctx context.Context) error {
 	return c.with(ctx, func(ctx context.Context, e *engine) error {
 		if err := c.unpause(ctx, e); err != nil {

@@ -45,7 +45,7 @@ func (natsKind) newRecord(ctx context.Context, source Source) (record, error) {
 }
 
 func (natsKind) address(rec record) address {
-	u := url.URL{Scheme: "nats", User: url.UserPassword(natsUser, rec.Password), Host: hostPort(rec.Port)}
+	u := url.URL{Scheme: "nats", User: url.UserPassword(natsUser, rec.Password), Host: rec.hostPort(rec.Port)}
 	return address{URL: u.String()}
 }
 

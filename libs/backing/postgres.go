@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -57,13 +56,11 @@ func (postgresKind) newRecord(ctx context.Context, source Source) (record, error
 
 func (postgresKind) address(rec record) address {
 	u := url.URL{
-		Scheme: "postgres", User: url.UserPassword(postgresUser, rec.Password), Host: hostPort(rec.Port),
+		Scheme: "postgres", User: url.UserPassword(postgresUser, rec.Password), Host: rec.hostPort(rec.Port),
 		Path: "/" + postgresDatabase, RawQuery: "sslmode=disable",
 	}
 	return address{URL: u.String()}
 }
-
-func hostPort(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
 
 // errNoDatabase is PostgreSQL's code for a database that does not exist.
 const errNoDatabase = "3D000"

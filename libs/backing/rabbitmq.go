@@ -71,8 +71,8 @@ func (rabbitKind) newRecord(ctx context.Context, source Source) (record, error) 
 
 func (rabbitKind) address(rec record) address {
 	login := url.UserPassword(rabbitUser, rec.Password)
-	broker := url.URL{Scheme: "amqp", User: login, Host: hostPort(rec.Port), Path: "/"}
-	management := url.URL{Scheme: "http", User: login, Host: hostPort(rec.ManagementPort)}
+	broker := url.URL{Scheme: "amqp", User: login, Host: rec.hostPort(rec.Port), Path: "/"}
+	management := url.URL{Scheme: "http", User: login, Host: rec.hostPort(rec.ManagementPort)}
 	return address{URL: broker.String(), ManagementURL: management.String()}
 }
 
@@ -189,7 +189,7 @@ func (f rabbitFiles) write() error {
 		}
 	}
 	conf := strings.Join([]string{
-		"listeners.tcp.1 = " + hostPort(f.rec.Port),
+		"listeners.tcp.1 = " + net.JoinHostPort(loopback, strconv.Itoa(f.rec.Port)),
 		"management.tcp.ip = " + loopback,
 		"management.tcp.port = " + strconv.Itoa(f.rec.ManagementPort),
 		"default_user = " + rabbitUser,

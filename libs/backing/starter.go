@@ -263,6 +263,11 @@ func (s *starter) launch(ctx context.Context, c choice) (*Process, error) {
 	if err := p.Start(ctx); err != nil {
 		return p, err
 	}
+	if container, ok := p.server.(*containerServer); ok && s.opts.Direct {
+		if host := container.host(ctx); host != "" {
+			p.address = c.kind.address(container.rec.inContainer(host, container.spec.ports))
+		}
+	}
 	if ran {
 		s.say("%s: running already (%s)", p.name, p.source)
 	} else {
