@@ -76,7 +76,7 @@ func Start(ctx context.Context, opts Options) (*Rig, error) {
 }
 
 func (r *Rig) start(ctx context.Context, opts Options) (err error) {
-	if r.Backing, err = backing.Start(ctx, backing.Options{Durable: true, Log: opts.Log}); err != nil {
+	if r.Backing, err = backing.Start(ctx, backing.Options{Durable: true, Direct: true, Log: opts.Log}); err != nil {
 		return fmt.Errorf("start the backing services: %w", err)
 	}
 	if err := released(); err != nil {

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -19,9 +18,8 @@ import (
 )
 
 const (
-	part    = "cost"
-	size    = 1 << 10
-	million = 1e6
+	part = "cost"
+	size = 1 << 10
 )
 
 // amounts are how many messages the platform and one INSERT a message drain: CPU time is counted in hundredths of a second.
@@ -31,12 +29,6 @@ func amounts(quick bool) (platform, oneInsert int) {
 	}
 	return 60_000, 10_000
 }
-
-// processes are those that a message goes through.
-func processes() []rig.Process { return []rig.Process{rig.Ingest, rig.Broker, rig.Database} }
-
-// usage is the CPU time of each of processes, in seconds for a million messages.
-type usage []float64
 
 // Run is the part.
 func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) error {
@@ -80,44 +72,6 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) error {
 	return nil
 }
 
-// clock reads the CPU time of each of processes; ours stands for ingest-service if it says so.
-func clock(ctx context.Context, r *rig.Rig, ourselves bool) ([]time.Duration, error) {
-	all := make([]time.Duration, len(processes()))
-	for i, process := range processes() {
-		var err error
-		if ourselves && process == rig.Ingest {
-			all[i], err = rig.OwnCPU()
-		} else {
-			all[i], err = r.CPU(ctx, process)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-// spend is what happens between two readings of the clock, for a million messages; the sum of all is its last element.
-func spend(ctx context.Context, r *rig.Rig, ourselves bool, n int, do func() error) (usage, error) {
-	before, err := clock(ctx, r, ourselves)
-	if err != nil {
-		return nil, err
-	}
-	if err := do(); err != nil {
-		return nil, err
-	}
-	after, err := clock(ctx, r, ourselves)
-	if err != nil {
-		return nil, err
-	}
-	spent := make(usage, len(after)+1)
-	for i := range after {
-		spent[i] = (after[i] - before[i]).Seconds() / float64(n) * million
-		spent[len(after)] += spent[i]
-	}
-	return spent, nil
-}
-
 // withBacklog makes a suspended tenant with n messages, calls do, and deletes the tenant.
 func withBacklog(ctx context.Context, r *rig.Rig, n int, do func(tenant uuid.UUID) error) (err error) {
 	tenant, err := r.Backlog(ctx, rig.Workers, n, rig.Payload(size))
@@ -128,7 +82,7 @@ func withBacklog(ctx context.Context, r *rig.Rig, n int, do func(tenant uuid.UUI
 	return do(tenant)
 }
 
-func platform(ctx context.Context, r *rig.Rig) (spent usage, allocations float64, err error) {
+func platform(ctx context.Context, r *rig.Rig) (spent rig.Usage, allocations float64, err error) {
 	n, _ := amounts(r.Quick)
 	err = withBacklog(ctx, r, n, func(tenant uuid.UUID) error {
 		watch, err := r.Watch(ctx, tenant)
@@ -144,7 +98,7 @@ func platform(ctx context.Context, r *rig.Rig) (spent usage, allocations float64
 		if err != nil {
 			return err
 		}
-		spent, err = spend(ctx, r, false, n, func() error {
+		spent, err = r.Spend(ctx, false, n, func() error {
 			if err := r.Resume(ctx, tenant); err != nil {
 				return err
 			}
@@ -170,10 +124,10 @@ func mallocs(ctx context.Context, r *rig.Rig) (float64, error) {
 	return samples.Sum("go_memstats_mallocs_total"), nil
 }
 
-func oneInsert(ctx context.Context, r *rig.Rig) (spent usage, err error) {
+func oneInsert(ctx context.Context, r *rig.Rig) (spent rig.Usage, err error) {
 	_, n := amounts(r.Quick)
 	err = withBacklog(ctx, r, n, func(tenant uuid.UUID) error {
-		spent, err = spend(ctx, r, true, n, func() error {
+		spent, err = r.Spend(ctx, true, n, func() error {
 			_, err := rival.OneInsert(ctx, r, tenant, rig.Workers, n)
 			return err
 		})

@@ -95,6 +95,7 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 	}
 	defer readers.Close()
 	length, steps := lengths(r.Quick)
+	var cost, insertCost report.Series
 	percentiles := []*rounds{{p: 50, goal: "<= 1.5"}, {p: 99, goal: "<= 3"}}
 	for round := range r.Rounds {
 		published, committed, err := alone(ctx, r, steps)
@@ -105,13 +106,19 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 		for i := range sums {
 			sums[i] = published[i] + committed[i]
 		}
-		platform, err := platform(ctx, r, readers, running, length)
+		platform, spent, err := platform(ctx, r, readers, running, length)
 		if err != nil {
 			return fmt.Errorf("platform: %w", err)
 		}
-		insert, err := oneInsert(ctx, r, readers, suspended, length)
+		insert, insertSpent, err := oneInsert(ctx, r, readers, suspended, length)
 		if err != nil {
 			return fmt.Errorf("one INSERT a message: %w", err)
+		}
+		if spent != nil && insertSpent != nil {
+			cost.Add(spent[len(spent)-1], insertSpent[len(insertSpent)-1])
+			insertCost.Add(insertSpent[len(insertSpent)-1], 0)
+			rec.Progress("steady, round %d of %d, CPU of ingest-service, broker and database and their sum: %.0f µs a message, one INSERT a message %.0f",
+				round+1, r.Rounds, spent, insertSpent)
 		}
 		for _, p := range percentiles {
 			p.add(platform, insert, published, committed, sums)
@@ -123,6 +130,16 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 	for _, p := range percentiles {
 		p.report(rec)
 	}
+	if cost.Len() == 0 {
+		rec.Progress("steady: CPU time not measured: %v", rig.ErrElsewhere)
+		return nil
+	}
+	ours := cost.Result(part, "CPU of ingest, broker and database", "µs / message", "")
+	ours.Note = "held against one INSERT a message"
+	rec.Add(ours)
+	theirs := insertCost.Result(part, "CPU of the same, one INSERT a message", "µs / message", "")
+	theirs.Note = "alternative; the client is the benchmark, its publishing and looking included"
+	rec.Add(theirs)
 	return nil
 }
 
@@ -164,29 +181,44 @@ func alone(ctx context.Context, r *rig.Rig, steps int) (published, committed []f
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func platform(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (times, error) {
+func platform(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
 	watch, err := r.Watch(ctx, uuid.Nil)
 	if err != nil {
-		return times{}, err
+		return seen, nil, err
 	}
-	seen, sent, err := load(ctx, r, readers, to, length)
-	if err != nil {
-		return times{}, err
-	}
-	_, err = watch.Await(ctx, sent)
-	return seen, err
+	spent, err = spend(ctx, r, false, length, func() error {
+		var sent int
+		if seen, sent, err = load(ctx, r, readers, to, length); err != nil {
+			return err
+		}
+		_, err = watch.Await(ctx, sent)
+		return err
+	})
+	return seen, spent, err
 }
 
-func oneInsert(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (seen times, err error) {
+// spend measures CPU time where that is possible.
+func spend(ctx context.Context, r *rig.Rig, ourselves bool, length time.Duration, do func() error) (rig.Usage, error) {
+	spent, err := r.Spend(ctx, ourselves, int(length.Seconds()*rate), do)
+	if errors.Is(err, rig.ErrElsewhere) {
+		return nil, do()
+	}
+	return spent, err
+}
+
+func oneInsert(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
 	inserter, err := rival.StartOneInsert(ctx, r, rig.Workers, to...)
 	if err != nil {
-		return times{}, err
+		return seen, nil, err
 	}
 	defer func() { err = errors.Join(err, inserter.Stop()) }()
 	inserter.Go()
-	seen, sent, err := load(ctx, r, readers, to, length)
-	if err != nil {
-		return times{}, err
-	}
-	return seen, inserter.Await(ctx, sent)
+	spent, err = spend(ctx, r, true, length, func() error {
+		var sent int
+		if seen, sent, err = load(ctx, r, readers, to, length); err != nil {
+			return err
+		}
+		return inserter.Await(ctx, sent)
+	})
+	return seen, spent, err
 }
