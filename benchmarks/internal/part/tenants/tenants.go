@@ -3,8 +3,7 @@
 // all of them again.
 //
 // The limits are those of the servers, measured in the same run, at the same number of tenants, in turns with the
-// platform: for creating, to declare a queue of the same type and attach a partition, and nothing else, with as many of
-// both in flight; for a restart, to open a channel and consume on it, and nothing else, for the same queues over as many
+// platform: for creating, to declare a queue of the same type and attach a partition, and nothing else; for a restart, to open a channel and consume on it, and nothing else, for the same queues over as many
 // connections.
 //
 // All of it happens in a database, a virtual host and a NATS server of its own, so that neither the tenants of other

@@ -35,7 +35,7 @@ type gatherer struct {
 }
 
 // add takes a delivery into the batch that is being gathered.
-func (g *gatherer) add(d amqp.Delivery, now func() time.Time) {
+func (g *gatherer) add(d *amqp.Delivery, now func() time.Time) {
 	if g.current == nil {
 		g.current, g.began, g.first = g.blank(), now(), d.DeliveryTag
 	}
@@ -52,7 +52,7 @@ func (g *gatherer) add(d amqp.Delivery, now func() time.Time) {
 		b.Messages = append(b.Messages, store.Message{ID: id, Payload: d.Body, Again: d.Redelivered || g.careful > 0})
 		b.Index = append(b.Index, index)
 	}
-	b.Deliveries = append(b.Deliveries, d)
+	b.Deliveries = append(b.Deliveries, *d)
 	g.careful = max(g.careful-1, 0)
 }
 
@@ -89,7 +89,7 @@ func (g *gatherer) blank() *batch.Batch {
 }
 
 // check tells why a delivery cannot be stored.
-func (g *gatherer) check(d amqp.Delivery) (contract.Reason, error) {
+func (g *gatherer) check(d *amqp.Delivery) (contract.Reason, error) {
 	if d.RoutingKey != g.key {
 		return contract.ReasonForeignKey, errForeignKey
 	}
@@ -102,7 +102,7 @@ func (g *gatherer) check(d amqp.Delivery) (contract.Reason, error) {
 
 // messageID is the id under which a delivery is stored: its message id if that is a UUID, else one that follows from it
 // and the tenant, else a random one.
-func (g *gatherer) messageID(d amqp.Delivery) uuid.UUID {
+func (g *gatherer) messageID(d *amqp.Delivery) uuid.UUID {
 	if d.MessageId == "" {
 		return uuid.New()
 	}

@@ -73,7 +73,7 @@ func TestGathererAgainstAModel(t *testing.T) {
 					body = rapid.SampledFrom([]string{``, `{`, `"0123456789012345678901234567890123456789"`}).Draw(t, "bad body")
 				}
 				pending = append(pending, want)
-				g.add(amqp.Delivery{DeliveryTag: tag, RoutingKey: g.key, MessageId: want.id, Body: []byte(body)}, func() time.Time { return now })
+				g.add(&amqp.Delivery{DeliveryTag: tag, RoutingKey: g.key, MessageId: want.id, Body: []byte(body)}, func() time.Time { return now })
 				require.Equal(t, begun, g.first)
 				require.Equal(t, len(pending) >= g.cfg.BatchMessages || g.current.Bytes >= g.cfg.BatchBytes, g.full())
 			},
@@ -105,7 +105,7 @@ func TestWhatMayBeStoredAlready(t *testing.T) {
 	tenant := uuid.New()
 	g := gatherer{tenant: tenant, key: tenant.String(), cfg: Config{BatchMessages: 100, BatchBytes: 1 << 20, MaxPayload: 100}}
 	add := func(redelivered bool) bool {
-		g.add(amqp.Delivery{RoutingKey: g.key, Body: []byte(`1`), Redelivered: redelivered}, time.Now)
+		g.add(&amqp.Delivery{RoutingKey: g.key, Body: []byte(`1`), Redelivered: redelivered}, time.Now)
 		return g.current.Messages[len(g.current.Messages)-1].Again
 	}
 	require.False(t, add(false))

@@ -35,8 +35,11 @@ var (
 type intake struct {
 	*Consumer
 	consumption *rabbitmq.Consumption
-	gather      gatherer
-	tracker     batch.Tracker
+	// delivery is where loop receives. It is not a variable there, since a delivery has hundreds of bytes and every idle
+	// tenant would have a stack for it.
+	delivery amqp.Delivery
+	gather   gatherer
+	tracker  batch.Tracker
 
 	busy    int
 	results chan result // unbuffered: run takes every result before it returns
@@ -116,6 +119,7 @@ func (in *intake) run(ctx context.Context) error {
 }
 
 func (in *intake) loop(ctx, work, patience context.Context, began time.Time) error {
+	var open bool
 	for {
 		// A nil channel is never ready: with a full batch and no writer free, the intake stands still.
 		deliveries := in.consumption.Deliveries
@@ -123,11 +127,11 @@ func (in *intake) loop(ctx, work, patience context.Context, began time.Time) err
 			deliveries = nil
 		}
 		select {
-		case d, open := <-deliveries:
+		case in.delivery, open = <-deliveries:
 			if !open {
 				return errIntakeClosed
 			}
-			if err := in.take(d); err != nil {
+			if err := in.take(); err != nil {
 				return err
 			}
 		case r := <-in.results:
@@ -154,16 +158,17 @@ func (in *intake) loop(ctx, work, patience context.Context, began time.Time) err
 	}
 }
 
-// take adds a delivery and all that can be had without waiting: one select for each would cost more than the rest.
-func (in *intake) take(d amqp.Delivery) error {
-	in.add(d)
+// take adds the delivery and all that can be had without waiting: one select for each would cost more than the rest.
+func (in *intake) take() error {
+	var open bool
+	in.add()
 	for !in.gather.full() {
 		select {
-		case d, open := <-in.consumption.Deliveries:
+		case in.delivery, open = <-in.consumption.Deliveries:
 			if !open {
 				return errIntakeClosed
 			}
-			in.add(d)
+			in.add()
 			continue
 		default:
 		}
@@ -175,13 +180,14 @@ func (in *intake) take(d amqp.Delivery) error {
 	return nil
 }
 
-func (in *intake) add(d amqp.Delivery) {
+func (in *intake) add() {
 	in.pace.took()
 	in.state.Unacked.Add(1)
-	if d.MessageId == "" {
+	if in.delivery.MessageId == "" {
 		in.state.WithoutID.Add(1)
 	}
-	in.gather.add(d, time.Now)
+	in.gather.add(&in.delivery, time.Now)
+	in.delivery = amqp.Delivery{} // it would keep its body
 }
 
 func (in *intake) idle() bool { return in.busy == 0 && in.gather.current == nil }
