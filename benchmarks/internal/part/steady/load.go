@@ -25,7 +25,8 @@ const (
 )
 
 // load publishes at the rate for so long and returns when all that was sent is confirmed and all samples have been seen.
-func load(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (seen times, sent int, err error) {
+// Single commits, to compare with, go to the tenant aside.
+func load(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, sent int, err error) {
 	payload := rig.Payload(size)
 	total := int(length.Seconds() * rate)
 	var mu sync.Mutex // guards seen
@@ -39,10 +40,20 @@ func load(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID
 		tenant := to[i%len(to)]
 		group.Go(func() error {
 			message := rig.Message(tenant.String(), payload)
+			sent := time.Now()
 			if err := r.Publisher.Publish(ctx, message); err != nil {
 				return err
 			}
 			confirmed := time.Now()
+			if i%sampled == sampled/2 {
+				committed, err := commit(ctx, r, aside, payload)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				seen.steps = append(seen.steps, milliseconds(confirmed.Sub(sent)+committed))
+			}
 			if i%sampled != 0 {
 				return nil
 			}

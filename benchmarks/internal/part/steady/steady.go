@@ -45,13 +45,17 @@ func lengths(quick bool) (load time.Duration, steps int) {
 }
 
 // times are what a round gives, in milliseconds.
-type times struct{ stored, paged []float64 }
+type times struct {
+	stored, paged []float64
+	steps         []float64 // a confirmed publish and a single commit, under the same load
+}
 
 // rounds are the figures of one percentile.
 type rounds struct {
 	p                                              float64
 	goal                                           string
 	platform, paged, insert, sum, publish, commits report.Series
+	loaded                                         report.Series
 }
 
 func (p *rounds) add(platform, insert times, published, committed, sums []float64) {
@@ -62,6 +66,7 @@ func (p *rounds) add(platform, insert times, published, committed, sums []float6
 	p.sum.Add(ceiling, 0)
 	p.publish.Add(report.Percentile(published, p.p), 0)
 	p.commits.Add(report.Percentile(committed, p.p), 0)
+	p.loaded.Add(report.Percentile(platform.stored, p.p), report.Percentile(platform.steps, p.p))
 }
 
 func (p *rounds) report(rec report.Recorder) {
@@ -76,6 +81,8 @@ func (p *rounds) report(rec report.Recorder) {
 	line(&p.sum, "one confirmed publish and one commit", "", "limit")
 	line(&p.publish, "one confirmed publish", "", "limit")
 	line(&p.commits, "one commit", "", "limit")
+	line(&p.loaded, "confirmed to readable by id, against the same steps under this load", "",
+		"held against one publish and one commit while the platform does its work: what is lost to busy processors counts on both sides")
 }
 
 // Run is the part.
@@ -106,7 +113,7 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 		for i := range sums {
 			sums[i] = published[i] + committed[i]
 		}
-		platform, spent, err := platform(ctx, r, readers, running, length)
+		platform, spent, err := platform(ctx, r, readers, running, suspended[0], length)
 		if err != nil {
 			return fmt.Errorf("platform: %w", err)
 		}
@@ -168,27 +175,36 @@ func alone(ctx context.Context, r *rig.Rig, steps int) (published, committed []f
 		published = append(published, milliseconds(time.Since(began)))
 	}
 	for range steps {
-		id := uuid.New()
-		began := time.Now()
-		_, err := r.Database.Exec(ctx, `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, $3)`, tenant, id, payload)
+		took, err := commit(ctx, r, tenant, payload)
 		if err != nil {
-			return nil, nil, fmt.Errorf("insert: %w", err)
+			return nil, nil, err
 		}
-		committed = append(committed, milliseconds(time.Since(began)))
+		committed = append(committed, milliseconds(took))
 	}
 	return published, committed, nil
 }
 
+// commit is how long it takes to commit one row.
+func commit(ctx context.Context, r *rig.Rig, tenant uuid.UUID, payload []byte) (time.Duration, error) {
+	id := uuid.New()
+	began := time.Now()
+	_, err := r.Database.Exec(ctx, `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, $3)`, tenant, id, payload)
+	if err != nil {
+		return 0, fmt.Errorf("insert: %w", err)
+	}
+	return time.Since(began), nil
+}
+
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func platform(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
+func platform(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
 	watch, err := r.Watch(ctx, uuid.Nil)
 	if err != nil {
 		return seen, nil, err
 	}
 	spent, err = spend(ctx, r, false, length, func() error {
 		var sent int
-		if seen, sent, err = load(ctx, r, readers, to, length); err != nil {
+		if seen, sent, err = load(ctx, r, readers, to, aside, length); err != nil {
 			return err
 		}
 		_, err = watch.Await(ctx, sent)
@@ -215,7 +231,7 @@ func oneInsert(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid
 	inserter.Go()
 	spent, err = spend(ctx, r, true, length, func() error {
 		var sent int
-		if seen, sent, err = load(ctx, r, readers, to, length); err != nil {
+		if seen, sent, err = load(ctx, r, readers, to, to[0], length); err != nil {
 			return err
 		}
 		return inserter.Await(ctx, sent)

@@ -121,7 +121,7 @@ func (p plan) scrape(ctx context.Context, w *world, rec report.Recorder) error {
 		took.Add(float64(time.Since(began))/float64(time.Millisecond), 0)
 		size.Add(float64(len(body))/(1<<20), 0)
 	}
-	rec.Add(took.Result(part, p.name("metrics of ingest-service, scrape"), "ms", ""))
+	rec.Add(took.Result(part, p.name("metrics of ingest-service, scrape"), "ms", "<= 1000 ms"))
 	rec.Add(size.Result(part, p.name("metrics of ingest-service, size"), "MiB", ""))
 	return nil
 }
