@@ -25,6 +25,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/drain"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/pages"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/publish"
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/settings"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/spread"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/steady"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/tenants"
@@ -46,18 +47,21 @@ const (
 type part struct {
 	name, about string
 	run         func(context.Context, *rig.Rig, report.Recorder) error
+	// extra is one that runs only when it is named.
+	extra bool
 }
 
 // parts are in the order in which they run: those that leave tenants behind come last.
 func parts() []part {
 	return []part{
-		{"drain", "the backlog of one tenant: 256 B, 1 KB and 16 KB, 1, 3 and 8 workers", drain.Run},
-		{"cost", "CPU time by process and allocations of a drain", cost.Run},
-		{"steady", "1,000 msg/s over 50 tenants: from confirmed to readable", steady.Run},
-		{"publish", "publishing over HTTP, one by one and in batches", publish.Run},
-		{"spread", "a backlog spread over 1,000 tenants", spread.Run},
-		{"pages", "pages of a tenant of 5 million messages among 1,000 tenants", pages.Run},
-		{"tenants", "10,000 tenants: created, idle, after a restart", tenants.Run},
+		{"drain", "the backlog of one tenant: 256 B, 1 KB and 16 KB, 1, 3 and 8 workers", drain.Run, false},
+		{"cost", "CPU time by process and allocations of a drain", cost.Run, false},
+		{"settings", "what the settings of ingest-service do to a drain; only when it is named", settings.Run, true},
+		{"steady", "1,000 msg/s over 50 tenants: from confirmed to readable", steady.Run, false},
+		{"publish", "publishing over HTTP, one by one and in batches", publish.Run, false},
+		{"spread", "a backlog spread over 1,000 tenants", spread.Run, false},
+		{"pages", "pages of a tenant of 5 million messages among 1,000 tenants", pages.Run, false},
+		{"tenants", "10,000 tenants: created, idle, after a restart", tenants.Run, false},
 	}
 }
 
@@ -147,11 +151,11 @@ func parse(args []string) (options, error) {
 	return opts, err
 }
 
-// chosen are the parts of that names, all of them if it is empty, in the order of parts.
+// chosen are the parts of that names, all but the extra ones if it is empty, in the order of parts.
 func chosen(names string) ([]part, error) {
 	all := parts()
 	if names == "" {
-		return all, nil
+		return slices.DeleteFunc(all, func(p part) bool { return p.extra }), nil
 	}
 	wanted := strings.Split(names, ",")
 	for _, name := range wanted {

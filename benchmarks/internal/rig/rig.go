@@ -10,6 +10,7 @@ import (
 	"debug/buildinfo"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -55,7 +56,8 @@ type Rig struct {
 	Rounds    int
 	Quick     bool
 
-	admin  string // token of an operator
+	admin  string            // token of an operator
+	ingest map[string]string // settings of ingest-service, by environment variable; see Configure
 	client *fasthttp.Client
 
 	cancel context.CancelFunc
@@ -83,7 +85,10 @@ func (r *Rig) start(ctx context.Context, opts Options) (err error) {
 		return err
 	}
 	opts.Log("building and starting the services")
-	if r.Stack, err = stack.New(ctx, stack.On(r.Backing)); err != nil {
+	options := stack.On(r.Backing)
+	r.ingest = map[string]string{}
+	options.ServiceEnv = map[string]map[string]string{stack.IngestService: r.ingest}
+	if r.Stack, err = stack.New(ctx, options); err != nil {
 		return fmt.Errorf("start the services: %w", err)
 	}
 	if r.admin, err = r.Stack.AdminToken(); err != nil {
@@ -129,6 +134,19 @@ func released() error {
 		if slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 			return fmt.Errorf("%s=%s: %s was built with the race detector; unset it", stack.BinEnv, dir, name)
 		}
+	}
+	return nil
+}
+
+// Configure starts ingest-service again with these settings, by environment variable, and defaults for all others.
+func (r *Rig) Configure(ctx context.Context, settings map[string]string) error {
+	if _, err := r.Stack.Ingest.Term(ctx); err != nil {
+		return fmt.Errorf("stop ingest-service: %w", err)
+	}
+	clear(r.ingest) // read at every start
+	maps.Copy(r.ingest, settings)
+	if err := r.Stack.Ingest.Start(ctx); err != nil {
+		return fmt.Errorf("start ingest-service with %v: %w", settings, err)
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func measure(ctx context.Context, r *rig.Rig, rec report.Recorder, l load) error
 		cells[i] = cell{workers: workers, rivals: make([]report.Series, len(others()))}
 	}
 	for round := range r.Rounds {
-		discard, err := rate(ctx, r, rival.Discard, rig.Workers, l.backlog, payload)
+		discard, err := Rate(ctx, r, rival.Discard, rig.Workers, l.backlog, payload)
 		if err != nil {
 			return fmt.Errorf("discard: %w", err)
 		}
@@ -127,7 +127,7 @@ func withNote(r report.Result, note string) report.Result {
 
 // round measures the platform and, at the usual number of workers, the other ways.
 func (c *cell) round(ctx context.Context, r *rig.Rig, rec report.Recorder, l load, payload []byte, ceiling float64) error {
-	platform, err := rate(ctx, r, Platform, c.workers, l.backlog, payload)
+	platform, err := Rate(ctx, r, Platform, c.workers, l.backlog, payload)
 	if err != nil {
 		return fmt.Errorf("platform: %w", err)
 	}
@@ -141,7 +141,7 @@ func (c *cell) round(ctx context.Context, r *rig.Rig, rec report.Recorder, l loa
 		if o.slow {
 			n = l.slow
 		}
-		value, err := rate(ctx, r, o.drain, c.workers, n, payload)
+		value, err := Rate(ctx, r, o.drain, c.workers, n, payload)
 		if err != nil {
 			return fmt.Errorf("%s: %w", o.name, err)
 		}
@@ -178,8 +178,8 @@ func (c *cell) add(rec report.Recorder, l load) {
 	}
 }
 
-// rate makes a tenant with a backlog of n messages and has it drained.
-func rate(ctx context.Context, r *rig.Rig, drain rival.Drain, workers, n int, payload []byte) (perSecond float64, err error) {
+// Rate makes a tenant with a backlog of n messages, has it drained, and returns how many messages a second that were.
+func Rate(ctx context.Context, r *rig.Rig, drain rival.Drain, workers, n int, payload []byte) (perSecond float64, err error) {
 	tenant, err := r.Backlog(ctx, workers, n, payload)
 	if err != nil {
 		return 0, err
