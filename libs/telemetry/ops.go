@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime"
 	"sync"
 	"time"
 
@@ -57,6 +58,12 @@ func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *O
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/debug/pprof/block", recorded(func(on bool) {
+		runtime.SetBlockProfileRate(map[bool]int{true: blockRate}[on])
+	}))
+	mux.HandleFunc("/debug/pprof/mutex", recorded(func(on bool) {
+		runtime.SetMutexProfileFraction(map[bool]int{true: mutexFraction}[on])
+	}))
 	return &Ops{
 		addr: cfg.Addr,
 		server: &http.Server{
@@ -67,6 +74,29 @@ func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *O
 			IdleTimeout:       idleTimeout,
 			ErrorLog:          zap.NewStdLog(log),
 		},
+	}
+}
+
+const (
+	// blockRate has one wait recorded for so many nanoseconds of waiting, on average.
+	blockRate = 10_000
+	// mutexFraction has one of so many waits for a lock recorded.
+	mutexFraction = 10
+)
+
+// recorded has waits recorded only while their profile is asked for, which takes ?seconds=n: it would cost every one of them.
+func recorded(record func(on bool)) http.HandlerFunc {
+	var asking sync.Mutex // who comes second waits
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("seconds") == "" {
+			http.Error(w, "waits are recorded on demand: ask with ?seconds=10", http.StatusBadRequest)
+			return
+		}
+		asking.Lock()
+		defer asking.Unlock()
+		record(true)
+		defer record(false)
+		pprof.Index(w, r)
 	}
 }
 

@@ -1,13 +1,16 @@
 package telemetry_test
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -180,6 +183,40 @@ func TestMetricsAndProfiles(t *testing.T) {
 	require.Contains(t, body, "go_goroutines ")
 	require.Contains(t, body, "process_resident_memory_bytes ")
 	require.Contains(t, body, `service="test-service"`)
+}
+
+// Waits are recorded while somebody asks for them.
+func TestProfilesOfWaits(t *testing.T) {
+	o := start(t)
+	done := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() { // until the profiles are there
+		for {
+			tick := time.NewTimer(time.Millisecond)
+			select {
+			case <-done:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	status, body := o.get(t, "/debug/pprof/block?seconds=1")
+	close(done)
+	waiting.Wait()
+	require.Equal(t, 200, status, body)
+	unpacked, err := gzip.NewReader(strings.NewReader(body))
+	require.NoError(t, err)
+	profile, err := io.ReadAll(unpacked)
+	require.NoError(t, err)
+	require.Contains(t, string(profile), "telemetry_test.TestProfilesOfWaits")
+	status, _ = o.get(t, "/debug/pprof/mutex?seconds=1")
+	require.Equal(t, 200, status)
+	for _, path := range []string{"/debug/pprof/block", "/debug/pprof/mutex"} {
+		status, body = o.get(t, path)
+		require.Equal(t, 400, status)
+		require.Contains(t, body, "?seconds=")
+	}
 }
 
 func TestUnknownPath(t *testing.T) {
