@@ -159,8 +159,10 @@ func (b *Bucket[T]) delete(ctx context.Context, key string, options ...jetstream
 
 // Snapshot returns all keys that have a value. A value that cannot be decoded is logged and left out.
 func (b *Bucket[T]) Snapshot(ctx context.Context) (map[string]Entry[T], error) {
-	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	halt := time.AfterFunc(snapshotTimeout, func() { cancel(errSnapshotTimeout) })
+	defer halt.Stop()
 	var all map[string]Entry[T]
 	err := b.do(ctx, "snapshot", "", func(o *opened) error {
 		all = make(map[string]Entry[T])
@@ -172,13 +174,15 @@ func (b *Bucket[T]) Snapshot(ctx context.Context) (map[string]Entry[T], error) {
 		for {
 			select {
 			case <-ctx.Done():
-				return ctx.Err()
+				return context.Cause(ctx)
 			case update, ok := <-watcher.Updates():
 				switch {
 				case !ok:
 					return errWatcherClosed
 				case update == nil:
 					return nil
+				case isOnTheWay(update):
+					halt.Reset(snapshotTimeout)
 				}
 				if entry, ok := b.decode(update); ok {
 					all[entry.Key] = entry

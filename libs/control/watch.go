@@ -15,7 +15,8 @@ import (
 
 // Timing of a watch.
 const (
-	// snapshotTimeout is far above what a snapshot takes; a watcher that does not get through it has lost its end.
+	// snapshotTimeout is how long a snapshot may bring nothing new. One that comes to a halt has lost its end; one that is
+	// only large takes as long as it takes.
 	snapshotTimeout = 15 * time.Second
 	firstRetry      = 50 * time.Millisecond
 	slowestRetry    = 5 * time.Second
@@ -23,7 +24,7 @@ const (
 
 var (
 	errWatcherClosed   = errors.New("the watcher was closed")
-	errSnapshotTimeout = errors.New("the snapshot took too long")
+	errSnapshotTimeout = errors.New("the snapshot came to a halt")
 )
 
 // Watch tells handle the value of every key that the bucket has now, and then every change, until ctx ends; then it
@@ -111,10 +112,13 @@ func (w *watch[T]) session(ctx context.Context, connected <-chan struct{}) (comp
 			case !ok:
 				return complete, errWatcherClosed
 			case update != nil:
+				w.apply(update)
 				if !complete {
 					present[update.Key()] = struct{}{}
+					if isOnTheWay(update) {
+						over.Reset(snapshotTimeout)
+					}
 				}
-				w.apply(update)
 			case !complete: // nil marks the end of the snapshot
 				if err := w.dropVanished(ctx, o.kv, present); err != nil {
 					return false, err
@@ -129,6 +133,9 @@ func (w *watch[T]) session(ctx context.Context, connected <-chan struct{}) (comp
 		}
 	}
 }
+
+// isOnTheWay reports whether update is part of a snapshot of which more is to come. With the last one its end is due.
+func isOnTheWay(update jetstream.KeyValueEntry) bool { return update.Delta() > 0 }
 
 // watchAll starts a watcher, as long as ctx has not ended. After that the watcher is independent of ctx and must be
 // ended by stop, then release: the library ends a watcher whose context ends in a goroutine that nobody can wait for.

@@ -110,22 +110,29 @@ func assume(ctx context.Context, connection *pgx.Conn, role string) error {
 	return err
 }
 
-// epochKey is where a connection keeps the epoch that it found when it was made.
+// epochKey is where a connection keeps the epoch that its transactions belong to.
 const epochKey = "mtm_reading_epoch"
 
 // ReadingEpoch is the epoch of the reading order that the transactions of connection belong to, which is begun if the
-// cluster or its timeline has changed since the last one. It is asked for once a connection: such a change always cuts
-// all connections.
+// cluster or its timeline has changed since the last one. It is asked for once a connection, since such a change cuts all
+// connections, but for one: those to a standby stay when it is promoted (PostgreSQL documentation, "Hot Standby", "User's
+// Overview"). So there it is asked for every time, and the first transaction that can write finds the epoch that the
+// promotion begins.
 func ReadingEpoch(ctx context.Context, connection *pgx.Conn) (int32, error) {
 	known := connection.PgConn().CustomData()
 	if epoch, ok := known[epochKey].(int32); ok {
 		return epoch, nil
 	}
+	var standby bool
 	var epoch int32
-	if err := connection.QueryRow(ctx, `SELECT advance_reading_epoch()`).Scan(&epoch); err != nil {
+	// In this order: a promotion in between gives the new epoch to be asked for again, not the old one to be kept.
+	err := connection.QueryRow(ctx, `SELECT pg_is_in_recovery(), advance_reading_epoch()`).Scan(&standby, &epoch)
+	if err != nil {
 		return 0, fmt.Errorf("advance the reading epoch: %w", err)
 	}
-	known[epochKey] = epoch
+	if !standby {
+		known[epochKey] = epoch
+	}
 	return epoch, nil
 }
 

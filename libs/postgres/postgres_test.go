@@ -98,6 +98,39 @@ func TestTenantEndsWithTheTransaction(t *testing.T) {
 	}
 }
 
+// A standby keeps its connections when it is promoted: an epoch that was kept from before would have what they write then
+// sort among what readers have passed. On a primary it is not worth a question for each write.
+func TestReadingEpochOfAStandbyIsNotKept(t *testing.T) {
+	connection, err := pgx.Connect(t.Context(), backing.Postgres(t))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, connection.Close(context.WithoutCancel(t.Context()))) }()
+	execute := func(sql string) {
+		t.Helper()
+		_, err := connection.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	changeCluster := func() { execute(`UPDATE reading_epochs SET system_identifier = system_identifier + 1`) }
+	epoch := func() int32 {
+		t.Helper()
+		epoch, err := postgres.ReadingEpoch(t.Context(), connection)
+		require.NoError(t, err)
+		return epoch
+	}
+	// It goes before the function of PostgreSQL, but for advance_reading_epoch, which has a search path of its own.
+	execute(`CREATE SCHEMA standby`)
+	execute(`CREATE FUNCTION standby.pg_is_in_recovery() RETURNS boolean LANGUAGE sql RETURN current_setting('standby.recovers')::boolean`)
+	execute(`SET search_path = standby, pg_catalog, public`)
+	execute(`SET standby.recovers = true`)
+	first := epoch()
+	changeCluster()
+	require.Equal(t, first+1, epoch())
+	execute(`SET standby.recovers = false`)
+	changeCluster()
+	require.Equal(t, first+2, epoch())
+	changeCluster()
+	require.Equal(t, first+2, epoch(), "a change of a primary comes with another connection")
+}
+
 // A statement on a database that hangs ends with its context.
 func TestContextEndsAStatement(t *testing.T) {
 	pool, err := postgres.Open(t.Context(), config(backing.Postgres(t)), postgres.RoleQuery)

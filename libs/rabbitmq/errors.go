@@ -32,7 +32,7 @@ var (
 )
 
 // ErrQueueMismatch says that a queue exists with other arguments than the wanted ones. The channel is closed; the queue can
-// still be used as it is, see [AdoptTenant].
+// still be used as it is, see [BindTenant].
 var ErrQueueMismatch = errors.New("queue exists with other arguments")
 
 // topologyError gives err of declaring the entity name its type. The broker has closed the channel by then.

@@ -84,8 +84,16 @@ func declareTier(ch *amqp.Channel, delay time.Duration, queueType string) error 
 }
 
 // DeclareTenant declares a tenant's queue and its bindings. It is idempotent. A queue that exists with other arguments
-// is [ErrQueueMismatch]: [AdoptTenant], on a new channel, uses it as it is.
+// is [ErrQueueMismatch]: with [BindTenant], on a new channel, it can be used as it is.
 func DeclareTenant(ch *amqp.Channel, tenantID string, opts QueueOptions) error {
+	if err := DeclareTenantQueue(ch, tenantID, opts); err != nil {
+		return err
+	}
+	return BindTenant(ch, tenantID)
+}
+
+// DeclareTenantQueue is [DeclareTenant] without the bindings: nothing gets into a queue that is new.
+func DeclareTenantQueue(ch *amqp.Channel, tenantID string, opts QueueOptions) error {
 	args := amqp.Table{
 		amqp.QueueTypeArg:           queueTypeOr(opts.Type),
 		"x-dead-letter-exchange":    contract.ParkingExchange,
@@ -99,16 +107,12 @@ func DeclareTenant(ch *amqp.Channel, tenantID string, opts QueueOptions) error {
 	if opts.MaxLengthBytes > 0 {
 		args[amqp.QueueMaxLenBytesArg] = opts.MaxLengthBytes
 	}
-	return declareBound(ch, contract.QueueName(tenantID), args, tenantBindings(tenantID)...)
+	return declareQueue(ch, contract.QueueName(tenantID), args)
 }
 
-// AdoptTenant makes sure that a tenant's queue exists, whatever its arguments, and that it is bound.
-func AdoptTenant(ch *amqp.Channel, tenantID string) error {
-	name := contract.QueueName(tenantID)
-	if _, err := ch.QueueDeclarePassive(name, true, false, false, false, nil); err != nil {
-		return topologyError("queue", name, err)
-	}
-	return bind(ch, name, tenantBindings(tenantID)...)
+// BindTenant binds a tenant's queue, whatever its arguments. It is idempotent.
+func BindTenant(ch *amqp.Channel, tenantID string) error {
+	return bind(ch, contract.QueueName(tenantID), binding{contract.MessagesExchange, tenantID}, binding{contract.RetryReturnExchange, tenantID})
 }
 
 // DeleteTenant deletes a tenant's queue with everything in it and returns how many messages these were. A queue that
@@ -124,15 +128,18 @@ func DeleteTenant(ch *amqp.Channel, tenantID string) (messages int, err error) {
 
 type binding struct{ exchange, key string }
 
-func tenantBindings(tenantID string) []binding {
-	return []binding{{contract.MessagesExchange, tenantID}, {contract.RetryReturnExchange, tenantID}}
+func declareBound(ch *amqp.Channel, queue string, args amqp.Table, bindings ...binding) error {
+	if err := declareQueue(ch, queue, args); err != nil {
+		return err
+	}
+	return bind(ch, queue, bindings...)
 }
 
-func declareBound(ch *amqp.Channel, queue string, args amqp.Table, bindings ...binding) error {
+func declareQueue(ch *amqp.Channel, queue string, args amqp.Table) error {
 	if _, err := ch.QueueDeclare(queue, true, false, false, false, args); err != nil {
 		return topologyError("queue", queue, err)
 	}
-	return bind(ch, queue, bindings...)
+	return nil
 }
 
 func bind(ch *amqp.Channel, queue string, bindings ...binding) error {

@@ -50,7 +50,7 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	for i := range cfg.RabbitMQ.Connections {
 		b.consume = append(b.consume, link(fmt.Sprintf("consume %d", i+1)).WithQuarantine(probing))
 	}
-	b.shared = link("shared")
+	b.shared = link("shared").WithQuarantine(probing)
 	b.client = rabbitmq.NewPublisher(link("publish"), clientLanes, log).WithQuarantine(trying)
 	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalLanes, log).WithQuarantine(trying)
 	return b

@@ -31,7 +31,8 @@ func operations() map[string]operation {
 		"creation": {
 			want: spec(contract.DesiredActive, workersBefore, 1),
 			steps: []reconcile.Step{
-				reconcile.StepBegun, reconcile.StepAttached, reconcile.StepDeclared, reconcile.StepConsumerStarted, reconcile.StepReported,
+				reconcile.StepBegun, reconcile.StepAttached, reconcile.StepDeclared, reconcile.StepSettled,
+				reconcile.StepConsumerStarted, reconcile.StepReported,
 			},
 		},
 		"suspension": {
@@ -112,11 +113,8 @@ func TestKilledInTheMiddleOfAStep(t *testing.T) {
 		after     reconcile.Step
 		leave     func(v *victim)
 	}{
-		"queue declared, not bound": {"creation", reconcile.StepAttached, func(v *victim) {
-			require.NoError(v.t, v.w.topology.Declare(v.t.Context(), v.id))
-			v.unbind()
-		}},
-		"partition detached, not dropped": {"deletion", reconcile.StepQueueDeleted, func(v *victim) { v.dropOnce() }},
+		"queue bound for messages, not for retries": {"creation", reconcile.StepDeclared, func(v *victim) { v.bindHalf() }},
+		"partition detached, not dropped":           {"deletion", reconcile.StepQueueDeleted, func(v *victim) { v.dropOnce() }},
 		"partition dropped, dead letters not": {"deletion", reconcile.StepQueueDeleted, func(v *victim) {
 			v.dropOnce()
 			v.dropOnce()

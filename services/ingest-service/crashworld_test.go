@@ -46,7 +46,6 @@ type crashWorld struct {
 	operator *pgxpool.Pool
 	broker   backing.Broker
 	link     *rabbitmq.Link
-	topology *reconcile.Topology
 	producer *rabbitmq.Publisher
 	specs    *control.Bucket[contract.TenantSpec]
 	statuses *control.Bucket[contract.TenantStatus]
@@ -71,9 +70,6 @@ func newCrashWorld(t *testing.T) *crashWorld {
 	w.producer = rabbitmq.NewPublisher(w.link, 1, zap.NewNop())
 	w.run(w.link.Run)
 	w.run(w.producer.Run)
-	defaults := defaultConfig().Ingest
-	w.topology = reconcile.NewTopology(w.link, defaults.RetryDelays,
-		rabbitmq.QueueOptions{Type: defaults.QueueType, MaxLengthBytes: defaults.QueueMaxBytes}, zap.NewNop())
 	conn, err := control.Connect(control.Config{URL: natsURL}, "test", zap.NewNop(), nil)
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
@@ -501,16 +497,11 @@ func (v *victim) queue() (q amqp.Queue, there bool) {
 	return q, true
 }
 
-// unbind leaves the queue as a process does that dies before it has bound it.
-func (v *victim) unbind() {
+// bindHalf leaves the queue as a process does that dies between its two bindings.
+func (v *victim) bindHalf() {
 	v.t.Helper()
 	require.NoError(v.t, v.channel(func(ch *amqp.Channel) error {
-		for _, exchange := range []string{contract.MessagesExchange, contract.RetryReturnExchange} {
-			if err := ch.QueueUnbind(contract.QueueName(v.id.String()), v.id.String(), exchange, nil); err != nil {
-				return err
-			}
-		}
-		return nil
+		return ch.QueueBind(contract.QueueName(v.id.String()), v.id.String(), contract.MessagesExchange, false, nil)
 	}))
 }
 

@@ -38,8 +38,8 @@ type plan struct {
 //
 // Ten thousand tenants have classic queues: RabbitMQ itself asks to think again about more than about five thousand
 // quorum queues, each of which is a Raft group with a log of its own, and declares 140 of them a second against 500 (and
-// more over several connections). So the default type is measured with fewer tenants. AMQP allows 2,047 channels on a
-// connection, and every consumer needs one: ten thousand take more connections than the default.
+// more over several connections). So the default type is measured with fewer tenants. A connection has 2,047 channels, and
+// every consumer needs one: ten thousand take five connections, which the default is enough for.
 func plans(quick bool) []plan {
 	if quick {
 		return []plan{{queueType: rabbitmq.QueueQuorum, tenants: 500, edge: 100, settle: 2 * time.Second, idle: 10 * time.Second}}

@@ -28,7 +28,7 @@ type Partitions interface {
 // Queues makes, removes and looks at tenants' queues; Topology does.
 type Queues interface {
 	Declare(ctx context.Context, tenant uuid.UUID) error
-	// Settle returns once a queue that was declared can be trusted.
+	// Settle binds a queue that was declared once it can be trusted, and returns then.
 	Settle(ctx context.Context, tenant uuid.UUID) error
 	Delete(ctx context.Context, tenant uuid.UUID) error
 	Depths(ctx context.Context, tenants []uuid.UUID, observe func(tenant uuid.UUID, ready int64)) error

@@ -5,8 +5,8 @@
 // step can be repeated, and the sequence starts from the beginning after any fault and after every restart: there
 // is no state on disk to get out of step.
 //
-//	active:    partition → queue and bindings → consumer (resized in place)
-//	suspended: partition → queue and bindings, no consumer
+//	active:    partition → queue → bindings, when the queue can be trusted → consumer (resized in place)
+//	suspended: partition → queue → bindings, no consumer
 //	deleting:  consumer finishes → queue → partition → queue, should another instance have made it again → reported as deleted
 //
 // At the start the tenants that have a partition are taken as provisioned, so that their messages flow at once, and are

@@ -160,6 +160,12 @@ func (r *rig) want(tenant uuid.UUID, state contract.DesiredState, workers int, g
 // observed waits until the instance reports state for a generation.
 func (r *rig) observed(tenant uuid.UUID, state contract.ConsumerState, generation int64) contract.TenantStatus {
 	r.t.Helper()
+	return r.observedBy(instance, tenant, state, generation)
+}
+
+// observedBy is observed of another instance.
+func (r *rig) observedBy(instance string, tenant uuid.UUID, state contract.ConsumerState, generation int64) contract.TenantStatus {
+	r.t.Helper()
 	var last contract.TenantStatus
 	require.Eventually(r.t, func() bool {
 		entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), instance))

@@ -233,6 +233,7 @@ func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 	if err := j.control.deps.Topology.Settle(ctx, j.id); err != nil {
 		return err
 	}
+	j.step(spec, StepSettled)
 	j.settleDoubts()
 	return nil
 }

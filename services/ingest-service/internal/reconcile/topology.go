@@ -29,19 +29,28 @@ type Topology struct {
 
 	mu     sync.Mutex
 	shared *rabbitmq.Session    // guarded by mu: on which the shared exchanges and queues were declared
-	young  map[uuid.UUID]*birth // guarded by mu: queues that are not settled yet
+	young  map[uuid.UUID]*birth // guarded by mu: queues that are declared and not settled yet
 }
 
-// birth is when and where a queue was made.
+// birth is what this instance knows of a queue that it has not settled.
 type birth struct {
-	at      time.Time
-	session *rabbitmq.Session
+	at      time.Time         // it was there by then
+	session *rabbitmq.Session // on which that was seen
+	ours    bool              // this instance has made it, on this connection or on one that it has lost since
+	found   bool              // on this connection it was there already
 }
 
 // settleTime is how long a new quorum queue has to live before anything is entrusted to it. RabbitMQ saves the register of
 // its members every 500 ms (the autosave of ra_directory); a broker that is killed before that starts with a queue that
-// never finds a leader, and what was confirmed into it is gone (seen with 4.0.5).
+// never finds a leader, and what was confirmed into it is gone (seen with 3.10.8 and 4.0.5).
+//
+// So a queue is bound, and only then can anything get into it, by an instance to which the broker has answered on one
+// connection for so long. That goes for one that was found, too: another instance may have made it this very moment. None
+// of the instances needs to know of the others, nor whether producers wait to be told that the tenant runs.
 const settleTime = time.Second
+
+// errLost says that a queue was lost with its broker before anybody could use it.
+var errLost = errors.New("the broker has lost the queue, which was new; it is made again")
 
 // NewTopology returns the topology with retry tiers of the given delays.
 func NewTopology(link *rabbitmq.Link, delays []time.Duration, options rabbitmq.QueueOptions, log *zap.Logger) *Topology {
@@ -98,8 +107,8 @@ func (t *Topology) declareSoon(ctx context.Context) (*rabbitmq.Session, error) {
 	return t.DeclareShared(ctx)
 }
 
-// Declare makes the queue and the bindings of a tenant. The exchanges and queues that all share are declared before, once
-// a connection: the broker may have lost them with its data.
+// Declare makes the queue of a tenant; Settle makes its bindings. The exchanges and queues that all share are declared
+// before, once a connection: the broker may have lost them with its data.
 func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -107,58 +116,37 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := t.isFresh(ctx, session, tenant)
-	if err != nil {
-		return err
-	}
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
-		return rabbitmq.DeclareTenant(ch, tenant.String(), t.options)
+		if _, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil); err != nil {
+			return fmt.Errorf("look for the queue: %w", err)
+		}
+		return rabbitmq.DeclareTenantQueue(ch, tenant.String(), t.options) // tells whether its arguments are others
 	})
-	if fresh && err == nil {
-		t.mu.Lock()
-		t.young[tenant] = &birth{at: time.Now(), session: session}
-		t.mu.Unlock()
+	found := !isNotFound(err)
+	if !found {
+		err = session.Do(ctx, func(ch *amqp.Channel) error {
+			return rabbitmq.DeclareTenantQueue(ch, tenant.String(), t.options)
+		})
 	}
 	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
 		t.log.Warn("a queue exists with other arguments and is used as it is", zap.Stringer("tenant_id", tenant), zap.Error(err))
-		err = session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.AdoptTenant(ch, tenant.String()) })
+		err = nil
 	}
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		t.forgetShared(session)
+	if err == nil || !found { // a queue whose declaration failed may have been made all the same
+		t.noteBirth(tenant, session, found)
 	}
 	return err
 }
 
-// isFresh reports whether the queue of a tenant is yet to be made. One that was made shortly before the connection was lost
-// is deleted: the broker may have forgotten half of it, and nobody was told to use it.
-func (t *Topology) isFresh(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) (bool, error) {
-	if t.options.Type == rabbitmq.QueueClassic {
-		return false, nil
-	}
+func (t *Topology) noteBirth(tenant uuid.UUID, session *rabbitmq.Session, found bool) {
 	t.mu.Lock()
-	_, unsettled := t.young[tenant]
-	t.mu.Unlock()
-	err := session.Do(ctx, func(ch *amqp.Channel) error {
-		if unsettled {
-			_, err := rabbitmq.DeleteTenant(ch, tenant.String())
-			return err
-		}
-		_, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
-		return err
-	})
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look for the queue: %w", err)
-	}
-	return unsettled, nil
+	defer t.mu.Unlock()
+	before := t.young[tenant]
+	t.young[tenant] = &birth{at: time.Now(), session: session, ours: !found || before != nil && before.ours, found: found}
 }
 
-// Settle returns once the queue of a tenant can be trusted: at once for one that has been there before, else a second after
-// it was declared. It fails if the connection was lost meanwhile; the queue is then to be declared again.
+// Settle binds the queue of a tenant once it can be trusted: a second after it was declared, or at once if it was settled
+// since. It fails if the connection was lost meanwhile; the queue is then to be declared again.
 func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
 	t.mu.Lock()
 	born := t.young[tenant]
@@ -166,7 +154,34 @@ func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
 	if born == nil {
 		return nil
 	}
-	pause := time.NewTimer(time.Until(born.at.Add(settleTime)))
+	if t.options.Type != rabbitmq.QueueClassic {
+		if err := t.trust(ctx, tenant, born); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	// On the same connection: its answer says that the broker has been there all the time.
+	err := born.session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenant.String()) })
+	if isNotFound(err) { // the queue, or one of the exchanges
+		t.forgetShared(born.session)
+	}
+	if err == nil {
+		t.forgetBirth(tenant)
+	}
+	return err
+}
+
+// trust returns when the queue of a tenant can be trusted.
+func (t *Topology) trust(ctx context.Context, tenant uuid.UUID, born *birth) error {
+	since := born.at
+	if born.ours && born.found {
+		if err := t.replaceLost(ctx, tenant); err != nil {
+			return err
+		}
+		since = time.Now() // what has answered may have been made again by another instance
+	}
+	pause := time.NewTimer(time.Until(since.Add(settleTime)))
 	defer pause.Stop()
 	select {
 	case <-ctx.Done():
@@ -174,15 +189,55 @@ func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
 	case <-born.session.Done():
 		return fmt.Errorf("the connection was lost when the queue had just been made: %w", born.session.Err())
 	case <-pause.C:
+		return nil
 	}
-	t.forgetBirth(tenant)
-	return nil
+}
+
+// replaceLost deletes the queue of a tenant, and returns [errLost], if it was lost: this instance has made it and then lost
+// the connection before it was bound. That says little: the broker may have been there all the time, and another instance
+// may have bound the queue and had messages confirmed. RabbitMQ deletes a quorum queue whatever is in it (it refuses
+// if-empty and if-unused), and tells of one without a leader that it has neither messages nor consumers. So the queue
+// itself is asked. One that was bound by anybody had its members saved, and answers once its broker does; that the
+// broker does is known from a queue that all share, asked in between: a disk that hangs, and as a rule a cluster
+// without a majority, silences both.
+//
+// Several instances may take themselves for the maker, and come to the same end. A deletion ends the question of any other,
+// so that one comes too late only by moments (seen with 3.10.8 and 4.0.5), and meets a queue that is too young to be bound.
+func (t *Topology) replaceLost(ctx context.Context, tenant uuid.UUID) error {
+	queue := contract.QueueName(tenant.String())
+	if err := t.ask(ctx, queue); !errors.Is(err, rabbitmq.ErrUnanswered) {
+		return err
+	}
+	if err := t.ask(ctx, contract.ParkingQueue); err != nil {
+		return err
+	}
+	if err := t.ask(ctx, queue); !errors.Is(err, rabbitmq.ErrUnanswered) {
+		return err
+	}
+	t.log.Warn("a queue that was new was lost with its broker; it is deleted and made again", zap.Stringer("tenant_id", tenant))
+	if err := t.Delete(ctx, tenant); err != nil {
+		return err
+	}
+	return errLost
+}
+
+// ask returns an error if a queue does not answer a consumer. It takes 10 s for one that is lost.
+func (t *Topology) ask(ctx context.Context, queue string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return t.link.Probe(ctx, queue)
 }
 
 func (t *Topology) forgetBirth(tenant uuid.UUID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.young, tenant)
+}
+
+// isNotFound reports whether the broker does not have what a request was about.
+func isNotFound(err error) bool {
+	refused, ok := errors.AsType[*amqp.Error](err)
+	return ok && refused.Code == amqp.NotFound
 }
 
 // DeclareShared makes what all tenants share, unless that was done on the living connection, which it returns.
@@ -259,8 +314,7 @@ func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func
 			}
 			return nil
 		})
-		var refused *amqp.Error
-		if err != nil && (!errors.As(err, &refused) || refused.Code != amqp.NotFound) {
+		if err != nil && !isNotFound(err) {
 			return fmt.Errorf("read queue depths: %w", err)
 		}
 		known := <-depths

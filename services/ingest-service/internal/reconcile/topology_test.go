@@ -1,41 +1,160 @@
 package reconcile_test
 
 import (
+	"context"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 )
 
-// A broker that is killed right after it has made a queue may have forgotten half of it. Such a queue must not be trusted
-// with messages: it is made again once the broker is back. One that was there before keeps what it holds.
-func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
+// topology is that of an instance with a connection of its own, which it may lose.
+func (r *rig) topology(name string) (topology *reconcile.Topology, link *rabbitmq.Link, disconnect func()) {
+	r.t.Helper()
+	quarantine := rabbitmq.NewLink(r.broker, name+" quarantine", zap.NewNop(), nil)
+	link = rabbitmq.NewLink(r.broker, name, zap.NewNop(), nil).WithQuarantine(quarantine)
+	r.run(quarantine.Run)
+	return reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{}, zap.NewNop()), link, r.run(link.Run)
+}
+
+// A queue that the broker may still forget must not take a message that it confirms, whichever instance has made it and
+// whoever publishes.
+func TestQueueTakesNothingBeforeItCanBeTrusted(t *testing.T) {
 	r := newRig(t)
-	link := rabbitmq.NewLink(r.broker, "test topology", zap.NewNop(), nil)
-	topology := reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{}, zap.NewNop())
-	disconnect := r.run(link.Run)
-	young, old := uuid.New(), uuid.New()
-	require.NoError(t, topology.Declare(t.Context(), old))
-	require.NoError(t, topology.Settle(t.Context(), old))
-	require.NoError(t, topology.Settle(t.Context(), old), "asked again, it is trusted at once")
-	require.NoError(t, topology.Declare(t.Context(), young))
-	r.publish(young, 1)
-	r.publish(old, 1)
+	maker, _, disconnect := r.topology("maker")
+	finder, _, _ := r.topology("finder")
+	tenant := uuid.New()
+	require.NoError(t, maker.Declare(t.Context(), tenant))
+	require.NoError(t, finder.Declare(t.Context(), tenant))
+	require.False(t, r.routes(tenant))
 	disconnect()
-	require.ErrorIs(t, topology.Settle(t.Context(), young), rabbitmq.ErrUnavailable)
+	require.ErrorIs(t, maker.Settle(t.Context(), tenant), rabbitmq.ErrUnavailable)
+	require.False(t, r.routes(tenant), "the broker may have gone with the connection")
+	require.NoError(t, finder.Settle(t.Context(), tenant))
+	require.True(t, r.routes(tenant))
+	require.NoError(t, finder.Settle(t.Context(), tenant), "asked again, it is trusted at once")
+}
+
+// A queue of another type than new ones are to have is used as it is, with what is in it.
+func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
+	r := newRig(t)
+	quorum, link, _ := r.topology("quorum")
+	classic := reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}, zap.NewNop())
+	for _, order := range [][]*reconcile.Topology{{classic, quorum}, {quorum, classic}} {
+		tenant := uuid.New()
+		for before, topology := range order {
+			require.NoError(t, topology.Declare(t.Context(), tenant))
+			require.NoError(t, topology.Settle(t.Context(), tenant))
+			r.publish(tenant, 1)
+			q, _ := r.queue(tenant)
+			require.Equal(t, before+1, q.Messages)
+		}
+	}
+}
+
+// An instance that has lost its connection when it had just made a queue does not know whether the broker was lost. If it was
+// not, and another instance has had messages confirmed, they must stay.
+func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
+	r := newRig(t)
+	maker, link, disconnect := r.topology("maker")
+	finder, _, _ := r.topology("finder")
+	tenant := uuid.New()
+	require.NoError(t, maker.Declare(t.Context(), tenant))
+	disconnect()
+	require.NoError(t, finder.Declare(t.Context(), tenant))
+	require.NoError(t, finder.Settle(t.Context(), tenant))
+	r.publish(tenant, 1)
 
 	r.run(link.Run)
-	for _, tenant := range []uuid.UUID{young, old} {
-		require.NoError(t, topology.Declare(t.Context(), tenant))
-		require.NoError(t, topology.Settle(t.Context(), tenant))
-	}
-	messages, exists := r.queue(young)
+	require.NoError(t, maker.Declare(t.Context(), tenant))
+	require.NoError(t, maker.Settle(t.Context(), tenant))
+	q, exists := r.queue(tenant)
 	require.True(t, exists)
-	require.Zero(t, messages.Messages, "it was made again")
-	messages, _ = r.queue(old)
-	require.Equal(t, 1, messages.Messages)
+	require.Equal(t, 1, q.Messages)
+}
+
+// A broker that is killed right after it has made a queue may have forgotten half of it. Nobody could ever use such a queue:
+// it is made again once the broker is back, by all who have made it at once. One that was there before keeps what it holds.
+func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills a broker until a queue has lost its leader; not with -short")
+	}
+	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
+	broker := services.Process(backing.ServiceRabbitMQ)
+	r := &rig{t: t, broker: rabbitmq.Config{URL: services.RabbitMQURL}}
+	r.link = rabbitmq.NewLink(r.broker, "test", zap.NewNop(), nil)
+	r.publisher = rabbitmq.NewPublisher(r.link, 1, zap.NewNop())
+	r.run(r.link.Run)
+	r.run(r.publisher.Run)
+	var makers []*reconcile.Topology
+	for _, name := range []string{"first maker", "second maker"} {
+		maker, _, _ := r.topology(name)
+		makers = append(makers, maker)
+	}
+	old := uuid.New()
+	require.NoError(t, makers[0].Declare(t.Context(), old))
+	require.NoError(t, makers[0].Settle(t.Context(), old))
+	r.publish(old, 1)
+	for range 6 {
+		young := uuid.New()
+		r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return maker.Declare(ctx, young) == nil })
+		require.NoError(t, broker.Kill(t.Context()))
+		require.NoError(t, broker.Start(t.Context()))
+		lost := r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return settle(ctx, maker, young) })
+		r.publish(young, 1)
+		q, _ := r.queue(young)
+		require.Equal(t, 1, q.Messages)
+		q, _ = r.queue(old)
+		require.Equal(t, 1, q.Messages)
+		if lost {
+			return
+		}
+	}
+	t.Fatal("the broker remembers its queues whenever it is killed")
+}
+
+// each does something with all makers at a time, and reports whether any of them says true.
+func (r *rig) each(makers []*reconcile.Topology, do func(context.Context, *reconcile.Topology) bool) (one bool) {
+	r.t.Helper()
+	answers := make(chan bool, len(makers))
+	for _, maker := range makers {
+		r.run(func(ctx context.Context) error {
+			answers <- do(ctx, maker)
+			return nil
+		})
+	}
+	for range makers {
+		select {
+		case answer := <-answers:
+			one = one || answer
+		case <-time.After(4 * patience):
+			r.t.Fatal("no queue that can be trusted")
+		}
+	}
+	return one
+}
+
+// settle declares and settles until that succeeds, as a controller does, and reports whether the queue was lost.
+func settle(ctx context.Context, topology *reconcile.Topology, tenant uuid.UUID) (lost bool) {
+	for {
+		err := topology.Declare(ctx, tenant)
+		if err == nil {
+			err = topology.Settle(ctx, tenant)
+		}
+		if err == nil || ctx.Err() != nil {
+			return lost
+		}
+		lost = lost || strings.Contains(err.Error(), "the broker has lost the queue")
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+		}
+	}
 }
