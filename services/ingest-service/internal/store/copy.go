@@ -1,41 +1,16 @@
 package store
 
 import (
-	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 )
 
 // jsonbVersion begins a jsonb value in the binary format; the text follows (src/backend/utils/adt/jsonb.c, jsonb_recv).
 const jsonbVersion = 1
-
-// copyIn commits messages with COPY into the partition of tenant itself. PostgreSQL refuses COPY into a table under
-// row-level security, as the parent is, and row-level security is not what keeps tenants apart here: the bound of the
-// partition refuses every row of another tenant. The protocol sends all of it and waits once.
-func copyIn(ctx context.Context, connection *pgx.Conn, tenant uuid.UUID, messages []Message) error {
-	epoch, err := postgres.ReadingEpoch(ctx, connection)
-	if err != nil {
-		return err
-	}
-	buffer, _ := copyBuffers.Get().(*[]byte)
-	if buffer == nil {
-		buffer = new([]byte)
-	}
-	*buffer = appendCopy((*buffer)[:0], tenant, epoch, messages)
-	_, err = connection.PgConn().CopyFrom(ctx, bytes.NewReader(*buffer), copySQL(tenant))
-	// After an error pgx may still be reading the buffer.
-	if err == nil && cap(*buffer) <= copyKeep {
-		copyBuffers.Put(buffer)
-	}
-	return err
-}
 
 // copyBuffers saves the allocation and the clearing of half a megabyte for every full batch.
 var copyBuffers sync.Pool //nolint:gochecknoglobals // a pool is shared by its nature
@@ -43,31 +18,92 @@ var copyBuffers sync.Pool //nolint:gochecknoglobals // a pool is shared by its n
 // copyKeep is the largest buffer that is kept: twice what a batch of the default size holds.
 const copyKeep = 8 << 20
 
-func copySQL(tenant uuid.UUID) string {
-	const before, after = "COPY messages_", " (tenant_id, id, payload, epoch, ord) FROM STDIN (FORMAT binary)"
-	sql := make([]byte, 0, len(before)+2*len(tenant)+len(after))
-	sql = append(sql, before...)
-	sql = hex.AppendEncode(sql, tenant[:])
-	return string(append(sql, after...))
+func takeBuffer() *[]byte {
+	if buffer, ok := copyBuffers.Get().(*[]byte); ok {
+		return buffer
+	}
+	return new([]byte)
 }
 
-// appendCopy writes messages in the binary format of COPY (PostgreSQL documentation, COPY, "Binary Format").
-func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Message) []byte {
-	const (
-		signature = "PGCOPY\n\377\r\n\x00"
-		columns   = 5
-		fixed     = 2 + (4 + 16) + (4 + 16) + (4 + 1) + (4 + 4) + (4 + 4) // of a tuple, without the payload
-	)
-	size := len(signature) + 8 + 2
+func giveBack(buffer *[]byte) {
+	if cap(*buffer) <= copyKeep {
+		copyBuffers.Put(buffer)
+	}
+}
+
+// appendWrites writes the requests of a transaction that copies all of group: the query, which begins with settings, and
+// what it copies.
+func appendWrites(buffer []byte, settings string, group []*write, epoch int32) []byte {
+	buffer = appendQuery(buffer, settings, group)
+	for _, w := range group {
+		buffer = appendCopy(buffer, w.tenant, epoch, w.messages)
+	}
+	return buffer
+}
+
+// appendQuery writes a query that copies into the partition of each of the tenants. PostgreSQL refuses COPY into a table
+// under row-level security, as the parent is, and row-level security is not what keeps tenants apart here: the bound of
+// the partition refuses every row of another tenant.
+func appendQuery(buffer []byte, settings string, group []*write) []byte {
+	const before, after = "COPY messages_", " (tenant_id, id, payload, epoch, ord) FROM STDIN (FORMAT binary);"
+	buffer = append(buffer, 'Q')
+	start := len(buffer)
+	buffer = append(buffer, 0, 0, 0, 0)
+	buffer = append(buffer, settings...)
+	for _, w := range group {
+		buffer = append(buffer, before...)
+		buffer = hex.AppendEncode(buffer, w.tenant[:])
+		buffer = append(buffer, after...)
+	}
+	buffer = append(buffer, 0)
+	return endMessage(buffer, start)
+}
+
+// endMessage writes the length of a message of the protocol, which counts itself, to where the message starts.
+func endMessage(buffer []byte, start int) []byte {
+	binary.BigEndian.PutUint32(buffer[start:], uint32(len(buffer)-start))
+	return buffer
+}
+
+const (
+	// copyFrame is the size from which on a row begins another message of the protocol: the server takes messages in whole.
+	copyFrame = 64 << 10
+	// copyHeader is the size of the type and the length of a message of the protocol.
+	copyHeader = 1 + 4
+	// copyTuple is the size of a row without its payload.
+	copyTuple = 2 + (4 + 16) + (4 + 16) + (4 + 1) + (4 + 4) + (4 + 4)
+	// copySignature begins the format; the flags and the length of an extension, none of which there is, follow.
+	copySignature = "PGCOPY\n\377\r\n\x00"
+)
+
+// copySize is how much [appendCopy] writes, at the most.
+func copySize(messages []Message) int {
+	size := copyHeader + len(copySignature) + 8 + 2 + copyHeader
 	for i := range messages {
-		size += fixed + len(messages[i].Payload)
+		size += copyTuple + len(messages[i].Payload)
 	}
-	if cap(buffer) < size {
-		buffer = make([]byte, 0, size)
+	return size + size/copyFrame*copyHeader
+}
+
+// appendCopy writes messages in the binary format of COPY (PostgreSQL documentation, COPY, "Binary Format"), in messages of
+// the protocol.
+func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Message) []byte {
+	const columns = 5
+	buffer = slices.Grow(buffer, copySize(messages))
+	begin := func() (start int) {
+		buffer = append(buffer, 'd')
+		start = len(buffer)
+		buffer = append(buffer, 0, 0, 0, 0)
+		return start
 	}
-	buffer = append(buffer, signature...)
+	start := begin()
+	buffer = append(buffer, copySignature...)
 	buffer = binary.BigEndian.AppendUint64(buffer, 0) // no flags, no header extension
 	for i := range messages {
+		if len(buffer)-start > copyFrame {
+			buffer = endMessage(buffer, start)
+			start = begin()
+		}
 		m := &messages[i]
 		buffer = binary.BigEndian.AppendUint16(buffer, columns)
 		buffer = binary.BigEndian.AppendUint32(buffer, uint32(len(tenant)))
@@ -83,5 +119,7 @@ func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Message
 		buffer = binary.BigEndian.AppendUint32(buffer, uint32(i+1)) // as WITH ORDINALITY counts
 	}
 	const end = 0xFFFF // -1
-	return binary.BigEndian.AppendUint16(buffer, end)
+	buffer = endMessage(binary.BigEndian.AppendUint16(buffer, end), start)
+	buffer = append(buffer, 'c')
+	return binary.BigEndian.AppendUint32(buffer, 4)
 }

@@ -23,6 +23,10 @@ ON CONFLICT (tenant_id, id) DO NOTHING`
 // written in the binary format of PostgreSQL right away: building them from Go values through the type map of pgx
 // costs several allocations a message.
 func insert(ctx context.Context, connection *pgx.Conn, tenant uuid.UUID, messages []Message) (int, error) {
+	// The statement reads the epoch; whether it is to be advanced has to be known before.
+	if _, err := postgres.ReadingEpoch(ctx, connection); err != nil {
+		return 0, err
+	}
 	statement, err := connection.Prepare(ctx, "insert_messages", insertSQL)
 	if err != nil {
 		return 0, err

@@ -30,12 +30,13 @@ type Store struct {
 	pool *pgxpool.Pool
 	// timeout bounds one write, also when the server is frozen and never answers.
 	timeout time.Duration
+	merger  *merger
 }
 
 // New returns a store on pool. A write that takes longer than timeout is given up; whether it was committed is then not
 // known, and it is to be repeated.
 func New(pool *pgxpool.Pool, timeout time.Duration) *Store {
-	return &Store{pool: pool, timeout: timeout}
+	return &Store{pool: pool, timeout: timeout, merger: newMerger(pool)}
 }
 
 // Insert commits messages under tenant and returns how many of them were new. All are stored or none is. Classify
@@ -46,13 +47,8 @@ func New(pool *pgxpool.Pool, timeout time.Duration) *Store {
 func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message) (stored int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	connection, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("acquire a database connection: %w", err)
-	}
-	defer connection.Release()
 	if !slices.ContainsFunc(messages, func(m Message) bool { return m.Again }) {
-		err := copyIn(ctx, connection.Conn(), tenant, messages)
+		err := s.merger.copy(ctx, tenant, messages)
 		if err == nil {
 			return len(messages), nil
 		}
@@ -60,11 +56,24 @@ func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message
 			return 0, fmt.Errorf("copy %d messages: %w", len(messages), err)
 		}
 	}
-	stored, err = insert(ctx, connection.Conn(), tenant, messages)
+	err = withConnection(ctx, s.pool, func(c *pgxpool.Conn) (err error) {
+		stored, err = insert(ctx, c.Conn(), tenant, messages)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("insert %d messages: %w", len(messages), err)
 	}
 	return stored, nil
+}
+
+// withConnection calls do with a connection of pool.
+func withConnection(ctx context.Context, pool *pgxpool.Pool, do func(*pgxpool.Conn) error) error {
+	connection, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("acquire a database connection: %w", err)
+	}
+	defer connection.Release()
+	return do(connection)
 }
 
 // uniqueViolation is the SQLSTATE of a message that is stored already.

@@ -27,24 +27,24 @@ type fixture struct {
 	operator *pgxpool.Pool // sees everything
 }
 
-func newFixture(t *testing.T) fixture {
-	t.Helper()
-	url := backing.Postgres(t)
+func newFixture(tb testing.TB) fixture {
+	tb.Helper()
+	url := backing.Postgres(tb)
 	cfg := postgres.DefaultConfig()
 	cfg.URL = url
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	operator, err := pgxpool.New(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	pool, err := postgres.Open(tb.Context(), cfg, postgres.RoleIngest)
+	require.NoError(tb, err)
+	tb.Cleanup(pool.Close)
+	operator, err := pgxpool.New(tb.Context(), url)
+	require.NoError(tb, err)
+	tb.Cleanup(operator.Close)
 	return fixture{store: store.New(pool, 10*time.Second), operator: operator}
 }
 
-func (f fixture) attached(t *testing.T) uuid.UUID {
-	t.Helper()
+func (f fixture) attached(tb testing.TB) uuid.UUID {
+	tb.Helper()
 	tenant := uuid.New()
-	require.NoError(t, f.store.Attach(t.Context(), tenant))
+	require.NoError(tb, f.store.Attach(tb.Context(), tenant))
 	return tenant
 }
 
