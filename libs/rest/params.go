@@ -43,6 +43,9 @@ func Limit(c *fiber.Ctx, def, maximum int) (int, error) {
 // UnknownQuery refuses query parameters that are not in allowed, since a misspelt filter would otherwise
 // give more than was asked for, and parameters that come twice, of which one would be ignored.
 func UnknownQuery(c *fiber.Ctx, allowed ...string) error {
+	if c.Context().QueryArgs().Len() == 0 {
+		return nil
+	}
 	seen := map[string]bool{}
 	var unknown, repeated []string
 	c.Context().QueryArgs().VisitAll(func(key, _ []byte) {

@@ -37,6 +37,7 @@ func loads(quick bool) []load {
 		{},
 		{"INGEST_PREFETCH", "250"},
 		{"INGEST_PREFETCH", "1000"},
+		{"INGEST_PREFETCH", "4000"},
 		{"INGEST_PREFETCH", "8000"},
 		{"INGEST_BATCH_MESSAGES", "100"},
 		{"INGEST_BATCH_MESSAGES", "250"},

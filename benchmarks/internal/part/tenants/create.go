@@ -25,8 +25,6 @@ const (
 	requests = 256
 	// inFlight is the same of the limit, which waits for the servers alone; more make it no faster.
 	inFlight = 32
-	// sequential is how many tenants are created one after the other, to see how long one takes.
-	sequential = 5
 	// limitChannels is how many channels of the limit share a connection. One connection for all would be the bottleneck.
 	limitChannels = 8
 )
@@ -76,10 +74,10 @@ func (p plan) create(ctx context.Context, w *world, rec report.Recorder) error {
 	return p.oneByOne(ctx, w, rec)
 }
 
-// oneByOne measures how long a single tenant takes.
+// oneByOne measures how long a single tenant takes, one after the other.
 func (p plan) oneByOne(ctx context.Context, w *world, rec report.Recorder) error {
 	var took report.Series
-	for range sequential {
+	for range w.rig.Rounds {
 		began := time.Now()
 		if _, err := w.create(ctx, 1); err != nil {
 			return err

@@ -107,14 +107,17 @@ func (t *Topology) declareSoon(ctx context.Context) (*rabbitmq.Session, error) {
 	return t.DeclareShared(ctx)
 }
 
-// Declare makes the queue of a tenant; Settle makes its bindings. The exchanges and queues that all share are declared
-// before, once a connection: the broker may have lost them with its data.
+// Declare makes the queue of a tenant. A classic one is bound as well; that of a quorum queue is for Settle. The exchanges
+// and queues that all share are declared before, once a connection: the broker may have lost them with its data.
 func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	session, err := t.DeclareShared(ctx)
 	if err != nil {
 		return err
+	}
+	if t.options.Type == rabbitmq.QueueClassic {
+		return t.declareClassic(ctx, session, tenant)
 	}
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
 		if _, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil); err != nil {
@@ -129,13 +132,32 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 		})
 	}
 	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
-		t.log.Warn("a queue exists with other arguments and is used as it is", zap.Stringer("tenant_id", tenant), zap.Error(err))
+		t.warnOfMismatch(tenant, err)
 		err = nil
 	}
 	if err == nil || !found { // a queue whose declaration failed may have been made all the same
 		t.noteBirth(tenant, session, found)
 	}
 	return err
+}
+
+// declareClassic makes a queue that can be trusted at once.
+func (t *Topology) declareClassic(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) error {
+	err := session.Do(ctx, func(ch *amqp.Channel) error {
+		return rabbitmq.DeclareTenant(ch, tenant.String(), t.options)
+	})
+	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
+		t.warnOfMismatch(tenant, err)
+		err = session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenant.String()) })
+	}
+	if isNotFound(err) {
+		t.forgetShared(session)
+	}
+	return err
+}
+
+func (t *Topology) warnOfMismatch(tenant uuid.UUID, err error) {
+	t.log.Warn("a queue exists with other arguments and is used as it is", zap.Stringer("tenant_id", tenant), zap.Error(err))
 }
 
 func (t *Topology) noteBirth(tenant uuid.UUID, session *rabbitmq.Session, found bool) {
@@ -146,7 +168,7 @@ func (t *Topology) noteBirth(tenant uuid.UUID, session *rabbitmq.Session, found 
 }
 
 // Settle binds the queue of a tenant once it can be trusted: a second after it was declared, or at once if it was settled
-// since. It fails if the connection was lost meanwhile; the queue is then to be declared again.
+// since, or is a classic one. It fails if the connection was lost meanwhile; the queue is then to be declared again.
 func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
 	t.mu.Lock()
 	born := t.young[tenant]
@@ -154,10 +176,8 @@ func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
 	if born == nil {
 		return nil
 	}
-	if t.options.Type != rabbitmq.QueueClassic {
-		if err := t.trust(ctx, tenant, born); err != nil {
-			return err
-		}
+	if err := t.trust(ctx, tenant, born); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
