@@ -123,7 +123,7 @@ func newRequestID() string {
 	var id uuid.UUID
 	binary.LittleEndian.PutUint64(id[:8], rand.Uint64()) //nolint:gosec // see above
 	binary.LittleEndian.PutUint64(id[8:], rand.Uint64()) //nolint:gosec // see above
-	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // version 4, variant 10 (RFC 9562 section 5.4)
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80      // version 4, variant 10 (RFC 9562 section 5.4)
 	return id.String()
 }
 
