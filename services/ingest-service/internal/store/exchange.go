@@ -25,7 +25,7 @@ func exchange(ctx context.Context, connection *pgconn.PgConn, requests []byte) (
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	// Reading and writing end with a deadline in the past.
+	// Reading and writing end with a deadline in the past. To set it fails only on a socket that is closed: both have ended then.
 	stop := context.AfterFunc(ctx, func() { _ = connection.Conn().SetDeadline(time.Unix(1, 0)) })
 	written := make(chan error, 1)
 	send := func() {
@@ -90,7 +90,7 @@ func abandon(ctx context.Context, connection *pgconn.PgConn) {
 	if secured, ok := socket.(*tls.Conn); ok {
 		socket = secured.NetConn() // TLS says goodbye first, and gives a frozen server five seconds for it
 	}
-	_ = socket.Close()
+	_ = socket.Close() // what closing says changes nothing: the connection is given up
 	for {
 		if _, err := connection.ReceiveMessage(ctx); err != nil {
 			return

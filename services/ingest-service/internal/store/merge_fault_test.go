@@ -286,6 +286,14 @@ func TestTimeEndsInTheMiddle(t *testing.T) {
 	}
 }
 
+// batchesOf are what one writer writes: at most so many messages of less than so many bytes each time.
+func batchesOf(tenant uuid.UUID, random *rand.Rand, rounds, messages, size int) (all []*written) {
+	for range rounds {
+		all = append(all, batchOf(tenant, 1+random.IntN(messages), random.IntN(size)))
+	}
+	return all
+}
+
 // Whenever time runs out, of whomever: what is said to be stored is there, nothing is there that was not written, and no
 // lane is lost.
 func TestTimeEndsAtRandom(t *testing.T) {
@@ -297,10 +305,7 @@ func TestTimeEndsAtRandom(t *testing.T) {
 		tenant := g.attached()
 		for j := range writers {
 			random := rand.New(rand.NewPCG(uint64(i), uint64(j)))
-			var mine []*written
-			for range rounds {
-				mine = append(mine, batchOf(tenant, 1+random.IntN(4), random.IntN(2000)))
-			}
+			mine := batchesOf(tenant, random, rounds, 4, 2000)
 			all = append(all, mine...)
 			writing.Go(func() {
 				for _, w := range mine {
@@ -351,11 +356,7 @@ func TestConnectionsAreTerminated(t *testing.T) {
 	for i := range tenants {
 		tenant := g.attached()
 		for j := range writers {
-			random := rand.New(rand.NewPCG(uint64(i), uint64(j)))
-			var mine []*written
-			for range rounds {
-				mine = append(mine, batchOf(tenant, 1+random.IntN(20), random.IntN(20_000)))
-			}
+			mine := batchesOf(tenant, rand.New(rand.NewPCG(uint64(i), uint64(j))), rounds, 20, 20_000)
 			all = append(all, mine...)
 			writing.Go(func() {
 				for _, w := range mine {
