@@ -58,12 +58,8 @@ func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *O
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.HandleFunc("/debug/pprof/block", recorded(func(on bool) {
-		runtime.SetBlockProfileRate(map[bool]int{true: blockRate}[on])
-	}))
-	mux.HandleFunc("/debug/pprof/mutex", recorded(func(on bool) {
-		runtime.SetMutexProfileFraction(map[bool]int{true: mutexFraction}[on])
-	}))
+	mux.HandleFunc("/debug/pprof/block", recorded(runtime.SetBlockProfileRate, blockRate))
+	mux.HandleFunc("/debug/pprof/mutex", recorded(func(fraction int) { runtime.SetMutexProfileFraction(fraction) }, mutexFraction))
 	return &Ops{
 		addr: cfg.Addr,
 		server: &http.Server{
@@ -84,8 +80,9 @@ const (
 	mutexFraction = 10
 )
 
-// recorded has waits recorded only while their profile is asked for, which takes ?seconds=n: it would cost every one of them.
-func recorded(record func(on bool)) http.HandlerFunc {
+// recorded has waits recorded at a rate only while their profile is asked for, which takes ?seconds=n: it would cost every
+// one of them. A rate of 0 records nothing.
+func recorded(record func(rate int), rate int) http.HandlerFunc {
 	var asking sync.Mutex // who comes second waits
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.FormValue("seconds") == "" {
@@ -94,8 +91,8 @@ func recorded(record func(on bool)) http.HandlerFunc {
 		}
 		asking.Lock()
 		defer asking.Unlock()
-		record(true)
-		defer record(false)
+		record(rate)
+		defer record(0)
 		pprof.Index(w, r)
 	}
 }
