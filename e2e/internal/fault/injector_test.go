@@ -89,7 +89,8 @@ func TestEveryFaultIsInjectedUndoneAndRecoveredFrom(t *testing.T) {
 	}()
 	<-began
 	<-began
-	require.Error(t, u.RoundTrip(shortly(t)), "a frozen database stores nothing")
+	require.Eventually(t, func() bool { return u.RoundTrip(shortly(t)) != nil }, patience, poll,
+		"a frozen database stores nothing, once all of it is frozen")
 	stop()
 	results = <-ended
 	for _, result := range results {
