@@ -354,6 +354,42 @@ func TestAServerWhosePortIsTakenMoves(t *testing.T) {
 	})
 }
 
+// unlucky is a server whose first choice of ports somebody else takes before it listens.
+type unlucky struct {
+	kind
+	taken int
+}
+
+func (u *unlucky) newRecord(ctx context.Context, source Source) (record, error) {
+	rec, err := u.kind.newRecord(ctx, source)
+	if u.taken != 0 {
+		rec.Port, u.taken = u.taken, 0
+	}
+	return rec, err
+}
+
+func TestAPortTakenBeforeTheServerListensIsGivenUp(t *testing.T) {
+	eachOwnMode(t, func(t *testing.T, mode Mode) {
+		t.Helper()
+		dir := persistentDir(t)
+		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
+		for _, k := range kinds() {
+			var config net.ListenConfig
+			listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer func() { require.NoError(t, listener.Close()) }()
+			address, ok := listener.Addr().(*net.TCPAddr)
+			require.True(t, ok)
+			s, err := newStarter(Options{Dir: dir, Persistent: true, Mode: mode, Log: func(line string) { t.Log(line) }})
+			require.NoError(t, err)
+			started, err := s.launch(t.Context(), choice{kind: &unlucky{kind: k, taken: address.Port}, source: Source(mode)})
+			require.NoError(t, err)
+			require.NoError(t, k.probe(t.Context(), started.address))
+			require.NotContains(t, started.address.URL, address.String())
+		}
+	})
+}
+
 func TestWhatIsMissingIsSaid(t *testing.T) {
 	for name, test := range map[string]struct {
 		env     map[string]string

@@ -107,8 +107,11 @@ func (rabbitKind) repair(_ context.Context, _ address, probed error) error { ret
 
 func (k rabbitKind) container(rec record, _ settings) containerSpec {
 	return containerSpec{
-		image:    k.image(),
-		env:      []string{"RABBITMQ_DEFAULT_USER=" + rabbitUser, "RABBITMQ_DEFAULT_PASS=" + rec.Password},
+		image: k.image(),
+		env: []string{
+			"RABBITMQ_DEFAULT_USER=" + rabbitUser, "RABBITMQ_DEFAULT_PASS=" + rec.Password,
+			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=" + schedulers(),
+		},
 		ports:    map[int]int{5672: rec.Port, 15672: rec.ManagementPort},
 		data:     "/var/lib/rabbitmq",
 		hostname: "mtm", // part of the node's name, and that of the folder with its data
@@ -222,14 +225,14 @@ func (f rabbitFiles) env() []string {
 		"RABBITMQ_CONF_ENV_FILE=" + f.path("conf", "no-such-file"),
 		"RABBITMQ_PLUGINS_EXPAND_DIR=" + f.path("plugins"),
 		"RABBITMQ_GENERATED_CONFIG_DIR=" + f.path("conf"),
-		// The distribution listens on all interfaces otherwise. The number of schedulers follows the CPUs of the boot, which
-		// is one only while it lasts.
+		// The distribution listens on all interfaces otherwise.
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} " + schedulers(),
 		// Makes the script become the node instead of waiting for it, so that the pid is that of the node.
 		"NOTIFY_SOCKET=" + f.path("no-such-socket"),
 	}
 }
 
+// schedulers says how many threads run the node, which would follow the CPUs of its boot: that is one, but only while it boots.
 func schedulers() string {
 	n := strconv.Itoa(min(runtime.NumCPU(), 8))
 	return "+S " + n + ":" + n

@@ -260,7 +260,14 @@ func (s *starter) launch(ctx context.Context, c choice) (*Process, error) {
 			return p, err
 		}
 	}
-	if err := p.Start(ctx); err != nil {
+	err = p.Start(ctx)
+	if err != nil && !ran && portTaken(err) && ctx.Err() == nil {
+		s.say("%s: somebody else was quicker to take one of its ports; moving to others", p.name)
+		if p, err = s.move(ctx, c, p); err == nil {
+			err = p.Start(ctx)
+		}
+	}
+	if err != nil {
 		return p, err
 	}
 	if container, ok := p.server.(*containerServer); ok && s.opts.Direct {
@@ -307,6 +314,11 @@ func (s *starter) movePorts(ctx context.Context, c choice, p *Process) (*Process
 		return p, nil
 	}
 	s.say("%s: somebody else has taken port %d; moving to others", p.name, taken)
+	return s.move(ctx, c, p)
+}
+
+// move gives a server that does not run other ports.
+func (s *starter) move(ctx context.Context, c choice, p *Process) (*Process, error) {
 	fresh, err := c.kind.newRecord(ctx, c.source)
 	if err != nil {
 		return p, err
@@ -337,6 +349,18 @@ func (s *starter) newRecord(ctx context.Context, k kind, source Source) (record,
 	case SourceEnv:
 	}
 	return rec, nil
+}
+
+// portTaken reports whether a server did not start because somebody listens on one of its ports: a port that was free when
+// it was chosen may be taken until the server asks for it, seconds later. Each server says so in words of its own.
+func portTaken(err error) bool {
+	said := strings.ToLower(err.Error())
+	for _, words := range []string{"address already in use", "eaddrinuse", "port is already allocated"} {
+		if strings.Contains(said, words) {
+			return true
+		}
+	}
+	return false
 }
 
 // describe says what a started server is, for people.

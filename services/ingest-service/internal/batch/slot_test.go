@@ -54,7 +54,7 @@ func TestSlotsAreGivenOutInOrder(t *testing.T) {
 		writer := batch.NewWriter(batch.Config{Slots: 1},
 			f.store, f.gate, f.publisher, nil, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 		slot := writer.TryReserve()
-		order := make(chan int, 3)
+		order := make(chan int) // who has the slot keeps it until it is asked
 		for i := range 3 {
 			go func() {
 				mine := writer.Reserve(t.Context())
