@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -19,9 +20,10 @@ const (
 // Consumption is one consumer on a channel of its own, so that its delivery tags run 1, 2, 3, … without gaps.
 type Consumption struct {
 	// Deliveries is closed when the consumer, its channel or the session has ended. The library buffers what is not
-	// taken from it: up to prefetch.
+	// taken from it: up to prefetch. Nothing comes from it where there is an inbox.
 	Deliveries <-chan amqp.Delivery
 
+	inbox   *inbox // nil without
 	session *Session
 	channel *amqp.Channel
 	queue   string
@@ -32,6 +34,24 @@ type Consumption struct {
 // It returns when ctx ends, and with [ErrUnanswered] after 10 s; a consumer that starts later is closed again. The broker's
 // refusal (a queue that does not exist: code 404) is an *amqp.Error in the chain.
 func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) (*Consumption, error) {
+	return s.consume(ctx, queue, tag, prefetch, nil)
+}
+
+// ConsumeBatches is as [Session.Consume], for deliveries by the thousand: they come by [Consumption.Take], many at a time, and
+// cost a fraction of the time. The consumer's tag begins with name.
+func (s *Session) ConsumeBatches(ctx context.Context, queue, name string, prefetch int) (*Consumption, error) {
+	// What the broker sends before it has heard of the end of a consumer must not be taken for the next one's, whose tags
+	// of deliveries begin anew.
+	tag := name + "-" + strconv.FormatUint(s.consumers.Add(1), 10)
+	inbox := s.stream.reader.open(tag)
+	c, err := s.consume(ctx, queue, tag, prefetch, inbox)
+	if err != nil {
+		s.stream.reader.close(tag)
+	}
+	return c, err
+}
+
+func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, inbox *inbox) (*Consumption, error) {
 	channel, err := s.Channel(ctx)
 	if err != nil {
 		return nil, err
@@ -68,7 +88,7 @@ func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) 
 		if a.err != nil {
 			return nil, fmt.Errorf("consume %s: %w", queue, a.err)
 		}
-		return &Consumption{Deliveries: a.deliveries, session: s, channel: channel, queue: queue, tag: tag}, nil
+		return &Consumption{Deliveries: a.deliveries, inbox: inbox, session: s, channel: channel, queue: queue, tag: tag}, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("consume %s: %w", queue, context.Cause(ctx))
 	}
@@ -100,6 +120,16 @@ func (l *Link) Probe(ctx context.Context, queue string) error {
 	return consumption.Stop()
 }
 
+// Ready gets an element when there is something to [Consumption.Take].
+func (c *Consumption) Ready() <-chan struct{} { return c.inbox.ready }
+
+// Take returns what has been delivered since it was called the last time, in the order of the tags. What comes next is
+// gathered in empty, which may be nil.
+func (c *Consumption) Take(empty []amqp.Delivery) []amqp.Delivery { return c.inbox.take(empty) }
+
+// Trim lets go of memory in which nothing waits.
+func (c *Consumption) Trim() { c.inbox.trim() }
+
 // Ack acknowledges tag, and everything before it if multiple. It fails once the channel is gone; then the broker
 // delivers again what was not acknowledged.
 func (c *Consumption) Ack(tag uint64, multiple bool) error {
@@ -130,6 +160,9 @@ func (c *Consumption) Stop() error {
 // back this way, unlike closing alone, does not count towards the delivery limit of a quorum queue. Call it after
 // [Consumption.Stop].
 func (c *Consumption) Release() {
+	if c.inbox != nil {
+		c.session.stream.reader.close(c.tag)
+	}
 	const everything = 0 // the tag that stands for all unacknowledged messages of the channel (AMQP 0-9-1, basic.nack)
 	// It fails when the channel is gone, and with it everything has been given back.
 	_ = c.channel.Nack(everything, true, true)

@@ -179,7 +179,11 @@ func (l *Link) dial(ctx context.Context) (*Session, error) {
 	stop := func() bool { return true }
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName(l.name)
-	conn, err := amqp.DialConfig(l.cfg.URL, amqp.Config{
+	address, secured, err := secure(l.cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("%w: connect: %w", ErrUnavailable, err)
+	}
+	conn, err := amqp.DialConfig(address, amqp.Config{
 		Heartbeat:  l.cfg.Heartbeat,
 		Locale:     "en_US",
 		Properties: properties,
@@ -189,7 +193,7 @@ func (l *Link) dial(ctx context.Context) (*Session, error) {
 			if err != nil {
 				return nil, err
 			}
-			s = newStream(raw)
+			s = newStream(raw, secured)
 			// The handshakes know no context: cutting the socket is what ends them.
 			stop = context.AfterFunc(ctx, s.abort)
 			return s, nil

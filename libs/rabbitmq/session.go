@@ -37,6 +37,8 @@ type Session struct {
 	reason  string        // guarded by mu: the alarm of the broker
 	blocked chan struct{} // guarded by mu: closed while the broker is blocked, else open
 
+	consumers atomic.Uint64 // how many have had an inbox
+
 	forsaken atomic.Int32 // channels that wait for the broker to close them
 
 	work sync.WaitGroup // goroutines that wait for an answer of the broker; none is added once over is set

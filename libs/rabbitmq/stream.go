@@ -1,7 +1,7 @@
 package rabbitmq
 
 import (
-	"bufio"
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -18,9 +18,6 @@ const (
 	// streamStall is how long the socket may take no byte at all before the connection is given up. A dead peer is found
 	// earlier, by its missing heartbeats; this is for one that sends and no longer reads.
 	streamStall = 30 * time.Second
-	// streamRead is how much is read from the socket at a time. amqp091-go reads 4 KB at a time, a system call for every
-	// three messages of a kilobyte.
-	streamRead = 64 << 10
 	// streamLinger is how long a closed stream may still write what was handed over before, as a rule connection.close-ok.
 	streamLinger = time.Second
 )
@@ -30,8 +27,9 @@ const (
 // the network inside them, one stalled socket would hang all of these without regard to any context. Whoever produces
 // much asks [stream.ready] first.
 type stream struct {
-	net.Conn
-	reader *bufio.Reader // owned by the library's goroutine that reads
+	net.Conn          // the socket, or TLS on it
+	socket   net.Conn // is what ends everything at once: TLS says goodbye first, and may wait for that
+	reader   *reader
 
 	mu      sync.Mutex
 	pending []byte        // guarded by mu: handed over, not yet taken by the writer
@@ -43,8 +41,13 @@ type stream struct {
 	done chan struct{} // closed when the writer has ended
 }
 
-func newStream(conn net.Conn) *stream {
-	s := &stream{Conn: conn, reader: bufio.NewReaderSize(conn, streamRead), wake: make(chan struct{}, 1), done: make(chan struct{})}
+// newStream returns the stream on socket, inside of TLS unless secured is nil.
+func newStream(socket net.Conn, secured *tls.Config) *stream {
+	conn := socket
+	if secured != nil {
+		conn = tls.Client(socket, secured) // whose handshake comes with the first byte
+	}
+	s := &stream{Conn: conn, socket: socket, reader: newReader(conn), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.write()
 	return s
 }
@@ -185,5 +188,5 @@ func (s *stream) fail(err error) {
 	}
 	s.mu.Unlock()
 	// The socket is done with; what its closing says changes nothing.
-	_ = s.Conn.Close()
+	_ = s.socket.Close()
 }

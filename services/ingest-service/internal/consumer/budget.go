@@ -3,7 +3,7 @@ package consumer
 import "sync"
 
 // Budget limits the memory that unacknowledged deliveries take in this process. The broker limits them by number alone
-// (RabbitMQ ignores a prefetch in bytes), and the library buffers them unseen; so a consumer with a backlog claims
+// (RabbitMQ ignores a prefetch in bytes), and they wait for the consumer unseen; so a consumer with a backlog claims
 // what its prefetch may hold at the size of its messages, and lowers its prefetch when the claims exceed the budget.
 type Budget struct {
 	limit int64

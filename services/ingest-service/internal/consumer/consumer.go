@@ -173,7 +173,7 @@ func (c *Consumer) start(ctx context.Context, queue string) (*rabbitmq.Consumpti
 	if err != nil {
 		return nil, err
 	}
-	consumption, err := session.Consume(ctx, queue, "ingest-"+c.tenant.String(), c.prefetch)
+	consumption, err := session.ConsumeBatches(ctx, queue, "ingest-"+c.tenant.String(), c.prefetch)
 	c.doubtful = errors.Is(err, rabbitmq.ErrUnanswered)
 	return consumption, err
 }

@@ -35,11 +35,12 @@ var (
 type intake struct {
 	*Consumer
 	consumption *rabbitmq.Consumption
-	// delivery is where loop receives. It is not a variable there, since a delivery has hundreds of bytes and every idle
-	// tenant would have a stack for it.
-	delivery amqp.Delivery
-	gather   gatherer
-	tracker  batch.Tracker
+	// arrived is what was taken from the consumption, of which the first used are in a batch already.
+	arrived []amqp.Delivery
+	used    int
+
+	gather  gatherer
+	tracker batch.Tracker
 
 	busy    int
 	results chan result // unbuffered: run takes every result before it returns
@@ -119,21 +120,17 @@ func (in *intake) run(ctx context.Context) error {
 }
 
 func (in *intake) loop(ctx, work, patience context.Context, began time.Time) error {
-	var open bool
 	for {
 		// A nil channel is never ready: with a full batch and no writer free, the intake stands still.
-		deliveries := in.consumption.Deliveries
-		if in.gather.full() {
-			deliveries = nil
+		ready := in.consumption.Ready()
+		if in.used < len(in.arrived) {
+			ready = nil
 		}
 		select {
-		case in.delivery, open = <-deliveries:
-			if !open {
-				return errIntakeClosed
-			}
-			if err := in.take(); err != nil {
-				return err
-			}
+		case <-ready:
+			in.arrived, in.used = in.consumption.Take(in.arrived[:0]), 0
+		case <-in.consumption.Deliveries: // only ever closed
+			return errIntakeClosed
 		case r := <-in.results:
 			if err := in.settle(r); err != nil {
 				return err
@@ -153,44 +150,52 @@ func (in *intake) loop(ctx, work, patience context.Context, began time.Time) err
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		in.dispatch(work, patience)
+		if err := in.advance(work, patience); err != nil {
+			return err
+		}
 		in.arm(began)
 	}
 }
 
-// take adds the delivery and all that can be had without waiting: one select for each would cost more than the rest.
-func (in *intake) take() error {
-	var open bool
-	in.add()
-	for !in.gather.full() {
-		select {
-		case in.delivery, open = <-in.consumption.Deliveries:
-			if !open {
-				return errIntakeClosed
-			}
-			in.add()
-			continue
-		default:
+// advance makes batches of what has arrived, and hands them over, until there is nothing more or no writer is free.
+func (in *intake) advance(work, patience context.Context) error {
+	for {
+		if err := in.take(); err != nil {
+			return err
 		}
+		in.dispatch(work, patience)
+		if in.used == len(in.arrived) || in.gather.full() {
+			return nil
+		}
+	}
+}
+
+// take adds what has arrived to the batch, until it is full.
+func (in *intake) take() error {
+	before := in.used
+	for in.used < len(in.arrived) && !in.gather.full() {
+		delivery := &in.arrived[in.used]
+		in.used++
+		in.pace.took()
+		if delivery.MessageId == "" {
+			in.state.WithoutID.Add(1)
+		}
+		in.gather.add(delivery, time.Now)
+		*delivery = amqp.Delivery{} // it would keep its body
+	}
+	if in.used == before {
 		return nil
 	}
-	if !in.withinBudget() {
+	in.state.Unacked.Add(int64(in.used - before))
+	if in.gather.full() && !in.withinBudget() {
 		return errOverBudget
 	}
 	return nil
 }
 
-func (in *intake) add() {
-	in.pace.took()
-	in.state.Unacked.Add(1)
-	if in.delivery.MessageId == "" {
-		in.state.WithoutID.Add(1)
-	}
-	in.gather.add(&in.delivery, time.Now)
-	in.delivery = amqp.Delivery{} // it would keep its body
+func (in *intake) idle() bool {
+	return in.busy == 0 && in.gather.current == nil && in.used == len(in.arrived)
 }
-
-func (in *intake) idle() bool { return in.busy == 0 && in.gather.current == nil }
 
 // dispatch hands the batch to a writer, unless it pays to wait for more.
 func (in *intake) dispatch(work, patience context.Context) {
@@ -256,7 +261,12 @@ func (in *intake) probe(ctx context.Context) {
 func (in *intake) settle(r result) error {
 	in.busy--
 	in.state.Busy.Store(int64(in.busy))
-	in.gather.giveBack(r.batch, in.idle())
+	idle := in.idle()
+	in.gather.giveBack(r.batch, idle)
+	if idle { // a tenant at rest keeps no memory
+		in.arrived, in.used = nil, 0
+		in.consumption.Trim()
+	}
 	if r.err != nil {
 		return r.err
 	}
@@ -270,7 +280,7 @@ func (in *intake) settle(r result) error {
 			return errIntakeClosed // the channel is gone
 		}
 	}
-	if in.idle() && in.claimed {
+	if idle && in.claimed {
 		in.budget.release(in.Consumer)
 		in.claimed = false
 	}

@@ -1,0 +1,386 @@
+package rabbitmq
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// readFirst and readMost are how much is read from the socket at a time, at first and once that was not enough. amqp091-go
+	// reads 4 KB at a time, a system call for every three messages of a kilobyte.
+	readFirst, readMost = 32 << 10, 256 << 10
+	// bodyAhead is how much memory a message gets before its bytes have come, at the most: a size is easily said.
+	bodyAhead = 1 << 20
+	// feedEvery is how often the library gets to see something while there are only deliveries: without it the library takes a
+	// broker for dead after three heartbeats, of a second at the least.
+	feedEvery = 500 * time.Millisecond
+	// readPause is how long the socket is left alone between two reads while deliveries come at more than highRate a second. The
+	// broker sends a message or two at a time, and to be woken for each costs more than all that is done with them.
+	readPause = 2 * time.Millisecond
+	highRate  = 2000
+	// rateWindow is how long deliveries are counted for that.
+	rateWindow = 10 * time.Millisecond
+	// maxPayload is far above any frame that is agreed upon (128 KB is the default of both sides).
+	maxPayload = 1 << 30
+	// maxWhole is the largest frame of a method or a header that is read in one piece.
+	maxWhole = 1 << 20
+)
+
+// reader is what amqp091-go reads a connection from. It takes out the deliveries of those consumers that have an inbox, and
+// leaves everything else to the library.
+//
+// The library makes 36 allocations and wakes three goroutines for each delivery: one for the deadline of each of its frames, one
+// that passes it on, and the consumer. Here it is read where it lies, its body copied once, and the consumer woken when
+// nothing more is there to be read.
+type reader struct {
+	socket *patientSocket
+
+	// All of these are owned by the goroutine that reads.
+	buffer   []byte
+	from, to int // what of buffer has been read and not yet been used
+	// through is what the library gets next: a part of buffer before from, or a frame of ours.
+	through []byte
+	// passing is how many bytes of the current frame, behind those of through, are for the library, too.
+	passing  int
+	contents map[uint16]*content // by channel: deliveries of which a part has come
+	spare    *content            // emptied, for the next one
+	current  *content            // the one of which a part of the body begins at from
+	missing  int                 // how much of that part, and the end of its frame, has not come
+	touched  []*inbox
+	rate     rate
+	passed   time.Time // when the library got something the last time
+	hidden   bool      // something has been kept from it since
+
+	mu      sync.Mutex
+	inboxes map[string]*inbox // guarded by mu: by consumer tag
+}
+
+// content is a delivery of which a part has come.
+type content struct {
+	channel  uint16
+	inbox    *inbox
+	delivery amqp.Delivery
+	headed   bool   // its header has come
+	left     uint64 // bytes of its body that have not
+}
+
+func newReader(socket net.Conn) *reader {
+	return &reader{socket: newPatientSocket(socket), buffer: make([]byte, readFirst), contents: map[uint16]*content{}, inboxes: map[string]*inbox{}}
+}
+
+// open makes an inbox for the consumer with this tag. It has to be there before the consumer is.
+func (r *reader) open(tag string) *inbox {
+	b := &inbox{ready: make(chan struct{}, 1)}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inboxes[tag] = b
+	return b
+}
+
+// close removes it. What still comes is the library's, which knows of no consumer and drops it.
+func (r *reader) close(tag string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.inboxes, tag)
+}
+
+func (r *reader) inboxOf(tag []byte) *inbox {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.inboxes[string(tag)]
+}
+
+// Read gives the library what is its. It is for one goroutine at a time.
+func (r *reader) Read(p []byte) (int, error) {
+	for {
+		if len(r.through) > 0 {
+			n := copy(p, r.through)
+			r.through = r.through[n:]
+			return n, nil
+		}
+		if err := r.next(); err != nil {
+			r.wake() // what has come whole is good
+			return 0, err
+		}
+	}
+}
+
+// next deals with what lies at from: a frame, or more of the one that was begun.
+func (r *reader) next() error {
+	switch {
+	case r.passing > 0:
+		return r.pass()
+	case r.missing > 0:
+		return r.goOn()
+	}
+	start, err := r.need(frameStart)
+	if err != nil || start == nil {
+		return err
+	}
+	channel, size := binary.BigEndian.Uint16(start[1:]), binary.BigEndian.Uint32(start[3:])
+	payload := int(size)
+	switch {
+	case size > maxPayload:
+		// No broker sends that. From here on the library says what it makes of it.
+		r.passing = math.MaxInt
+	case start[0] == frameMethod:
+		return r.method(channel, payload)
+	case start[0] == frameHeader:
+		return r.header(channel, payload)
+	case start[0] == frameBody:
+		return r.body(channel, payload)
+	case start[0] == frameHeartbeat:
+		r.passing = payload + frameSides
+	default: // not even AMQP
+		r.passing = math.MaxInt
+	}
+	return nil
+}
+
+// pass hands the library what is there of the current frame.
+func (r *reader) pass() error {
+	if r.from == r.to {
+		return r.fill()
+	}
+	n := min(r.passing, r.to-r.from)
+	r.through = r.buffer[r.from : r.from+n]
+	r.from, r.passing = r.from+n, r.passing-n
+	r.hidden = false
+	return nil
+}
+
+// whole is a frame with all that surrounds it, once it is there; nil before.
+func (r *reader) whole(payload int) ([]byte, error) {
+	frame, err := r.need(payload + frameSides)
+	if frame != nil && frame[len(frame)-1] != frameEnd {
+		return nil, errMalformed
+	}
+	return frame, err
+}
+
+// method looks for deliveries.
+func (r *reader) method(channel uint16, payload int) error {
+	const ids = 4
+	delete(r.contents, channel) // any other method ends a content that is not complete
+	start, err := r.need(frameStart + ids)
+	if err != nil || start == nil {
+		return err
+	}
+	if payload < ids || binary.BigEndian.Uint32(start[frameStart:]) != basicDeliver {
+		r.passing = payload + frameSides
+		return nil
+	}
+	frame, err := r.whole(payload)
+	if err != nil || frame == nil {
+		return err
+	}
+	c := cursor{left: frame[frameStart+ids : len(frame)-1]}
+	inbox := r.inboxOf(c.short())
+	if inbox == nil {
+		r.passing = len(frame)
+		return nil
+	}
+	delivery := inbox.last
+	delivery.DeliveryTag = c.uint64()
+	delivery.Redelivered = c.uint8()&1 != 0
+	delivery.Exchange = same(delivery.Exchange, c.short())
+	delivery.RoutingKey = same(delivery.RoutingKey, c.short())
+	if c.failed || len(c.left) > 0 {
+		return errMalformed
+	}
+	begun := r.spare
+	if begun == nil {
+		begun = &content{}
+	}
+	r.spare = nil
+	*begun = content{channel: channel, inbox: inbox, delivery: delivery}
+	r.contents[channel] = begun
+	r.skip(len(frame))
+	return nil
+}
+
+// header takes the properties of a delivery.
+func (r *reader) header(channel uint16, payload int) error {
+	content := r.contents[channel]
+	if content == nil {
+		r.passing = payload + frameSides
+		return nil
+	}
+	frame, err := r.whole(payload)
+	if err != nil || frame == nil {
+		return err
+	}
+	c := cursor{left: frame[frameStart : len(frame)-1]}
+	class, _ := c.uint16(), c.uint16() // the second one is the weight, which is not used
+	content.left = c.uint64()
+	c.properties(&content.delivery)
+	if c.failed || len(c.left) > 0 || class != classBasic || content.headed {
+		return errMalformed
+	}
+	content.headed = true
+	content.inbox.last = amqp.Delivery{
+		Exchange: content.delivery.Exchange, RoutingKey: content.delivery.RoutingKey, UserId: content.delivery.UserId,
+		ContentType: content.delivery.ContentType, ContentEncoding: content.delivery.ContentEncoding,
+		Type: content.delivery.Type, AppId: content.delivery.AppId,
+	}
+	content.delivery.Body = make([]byte, 0, min(content.left, bodyAhead))
+	r.skip(len(frame))
+	if content.left == 0 {
+		r.complete(content)
+	}
+	return nil
+}
+
+// body begins a part of the body of a delivery.
+func (r *reader) body(channel uint16, payload int) error {
+	content := r.contents[channel]
+	if content == nil {
+		r.passing = payload + frameSides
+		return nil
+	}
+	if !content.headed || uint64(payload) > content.left {
+		return errMalformed
+	}
+	r.current, r.missing = content, payload+1 // and the end of the frame
+	r.skip(frameStart)
+	return nil
+}
+
+// goOn takes what is there of a part of a body.
+func (r *reader) goOn() error {
+	if r.from == r.to {
+		return r.fill()
+	}
+	content := r.current
+	n := min(r.missing-1, r.to-r.from)
+	content.delivery.Body = append(content.delivery.Body, r.buffer[r.from:r.from+n]...)
+	content.left -= uint64(n)
+	r.skip(n)
+	if r.missing -= n; r.missing > 1 || r.from == r.to {
+		return nil
+	}
+	if r.buffer[r.from] != frameEnd {
+		return errMalformed
+	}
+	r.skip(1)
+	r.current, r.missing = nil, 0
+	if content.left == 0 {
+		r.complete(content)
+	}
+	return nil
+}
+
+func (r *reader) complete(c *content) {
+	delete(r.contents, c.channel)
+	c.inbox.put(c.delivery)
+	r.rate.count++
+	if !c.inbox.touched {
+		c.inbox.touched = true
+		r.touched = append(r.touched, c.inbox)
+	}
+	*c = content{} // it would keep the body
+	r.spare = c
+}
+
+// skip uses n bytes that are there, which the library does not get to see.
+func (r *reader) skip(n int) {
+	r.from += n
+	r.hidden = true
+}
+
+// need is the next n bytes, or nil when there is something to be done before.
+func (r *reader) need(n int) ([]byte, error) {
+	if r.to-r.from >= n {
+		return r.buffer[r.from : r.from+n], nil
+	}
+	if n > len(r.buffer) {
+		if n > maxWhole {
+			return nil, fmt.Errorf("%w: a method or header of %d bytes", errMalformed, n)
+		}
+		grown := make([]byte, n)
+		r.from, r.to, r.buffer = 0, copy(grown, r.buffer[r.from:r.to]), grown
+	}
+	return nil, r.fill()
+}
+
+// fill reads what there is, but first tells everybody what has come.
+func (r *reader) fill() error {
+	r.wake()
+	now := time.Now()
+	if r.feed(now) {
+		return nil
+	}
+	r.makeRoom()
+	n := 0
+	if r.rate.high(now) {
+		n = r.socket.readLater(r.buffer[r.to:])
+	}
+	var err error
+	if n == 0 {
+		n, err = r.socket.readNow(r.buffer[r.to:])
+	}
+	r.to += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// makeRoom moves what has not been used to the front of buffer, which grows when it was full.
+func (r *reader) makeRoom() {
+	rest := r.buffer[r.from:r.to]
+	if r.to == len(r.buffer) && len(r.buffer) < readMost {
+		r.buffer = make([]byte, 2*len(r.buffer))
+	}
+	r.from, r.to = 0, copy(r.buffer, rest)
+}
+
+// wake tells the consumers that something has come.
+func (r *reader) wake() {
+	for _, b := range r.touched {
+		b.touched = false
+		select {
+		case b.ready <- struct{}{}:
+		default:
+		}
+	}
+	clear(r.touched)
+	r.touched = r.touched[:0]
+}
+
+// heartbeat is a whole frame: on channel 0, without a payload.
+var heartbeat = []byte{frameHeartbeat, 0, 0, 0, 0, 0, 0, frameEnd} //nolint:gochecknoglobals // a constant, if Go had such
+
+// feed lets the library know, every now and then, that the broker is alive, when all that it sends are deliveries.
+func (r *reader) feed(now time.Time) bool {
+	if !r.hidden || r.passing > 0 {
+		r.passed = now
+		return false
+	}
+	if now.Sub(r.passed) < feedEvery {
+		return false
+	}
+	r.through, r.passed, r.hidden = heartbeat, now, false
+	return true
+}
+
+// rate tells whether deliveries come at a high rate.
+type rate struct {
+	count int // since began
+	began time.Time
+	was   bool // in the window before
+}
+
+func (r *rate) high(now time.Time) bool {
+	if lasted := now.Sub(r.began); lasted >= rateWindow {
+		r.was = float64(r.count) >= highRate*lasted.Seconds()
+		r.count, r.began = 0, now
+	}
+	return r.was
+}
