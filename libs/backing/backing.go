@@ -79,9 +79,8 @@ type Options struct {
 	Persistent bool
 	// Durable makes PostgreSQL wait for the disk. Without it a power failure, but no crash of a process, may lose data.
 	Durable bool
-	// Direct asks for the addresses of containers themselves, where this machine can reach them, instead of ports that the
-	// engine forwards: with each message through a forwarded port one more process reads and writes it. They hold until the
-	// container is restarted.
+	// Direct gives containers the network of this machine, where the engine is on it: through a network of their own, with its
+	// bridges, filters and forwarded ports, every message costs more.
 	Direct bool
 	// Log hears of the progress, one line at a time. May be nil; may be called from several goroutines.
 	Log func(line string)

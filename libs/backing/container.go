@@ -32,7 +32,7 @@ type containerSpec struct {
 	env, cmd []string
 	// files are put into the container, by their paths there.
 	files map[string]string
-	// ports maps those in the container to those on 127.0.0.1.
+	// ports maps those in the container to those on 127.0.0.1. Without any, the container has the network of this machine.
 	ports map[int]int
 	// data is the folder in the container that a volume is for.
 	data       string
@@ -101,6 +101,9 @@ func (c *containerServer) create(ctx context.Context, e *engine) error {
 		port := docker.Port(strconv.Itoa(inside) + "/tcp")
 		host.PortBindings[port] = []docker.PortBinding{{HostIP: loopback, HostPort: strconv.Itoa(outside)}}
 		exposed[port] = struct{}{}
+	}
+	if len(c.spec.ports) == 0 {
+		host.NetworkMode = "host"
 	}
 	if c.spec.bootPin {
 		host.CPUSetCPUs = "0"
@@ -206,21 +209,6 @@ func (c *containerServer) running(ctx context.Context) (running bool, err error)
 		return err
 	})
 	return running, err
-}
-
-// host is the address of the container in the network of the engine, if that is a network of this machine.
-func (c *containerServer) host(ctx context.Context) (ip string) {
-	_ = c.with(ctx, func(ctx context.Context, e *engine) error { // the forwarded ports are always there
-		container, err := e.inspect(ctx, c.rec.Container)
-		if err != nil || container == nil || container.NetworkSettings == nil {
-			return err
-		}
-		if _, local := hostPID(container); local {
-			ip = container.NetworkSettings.IPAddress
-		}
-		return nil
-	})
-	return ip
 }
 
 func (c *containerServer) kill(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,19 @@ func openEngine(ctx context.Context) (*engine, error) {
 		return nil, fmt.Errorf("no Docker engine answers: %w", err)
 	}
 	return &engine{pool: pool}, nil
+}
+
+// shares reports whether the engine gives containers the network of this machine: it is on it, not in a virtual machine and
+// not in a network name space of its own.
+func (e *engine) shares() bool {
+	info, err := e.pool.Client.Info()
+	if err != nil {
+		return false
+	}
+	name, err := os.Hostname()
+	kernel, unknown := os.ReadFile("/proc/sys/kernel/osrelease")
+	rootless := slices.ContainsFunc(info.SecurityOptions, func(option string) bool { return strings.Contains(option, "rootless") })
+	return err == nil && unknown == nil && info.Name == name && info.KernelVersion == strings.TrimSpace(string(kernel)) && !rootless
 }
 
 // engineEndpoint is empty, which makes dockertest look at DOCKER_HOST and the usual socket, unless neither is there but

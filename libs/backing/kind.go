@@ -35,6 +35,7 @@ func kinds() []kind { return []kind{postgresKind{}, rabbitKind{}, natsKind{}} }
 type settings struct {
 	durable    bool
 	persistent bool
+	direct     bool // see [Options]
 }
 
 // address is how a service is reached, with login.

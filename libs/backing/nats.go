@@ -45,7 +45,7 @@ func (natsKind) newRecord(ctx context.Context, source Source) (record, error) {
 }
 
 func (natsKind) address(rec record) address {
-	u := url.URL{Scheme: "nats", User: url.UserPassword(natsUser, rec.Password), Host: rec.hostPort(rec.Port)}
+	u := url.URL{Scheme: "nats", User: url.UserPassword(natsUser, rec.Password), Host: hostPort(rec.Port)}
 	return address{URL: u.String()}
 }
 
@@ -70,14 +70,18 @@ func (natsKind) probe(ctx context.Context, addr address) error {
 
 func (natsKind) repair(_ context.Context, _ address, probed error) error { return probed }
 
-func (k natsKind) container(rec record, _ settings) containerSpec {
+func (k natsKind) container(rec record, set settings) containerSpec {
+	listen, ports := "", map[int]int{4222: rec.Port}
+	if set.direct {
+		listen, ports = fmt.Sprintf("listen: %q\n", hostPort(rec.Port)), nil
+	}
 	return containerSpec{
 		image: k.image(),
 		// Not as arguments, which everybody on the machine can read.
 		cmd: []string{"-c", natsConfFile},
 		files: map[string]string{natsConfFile: fmt.Sprintf(
-			"jetstream { store_dir: \"/data\" }\nauthorization { user: %q, password: %q }\n", natsUser, rec.Password)},
-		ports: map[int]int{4222: rec.Port},
+			listen+"jetstream { store_dir: \"/data\" }\nauthorization { user: %q, password: %q }\n", natsUser, rec.Password)},
+		ports: ports,
 		data:  "/data",
 	}
 }

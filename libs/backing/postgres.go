@@ -56,7 +56,7 @@ func (postgresKind) newRecord(ctx context.Context, source Source) (record, error
 
 func (postgresKind) address(rec record) address {
 	u := url.URL{
-		Scheme: "postgres", User: url.UserPassword(postgresUser, rec.Password), Host: rec.hostPort(rec.Port),
+		Scheme: "postgres", User: url.UserPassword(postgresUser, rec.Password), Host: hostPort(rec.Port),
 		Path: "/" + postgresDatabase, RawQuery: "sslmode=disable",
 	}
 	return address{URL: u.String()}
@@ -126,14 +126,18 @@ func (k postgresKind) container(rec record, set settings) containerSpec {
 	if !set.durable {
 		initdb += " --no-sync"
 	}
+	cmd, ports := append([]string{"postgres"}, k.flags(set)...), map[int]int{5432: rec.Port}
+	if set.direct {
+		cmd, ports = append(cmd, "-c", "listen_addresses="+loopback, "-c", "port="+strconv.Itoa(rec.Port)), nil
+	}
 	return containerSpec{
 		image: k.image(),
 		env: []string{
 			"POSTGRES_USER=" + postgresUser, "POSTGRES_PASSWORD=" + rec.Password, "POSTGRES_DB=postgres",
 			"POSTGRES_INITDB_ARGS=" + initdb,
 		},
-		cmd:        append([]string{"postgres"}, k.flags(set)...),
-		ports:      map[int]int{5432: rec.Port},
+		cmd:        cmd,
+		ports:      ports,
 		data:       "/var/lib/postgresql/data",
 		stopSignal: syscall.SIGINT, // "fast"; SIGTERM waits until every client has left by itself
 		shm:        256 << 20,      // parallel queries; the default of 64 MiB is soon used up

@@ -62,17 +62,16 @@ func (rabbitKind) newRecord(ctx context.Context, source Source) (record, error) 
 	if err != nil {
 		return record{}, err
 	}
-	rec := record{Source: source, Password: newPassword(), Port: ports[0], ManagementPort: ports[1]}
-	if source == SourceNative {
-		rec.DistributionPort, rec.EPMDPort = ports[2], ports[3]
-	}
-	return rec, nil
+	return record{
+		Source: source, Password: newPassword(),
+		Port: ports[0], ManagementPort: ports[1], DistributionPort: ports[2], EPMDPort: ports[3],
+	}, nil
 }
 
 func (rabbitKind) address(rec record) address {
 	login := url.UserPassword(rabbitUser, rec.Password)
-	broker := url.URL{Scheme: "amqp", User: login, Host: rec.hostPort(rec.Port), Path: "/"}
-	management := url.URL{Scheme: "http", User: login, Host: rec.hostPort(rec.ManagementPort)}
+	broker := url.URL{Scheme: "amqp", User: login, Host: hostPort(rec.Port), Path: "/"}
+	management := url.URL{Scheme: "http", User: login, Host: hostPort(rec.ManagementPort)}
 	return address{URL: broker.String(), ManagementURL: management.String()}
 }
 
@@ -105,17 +104,48 @@ func (rabbitKind) probe(ctx context.Context, addr address) error {
 
 func (rabbitKind) repair(_ context.Context, _ address, probed error) error { return probed }
 
-func (k rabbitKind) container(rec record, _ settings) containerSpec {
-	return containerSpec{
-		image: k.image(),
-		env: []string{
-			"RABBITMQ_DEFAULT_USER=" + rabbitUser, "RABBITMQ_DEFAULT_PASS=" + rec.Password,
-			"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=" + schedulers(),
-		},
-		ports:    map[int]int{5672: rec.Port, 15672: rec.ManagementPort},
-		data:     "/var/lib/rabbitmq",
-		hostname: "mtm", // part of the node's name, and that of the folder with its data
-		bootPin:  true,
+func (k rabbitKind) container(rec record, set settings) containerSpec {
+	spec := containerSpec{
+		image:   k.image(),
+		env:     []string{"RABBITMQ_DEFAULT_USER=" + rabbitUser, "RABBITMQ_DEFAULT_PASS=" + rec.Password},
+		data:    "/var/lib/rabbitmq",
+		bootPin: true,
+	}
+	if !set.direct {
+		spec.env = append(spec.env, "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+schedulers())
+		spec.ports = map[int]int{5672: rec.Port, 15672: rec.ManagementPort}
+		spec.hostname = "mtm" // part of the node's name, and that of the folder with its data
+		return spec
+	}
+	spec.env = append(spec.env, "RABBITMQ_NODENAME="+rabbitNode)
+	spec.env = append(spec.env, erlangEnv(rec)...)
+	spec.files = map[string]string{
+		"/etc/rabbitmq/conf.d/20-mtm.conf": strings.Join(listeners(rec), "\n") + "\n",
+		"/etc/rabbitmq/enabled_plugins":    rabbitPlugins,
+	}
+	return spec
+}
+
+// rabbitPlugins leaves out the exporter for Prometheus, which has a port of its own.
+const rabbitPlugins = "[rabbitmq_management].\n"
+
+// erlangEnv keeps a node that shares the network of this machine to its own ports on 127.0.0.1.
+func erlangEnv(rec record) []string {
+	return []string{
+		"ERL_EPMD_ADDRESS=" + loopback,
+		"ERL_EPMD_PORT=" + strconv.Itoa(rec.EPMDPort),
+		"RABBITMQ_DIST_PORT=" + strconv.Itoa(rec.DistributionPort),
+		// The distribution listens on all interfaces otherwise.
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} " + schedulers(),
+	}
+}
+
+// listeners are the lines of rabbitmq.conf that do the same.
+func listeners(rec record) []string {
+	return []string{
+		"listeners.tcp.1 = " + hostPort(rec.Port),
+		"management.tcp.ip = " + loopback,
+		"management.tcp.port = " + strconv.Itoa(rec.ManagementPort),
 	}
 }
 
@@ -191,32 +221,26 @@ func (f rabbitFiles) write() error {
 			return err
 		}
 	}
-	conf := strings.Join([]string{
-		"listeners.tcp.1 = " + net.JoinHostPort(loopback, strconv.Itoa(f.rec.Port)),
-		"management.tcp.ip = " + loopback,
-		"management.tcp.port = " + strconv.Itoa(f.rec.ManagementPort),
-		"default_user = " + rabbitUser,
-		"default_pass = " + f.rec.Password,
+	conf := strings.Join(append(listeners(f.rec),
+		"default_user = "+rabbitUser,
+		"default_pass = "+f.rec.Password,
 		// The default counts free memory of a machine that is shared with everything else here.
 		"disk_free_limit.absolute = 64MB",
 		"log.console.level = info",
-	}, "\n") + "\n"
+	), "\n") + "\n"
 	if err := ownedFile(f.path("conf", "rabbitmq.conf"), conf, f.account); err != nil {
 		return err
 	}
-	return ownedFile(f.path("conf", "enabled_plugins"), "[rabbitmq_management].\n", f.account)
+	return ownedFile(f.path("conf", "enabled_plugins"), rabbitPlugins, f.account)
 }
 
 // env keeps the node away from everything that the machine configures for its own one.
 func (f rabbitFiles) env() []string {
-	return []string{
+	return append([]string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/bin",
 		"LANG=C.UTF-8",
 		"HOME=" + f.path("home"),
-		"ERL_EPMD_ADDRESS=" + loopback,
-		"ERL_EPMD_PORT=" + strconv.Itoa(f.rec.EPMDPort),
 		"RABBITMQ_NODENAME=" + rabbitNode,
-		"RABBITMQ_DIST_PORT=" + strconv.Itoa(f.rec.DistributionPort),
 		"RABBITMQ_MNESIA_BASE=" + f.path("mnesia"),
 		"RABBITMQ_LOG_BASE=" + f.path("log"),
 		"RABBITMQ_LOGS=-",
@@ -225,11 +249,9 @@ func (f rabbitFiles) env() []string {
 		"RABBITMQ_CONF_ENV_FILE=" + f.path("conf", "no-such-file"),
 		"RABBITMQ_PLUGINS_EXPAND_DIR=" + f.path("plugins"),
 		"RABBITMQ_GENERATED_CONFIG_DIR=" + f.path("conf"),
-		// The distribution listens on all interfaces otherwise.
-		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} " + schedulers(),
 		// Makes the script become the node instead of waiting for it, so that the pid is that of the node.
 		"NOTIFY_SOCKET=" + f.path("no-such-socket"),
-	}
+	}, erlangEnv(f.rec)...)
 }
 
 // schedulers says how many threads run the node, which would follow the CPUs of its boot: that is one, but only while it boots.

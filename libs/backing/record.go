@@ -1,7 +1,6 @@
 package backing
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -25,8 +24,6 @@ import (
 type record struct {
 	Source   Source `json:"source"`
 	Password string `json:"password"`
-	// host is where the ports are, 127.0.0.1 if empty.
-	host string
 	// The ports.
 	Port           int `json:"port"`
 	ManagementPort int `json:"management_port,omitempty"`
@@ -50,23 +47,7 @@ func (r record) taken(ctx context.Context) int {
 	return 0
 }
 
-func (r record) hostPort(port int) string {
-	return net.JoinHostPort(cmp.Or(r.host, loopback), strconv.Itoa(port))
-}
-
-// inContainer is r as it looks without the engine's forwarding: the container itself, at host, and the ports in it.
-func (r record) inContainer(host string, ports map[int]int) record {
-	r.host = host
-	for inside, outside := range ports {
-		switch outside {
-		case r.Port:
-			r.Port = inside
-		case r.ManagementPort:
-			r.ManagementPort = inside
-		}
-	}
-	return r
-}
+func hostPort(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
 
 func dataDir(dir string) string { return filepath.Join(dir, "data") }
 

@@ -22,6 +22,8 @@ type starter struct {
 	dir   string
 	mode  Mode
 	kinds []kind
+	// direct: the caller wants it, and the engine is on this machine; known once the sources are.
+	direct bool
 
 	// sayMu keeps the lines of services that start at the same time apart.
 	sayMu sync.Mutex
@@ -64,7 +66,7 @@ func (s *starter) say(format string, values ...any) {
 }
 
 func (s *starter) settings() settings {
-	return settings{durable: s.opts.Durable, persistent: s.opts.Persistent}
+	return settings{durable: s.opts.Durable, persistent: s.opts.Persistent, direct: s.direct}
 }
 
 // choice is where one service will be taken from.
@@ -83,6 +85,10 @@ func (c choice) ours() bool { return c.source != SourceEnv }
 
 // choose decides for each service where it is taken from, and installs what is missing for that.
 func (s *starter) choose(ctx context.Context) ([]choice, error) {
+	if s.opts.Direct {
+		e, err := openEngine(ctx)
+		s.direct = err == nil && e.shares()
+	}
 	choices := make([]choice, len(s.kinds))
 	failures := make([]error, len(s.kinds)) // all of them are worth telling
 	var group sync.WaitGroup
@@ -269,11 +275,6 @@ func (s *starter) launch(ctx context.Context, c choice) (*Process, error) {
 	}
 	if err != nil {
 		return p, err
-	}
-	if container, ok := p.server.(*containerServer); ok && s.opts.Direct {
-		if host := container.host(ctx); host != "" {
-			p.address = c.kind.address(container.rec.inContainer(host, container.spec.ports))
-		}
 	}
 	if ran {
 		s.say("%s: running already (%s)", p.name, p.source)

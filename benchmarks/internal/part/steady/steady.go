@@ -2,10 +2,9 @@
 // 50 tenants: what a user waits for on an installation that is neither idle nor behind.
 //
 // A publisher starts a message every millisecond, whatever became of those before. The time runs from the broker's confirm
-// to the moment at which a reader sees the row. Looking for every message would be a second load, so it is done for 20 a
-// second: a connection with the role of query-service, bound by row-level security, asks for the row every half a
-// millisecond until it is there, as GET /messages/{id} does, and further until it is below the horizon of the reading
-// order, as a page demands. The time of the answer that has it counts.
+// to the moment at which the row can be seen. Looking for every message would be a second load, so it is done for 20 a
+// second: a function in PostgreSQL asks the partition for the row, again and again, until it is there; and for 20 others until it
+// is below the horizon of the reading order, as a page demands. The time at which its answer has come counts.
 //
 // The ceiling is what no way around it is known for: one confirmed publish and one commit, each measured alone, one at a
 // time, on the same servers.
@@ -18,12 +17,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rival"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 )
 
 const (
@@ -31,7 +28,7 @@ const (
 	size    = 1 << 10
 	tenants = 50
 	rate    = 1000 // messages a second
-	// sampled is one message of so many: 20 a second. It shares no divisor with the number of tenants, so all of them are
+	// sampled is one message of so many: 20 a second, for each of the samples. It shares no divisor with the number of tenants, so all of them are
 	// sampled in turn.
 	sampled = 51
 )
@@ -96,11 +93,11 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.DeleteAll(ctx, suspended)) }()
-	readers, err := openReaders(ctx, r)
+	look, err := openLooker(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer readers.Close()
+	defer look.close()
 	length, steps := lengths(r.Quick)
 	var cost, insertCost report.Series
 	percentiles := []*rounds{{p: 50, goal: "<= 1.5"}, {p: 99, goal: "<= 3"}}
@@ -113,11 +110,11 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 		for i := range sums {
 			sums[i] = published[i] + committed[i]
 		}
-		platform, spent, err := platform(ctx, r, readers, running, suspended[0], length)
+		platform, spent, err := platform(ctx, r, look, running, suspended[0], length)
 		if err != nil {
 			return fmt.Errorf("platform: %w", err)
 		}
-		insert, insertSpent, err := oneInsert(ctx, r, readers, suspended, length)
+		insert, insertSpent, err := oneInsert(ctx, r, look, suspended, length)
 		if err != nil {
 			return fmt.Errorf("one INSERT a message: %w", err)
 		}
@@ -148,13 +145,6 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 	theirs.Note = "alternative; the client is the benchmark, its publishing and looking included"
 	rec.Add(theirs)
 	return nil
-}
-
-// openReaders are connections as query-service has them.
-func openReaders(ctx context.Context, r *rig.Rig) (*pgxpool.Pool, error) {
-	config := postgres.DefaultConfig()
-	config.URL = r.Backing.DatabaseURL
-	return postgres.Open(ctx, config, postgres.RoleQuery)
 }
 
 // alone measures single steps, in milliseconds: a confirmed publish into a queue that nobody consumes, and the commit of
@@ -197,14 +187,14 @@ func commit(ctx context.Context, r *rig.Rig, tenant uuid.UUID, payload []byte) (
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func platform(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
+func platform(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
 	watch, err := r.Watch(ctx, uuid.Nil)
 	if err != nil {
 		return seen, nil, err
 	}
 	spent, err = spend(ctx, r, false, length, func() error {
 		var sent int
-		if seen, sent, err = load(ctx, r, readers, to, aside, length); err != nil {
+		if seen, sent, err = load(ctx, r, look, to, aside, length); err != nil {
 			return err
 		}
 		_, err = watch.Await(ctx, sent)
@@ -215,14 +205,14 @@ func platform(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.
 
 // spend measures CPU time where that is possible.
 func spend(ctx context.Context, r *rig.Rig, ourselves bool, length time.Duration, do func() error) (rig.Usage, error) {
-	spent, err := r.Spend(ctx, ourselves, int(length.Seconds()*rate), do)
+	spent, err := r.Spend(ctx, ourselves, int((warmUp+length).Seconds()*rate), do)
 	if errors.Is(err, rig.ErrElsewhere) {
 		return nil, do()
 	}
 	return spent, err
 }
 
-func oneInsert(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
+func oneInsert(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
 	inserter, err := rival.StartOneInsert(ctx, r, rig.Workers, to...)
 	if err != nil {
 		return seen, nil, err
@@ -231,7 +221,7 @@ func oneInsert(ctx context.Context, r *rig.Rig, readers *pgxpool.Pool, to []uuid
 	inserter.Go()
 	spent, err = spend(ctx, r, true, length, func() error {
 		var sent int
-		if seen, sent, err = load(ctx, r, readers, to, to[0], length); err != nil {
+		if seen, sent, err = load(ctx, r, look, to, to[0], length); err != nil {
 			return err
 		}
 		return inserter.Await(ctx, sent)

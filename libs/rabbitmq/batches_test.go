@@ -1,0 +1,297 @@
+package rabbitmq_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+// publishings have, together, every property and every type of header that AMQP has, and bodies around the sizes of frames.
+func publishings() []amqp.Publishing {
+	const frame = 131072 - 8 // what fits into a frame of the size that both sides agree on
+	at := time.Unix(1_700_000_000, 0)
+	all := []amqp.Publishing{
+		{}, {Body: []byte("a")}, {MessageId: "an id", ContentType: "application/json", Body: []byte(`{"a":1}`)},
+		{
+			ContentType: "text/plain", ContentEncoding: "gzip", DeliveryMode: amqp.Persistent, Priority: 3, CorrelationId: "c",
+			ReplyTo: "r", Expiration: "60000", MessageId: "m", Timestamp: at, Type: "t", AppId: "a", Body: []byte("everything"),
+		},
+		{Headers: amqp.Table{}, Body: []byte("a table with nothing in it")},
+		{Headers: amqp.Table{
+			"bool": true, "int8": int8(-8), "byte": byte(200), "int16": int16(-16), "uint16": uint16(math.MaxUint16), "int32": int32(-32),
+			"uint32": uint32(math.MaxUint32), "int64": int64(-64), "float32": float32(0.5), "float64": 0.25,
+			"decimal": amqp.Decimal{Scale: 2, Value: 314}, "string": "text", "bytes": []byte{0, 1}, "time": at, "nothing": nil,
+			"table": amqp.Table{"deeper": amqp.Table{"deepest": "x"}, "": int32(1)}, "array": []any{int32(1), "two", []any{nil, amqp.Table{"a": false}}},
+			strings.Repeat("n", 100): strings.Repeat("v", 40_000),
+		}, Body: []byte("every type")},
+	}
+	for _, size := range []int{1 << 10, frame - 1, frame, frame + 1, 2 * frame, 1 << 20} {
+		all = append(all, amqp.Publishing{MessageId: fmt.Sprint(size), Body: bytes.Repeat([]byte("x"), size)})
+	}
+	return append(all, all...)
+}
+
+// takeBatches takes n deliveries.
+func takeBatches(t *testing.T, c *rabbitmq.Consumption, n int) (all []amqp.Delivery) {
+	t.Helper()
+	for len(all) < n {
+		select {
+		case <-c.Ready():
+			all = append(all, c.Take(nil)...)
+		case <-c.Deliveries:
+			t.Fatal("the consumer has ended")
+		case <-time.After(patience):
+			t.Fatalf("%d of %d messages are delivered", len(all), n)
+		}
+	}
+	require.Len(t, all, n)
+	return all
+}
+
+// What is read here is what the library would have read: a message must not depend on which of them it was.
+func TestBatchesAreWhatTheLibraryReads(t *testing.T) {
+	t.Parallel()
+	link := startLink(t, backing.RabbitMQ(t).URL, nil)
+	queues := []string{"read-here", "read-by-the-library"}
+	ch := channel(t, link)
+	for _, queue := range queues {
+		_, err := ch.QueueDeclare(queue, true, false, false, false, amqp.Table{amqp.QueueTypeArg: rabbitmq.QueueQuorum})
+		require.NoError(t, err)
+		require.NoError(t, ch.QueueBind(queue, "key", "amq.topic", false, nil))
+	}
+	sent := publishings()
+	for _, p := range sent {
+		require.NoError(t, ch.PublishWithContext(t.Context(), "amq.topic", "key", true, false, p))
+	}
+	s := session(t, link)
+	here, err := s.ConsumeBatches(deadline(t, patience), queues[0], "here", 1000)
+	require.NoError(t, err)
+	there, err := s.Consume(deadline(t, patience), queues[1], "there", 1000)
+	require.NoError(t, err)
+	for i, got := range takeBatches(t, here, len(sent)) {
+		var want amqp.Delivery
+		select {
+		case want = <-there.Deliveries:
+		case <-time.After(patience):
+			t.Fatal("nothing is delivered")
+		}
+		want.Acknowledger, want.ConsumerTag = nil, ""
+		if len(got.Body) == 0 {
+			got.Body, want.Body = nil, nil
+		}
+		require.Equal(t, want, got, "message %d", i)
+	}
+	require.NoError(t, here.Ack(uint64(len(sent)), true))
+	for _, c := range []*rabbitmq.Consumption{here, there} {
+		require.NoError(t, c.Stop())
+		c.Release()
+	}
+	require.Eventually(t, func() bool { return len(drain(t, link, queues[1])) == len(sent) }, patience, time.Millisecond)
+	require.Empty(t, drain(t, link, queues[0]), "what was acknowledged is gone")
+}
+
+// A consumer that starts over on the same connection must not take what was sent to the one before for its own: it would
+// acknowledge other messages than those it has.
+func TestBatchesOfAConsumerBeforeAreNotThoseOfTheNext(t *testing.T) {
+	t.Parallel()
+	link := startLink(t, backing.RabbitMQ(t).URL, nil)
+	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
+	publisher := startPublisher(t, link, 1)
+	const total, step = 500, 5
+	messages := make([]rabbitmq.Message, total)
+	for i := range messages {
+		messages[i] = message(tenantA, fmt.Sprintf("%04d", i))
+	}
+	for _, err := range publisher.PublishBatch(deadline(t, patience), messages) {
+		require.NoError(t, err)
+	}
+	s := session(t, link)
+	seen := map[string]int{} // acknowledged, by id
+	for round := 0; len(seen) < total; round++ {
+		require.Less(t, round, total, "it goes on")
+		c, err := s.ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "same", 100)
+		require.NoError(t, err)
+		select {
+		case <-c.Ready():
+		case <-time.After(patience):
+			t.Fatalf("%d of %d messages are delivered", len(seen), total)
+		}
+		taken := c.Take(nil)
+		for i, d := range taken[:min(step, len(taken))] {
+			require.EqualValues(t, i+1, d.DeliveryTag, "tags begin anew")
+			seen[d.MessageId]++
+		}
+		require.NoError(t, c.Ack(uint64(min(step, len(taken))), true))
+		require.NoError(t, c.Stop())
+		c.Release() // with deliveries on their way
+	}
+	for id, n := range seen {
+		require.Equal(t, 1, n, "message %s", id)
+	}
+	require.Empty(t, drain(t, link, contract.QueueName(tenantA)))
+}
+
+// authority signs certificates of its own.
+type authority struct {
+	file string // its certificate
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	require.NoError(t, err)
+	a := &authority{file: filepath.Join(t.TempDir(), "ca.pem"), key: key}
+	a.cert, err = x509.ParseCertificate(der)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	return a
+}
+
+func (a *authority) issue(t *testing.T, name string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{name},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}, a.cert, &key.PublicKey, a.key)
+	require.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// secured is the address of a broker behind TLS.
+func secured(t *testing.T, broker string, config *tls.Config) *url.URL {
+	t.Helper()
+	target, err := url.Parse(broker)
+	require.NoError(t, err)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	require.NoError(t, err)
+	var proxies sync.WaitGroup
+	proxies.Go(func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			proxies.Go(func() {
+				far, err := (&net.Dialer{}).DialContext(context.WithoutCancel(t.Context()), "tcp", target.Host)
+				if err == nil {
+					proxies.Go(func() { _, _ = io.Copy(far, near); _ = far.Close() })
+					_, _ = io.Copy(near, far)
+				}
+				_ = near.Close()
+			})
+		}
+	})
+	t.Cleanup(func() { _ = listener.Close(); proxies.Wait() })
+	address := *target
+	address.Scheme, address.Host = "amqps", listener.Addr().String()
+	return &address
+}
+
+func TestBrokerBehindTLS(t *testing.T) {
+	t.Parallel()
+	ours, others := newAuthority(t), newAuthority(t)
+	broker := backing.RabbitMQ(t).URL
+	pool := x509.NewCertPool()
+	pool.AddCert(ours.cert)
+	address := secured(t, broker, &tls.Config{
+		Certificates: []tls.Certificate{ours.issue(t, "broker.example")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
+	})
+	own := ours.issue(t, "client.example")
+	key, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
+	require.NoError(t, err)
+	pair := filepath.Join(t.TempDir(), "client.pem")
+	require.NoError(t, os.WriteFile(pair, append(
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.Certificate[0]}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...), 0o600))
+	at := func(parameters ...string) string {
+		query := url.Values{}
+		for i := 0; i < len(parameters); i += 2 {
+			query.Set(parameters[i], parameters[i+1])
+		}
+		with := *address
+		with.RawQuery = query.Encode()
+		return with.String()
+	}
+	good := []string{"cacertfile", ours.file, "certfile", pair, "keyfile", pair, "server_name_indication", "broker.example"}
+
+	link := startLink(t, at(good...), nil)
+	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
+	publisher := startPublisher(t, link, 1)
+	big := message(tenantA, "big")
+	big.Publishing.Body = bytes.Repeat([]byte("x"), 1<<20)
+	for range 10 {
+		require.NoError(t, publisher.Publish(deadline(t, patience), big))
+	}
+	c, err := session(t, link).ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "tls", 100)
+	require.NoError(t, err)
+	for _, d := range takeBatches(t, c, 10) {
+		require.Equal(t, big.Publishing.Body, d.Body)
+	}
+	require.NoError(t, c.Ack(10, true))
+	require.NoError(t, c.Stop())
+	c.Release()
+
+	for name, test := range map[string]struct {
+		parameters []string
+		want       string
+	}{
+		"another name":          {good[:6], "127.0.0.1"},
+		"another authority":     {append([]string{"cacertfile", others.file}, good[2:]...), "unknown authority"},
+		"no authority":          {[]string{"cacertfile", filepath.Join(t.TempDir(), "none")}, "cacertfile"},
+		"not an authority":      {[]string{"cacertfile", writeFile(t, "nothing")}, "cacertfile has no certificate"},
+		"no certificate of own": {[]string{"cacertfile", ours.file, "server_name_indication", "broker.example"}, ""},
+		"no such certificate":   {[]string{"certfile", "/none", "keyfile", "/none"}, "certfile"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			failed := make(chan error, 100)
+			link := rabbitmq.NewLink(rabbitmq.Config{URL: at(test.parameters...)}, t.Name(), zaptest.NewLogger(t), func(err error) { failed <- err })
+			stop := run(t, link.Run)
+			err := <-failed
+			stop()
+			require.ErrorIs(t, err, rabbitmq.ErrUnavailable)
+			require.ErrorContains(t, err, test.want)
+			require.NotContains(t, err.Error(), address.User.String(), "the password")
+		})
+	}
+}
+
+func writeFile(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
