@@ -36,7 +36,9 @@ func publishings() []amqp.Publishing {
 	const frame = 131072 - 8 // what fits into a frame of the size that both sides agree on
 	at := time.Unix(1_700_000_000, 0)
 	all := []amqp.Publishing{
-		{}, {Body: []byte("a")}, {MessageId: "an id", ContentType: "application/json", Body: []byte(`{"a":1}`)},
+		{},
+		{Body: []byte("a")},
+		{MessageId: "an id", ContentType: "application/json", Body: []byte(`{"a":1}`)},
 		{
 			ContentType: "text/plain", ContentEncoding: "gzip", DeliveryMode: amqp.Persistent, Priority: 3, CorrelationId: "c",
 			ReplyTo: "r", Expiration: "60000", MessageId: "m", Timestamp: at, Type: "t", AppId: "a", Body: []byte("everything"),

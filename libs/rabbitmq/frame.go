@@ -93,7 +93,7 @@ func (c *cursor) long() []byte {
 }
 
 func (c *cursor) time() time.Time {
-	return time.Unix(int64(c.uint64()), 0) //nolint:gosec // seconds are sent as they are kept
+	return time.Unix(int64(c.uint64()), 0)
 }
 
 // table reads a field table; depth is how many surround it.
@@ -119,8 +119,6 @@ func (c *cursor) array(depth int) []any {
 }
 
 // field reads a value with its type, as the Go type that amqp091-go has for it.
-//
-//nolint:gosec // signed numbers are sent as they are kept
 func (c *cursor) field(depth int) any {
 	switch c.uint8() {
 	case 't':

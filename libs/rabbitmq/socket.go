@@ -34,7 +34,7 @@ func (s *patientSocket) readNow(p []byte) (int, error) {
 // sleeps alone would not spare the process from being woken.
 func (s *patientSocket) readLater(p []byte) (n int) {
 	s.setLow(readMost)
-	time.Sleep(readPause)
+	time.Sleep(readPause) //nolint:forbidigo // far shorter than a read may take, which is not cancelled either but by closing the socket
 	if s.raw == nil {
 		return 0
 	}

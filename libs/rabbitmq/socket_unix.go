@@ -6,7 +6,7 @@ import "syscall"
 
 // readSocket reads without waiting. It is negative for an error, also that of nothing being there.
 func readSocket(fd uintptr, p []byte) int {
-	n, err := syscall.Read(int(fd), p) //nolint:gosec // a file descriptor is an int
+	n, err := syscall.Read(int(fd), p)
 	if err != nil {
 		return -1
 	}
@@ -14,5 +14,5 @@ func readSocket(fd uintptr, p []byte) int {
 }
 
 func setLowWater(fd uintptr, n int) {
-	_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, n) //nolint:gosec // as above
+	_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, n)
 }
