@@ -117,11 +117,12 @@ func platform(ctx context.Context, r *rig.Rig) (spent rig.Usage, allocations flo
 }
 
 func mallocs(ctx context.Context, r *rig.Rig) (float64, error) {
-	samples, err := r.Metrics(ctx, r.Stack.Ingest)
+	const total = "go_memstats_mallocs_total"
+	samples, err := r.Metrics(ctx, r.Stack.Ingest, total, rig.StoredTotal) // the latter to cost what a look of the watch does
 	if err != nil {
 		return 0, err
 	}
-	return samples.Sum("go_memstats_mallocs_total"), nil
+	return samples.Sum(total), nil
 }
 
 func oneInsert(ctx context.Context, r *rig.Rig) (spent rig.Usage, err error) {
