@@ -69,10 +69,11 @@ type Consumer struct {
 	writer *batch.Writer
 	budget *Budget
 	state  *State
-	log    *zap.Logger
+	base   *zap.Logger
 
-	prefetch int  // of the next channel; owned by Run
-	doubtful bool // the queue did not answer the last time; owned by Run
+	prefetch int     // of the next channel; owned by Run
+	doubtful bool    // the queue did not answer the last time; owned by Run
+	pauses   *pauses // nil until one was needed; owned by Run
 
 	longestDoubt time.Duration // between two probes of a queue that does not answer
 
@@ -88,10 +89,13 @@ func New(cfg Config, tenant uuid.UUID, link *rabbitmq.Link, gate *batch.Gate, wr
 ) *Consumer {
 	return &Consumer{
 		cfg: cfg, tenant: tenant, link: link, gate: gate, writer: writer, budget: budget, state: state,
-		prefetch: cfg.Prefetch, log: log.With(zap.Stringer("tenant_id", tenant)), resized: make(chan struct{}, 1), onChange: onChange,
+		prefetch: cfg.Prefetch, base: log, resized: make(chan struct{}, 1), onChange: onChange,
 		longestDoubt: time.Minute,
 	}
 }
+
+// log is the logger of this tenant. It is made for each line: a consumer says little, and a logger takes almost a kilobyte.
+func (c *Consumer) log() *zap.Logger { return c.base.With(zap.Stringer("tenant_id", c.tenant)) }
 
 // Configure sets how many batches may be written at a time and how often a message is tried. It takes effect at once:
 // more workers start with the next batch, fewer do once the surplus ones have finished theirs.
@@ -107,58 +111,36 @@ func (c *Consumer) Configure(workers, maxAttempts int) {
 // Run consumes until ctx ends; it then finishes and acknowledges what is in flight, and gives the rest back. It
 // starts over by itself whenever the broker or the database has been away. An error is [ErrQueueMissing] or
 // [store.ErrRetired]: there is nothing to consume or nowhere to store.
+//
+// An idle tenant waits below it, in [intake.loop]. The runtime halves a stack of which less than a quarter is in use, so what
+// is on the way there is kept small: all else is in functions that have returned by then.
 func (c *Consumer) Run(ctx context.Context) error {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, 5*time.Second
-	// A probe of a queue that does not answer keeps others from theirs for 10 s, and costs their connection. When it was
-	// the whole broker that did not answer, the first probe succeeds.
-	doubts := backoff.NewExponentialBackOff()
-	doubts.InitialInterval, doubts.MaxInterval, doubts.Multiplier = time.Second, c.longestDoubt, 3
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := c.consume(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil //nolint:nilerr // the end of ctx is the way to stop a consumer
-		case errors.Is(err, ErrQueueMissing), errors.Is(err, store.ErrRetired):
+		in, err := c.begin(ctx)
+		if err == nil {
+			err = in.run()
+		}
+		if err := c.startOver(ctx, err, time.Since(began)); err != nil {
 			return err
-		case err != nil:
-			c.log.Info("consuming was interrupted", zap.Error(err))
-			c.onChange(err)
 		}
-		if time.Since(began) > pauses.MaxInterval {
-			pauses.Reset()
-		}
-		next := pauses
-		if c.doubtful {
-			next = doubts
-		} else {
-			doubts.Reset()
-		}
-		pause := time.NewTimer(next.NextBackOff())
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
-		}
-		pause.Stop()
 	}
 	return nil
 }
 
-// consume is one consumer on one channel, from its start to its end.
-func (c *Consumer) consume(ctx context.Context) error {
+// begin starts one consumer on one channel.
+func (c *Consumer) begin(ctx context.Context) (*intake, error) {
 	if err := c.gate.Wait(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	consumption, err := c.start(ctx, contract.QueueName(c.tenant.String()))
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
-		return fmt.Errorf("%w: %s", ErrQueueMissing, refused.Reason)
+	if refused, ok := errors.AsType[*amqp.Error](err); ok && refused.Code == amqp.NotFound {
+		return nil, fmt.Errorf("%w: %s", ErrQueueMissing, refused.Reason)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return newIntake(c, consumption).run(ctx)
+	return newIntake(ctx, c, consumption), nil
 }
 
 // start consumes queue. One that did not answer the last time must first answer where that costs nobody else their
@@ -176,4 +158,54 @@ func (c *Consumer) start(ctx context.Context, queue string) (*rabbitmq.Consumpti
 	consumption, err := session.ConsumeBatches(ctx, queue, "ingest-"+c.tenant.String(), c.prefetch)
 	c.doubtful = errors.Is(err, rabbitmq.ErrUnanswered)
 	return consumption, err
+}
+
+// startOver returns when it is time to start over, or ctx has ended. It returns err if that makes no sense.
+func (c *Consumer) startOver(ctx context.Context, err error, lasted time.Duration) error {
+	switch {
+	case ctx.Err() != nil:
+		return nil //nolint:nilerr // the end of ctx is the way to stop a consumer
+	case errors.Is(err, ErrQueueMissing), errors.Is(err, store.ErrRetired):
+		return err
+	case err != nil:
+		c.log().Info("consuming was interrupted", zap.Error(err))
+		c.onChange(err)
+	}
+	if c.pauses == nil {
+		c.pauses = newPauses(c.longestDoubt)
+	}
+	pause := time.NewTimer(c.pauses.next(lasted, c.doubtful))
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+	case <-pause.C:
+	}
+	return nil
+}
+
+// pauses are those before starting over.
+type pauses struct {
+	usual *backoff.ExponentialBackOff
+	// A probe of a queue that does not answer keeps others from theirs for 10 s, and costs their connection. When it was
+	// the whole broker that did not answer, the first probe succeeds.
+	doubtful *backoff.ExponentialBackOff
+}
+
+func newPauses(longestDoubt time.Duration) *pauses {
+	p := &pauses{usual: backoff.NewExponentialBackOff(), doubtful: backoff.NewExponentialBackOff()}
+	p.usual.InitialInterval, p.usual.MaxInterval = 50*time.Millisecond, 5*time.Second
+	p.doubtful.InitialInterval, p.doubtful.MaxInterval, p.doubtful.Multiplier = time.Second, longestDoubt, 3
+	return p
+}
+
+// next is the pause after a try that has lasted so long.
+func (p *pauses) next(lasted time.Duration, doubtful bool) time.Duration {
+	if lasted > p.usual.MaxInterval {
+		p.usual.Reset()
+	}
+	if doubtful {
+		return p.doubtful.NextBackOff()
+	}
+	p.doubtful.Reset()
+	return p.usual.NextBackOff()
 }

@@ -35,6 +35,13 @@ var (
 type intake struct {
 	*Consumer
 	consumption *rabbitmq.Consumption
+	began       time.Time
+
+	// Writers outlive ctx, so that what is in flight is finished; patience ends with it, so that nobody waits for a
+	// database that is away. Both end at once with the channel: what they write comes again.
+	ctx, work, patience context.Context //nolint:containedctx // the life of this value is one run
+	abandon, hurry      context.CancelFunc
+
 	// arrived is what was taken from the consumption, of which the first used are in a batch already.
 	arrived []amqp.Delivery
 	used    int
@@ -43,7 +50,7 @@ type intake struct {
 	tracker batch.Tracker
 
 	busy    int
-	results chan result // unbuffered: run takes every result before it returns
+	results chan result // unbuffered: end takes every result before it returns
 
 	slots     chan *batch.Slot // capacity 1: the one that is asked for
 	reserving bool
@@ -65,41 +72,39 @@ type result struct {
 	err      error
 }
 
-func newIntake(c *Consumer, consumption *rabbitmq.Consumption) *intake {
-	timer := time.NewTimer(0)
-	timer.Stop()
-	return &intake{
-		Consumer: c, consumption: consumption, gather: gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
-		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: timer,
+func newIntake(ctx context.Context, c *Consumer, consumption *rabbitmq.Consumption) *intake {
+	in := &intake{
+		Consumer: c, consumption: consumption, began: time.Now(), ctx: ctx,
+		gather:  gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
+		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: time.NewTimer(0),
 	}
-}
-
-// run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on.
-func (in *intake) run(ctx context.Context) error {
-	// Writers outlive ctx, so that what is in flight is finished; patience ends with it, so that nobody waits for a
-	// database that is away. Both end at once with the channel: what they write comes again.
-	work, abandon := context.WithCancel(context.WithoutCancel(ctx))
-	defer abandon()
-	patience, hurry := context.WithCancel(work)
-	defer hurry()
-
-	in.state.Consuming.Store(true)
-	in.onChange(nil)
+	in.timer.Stop()
+	in.work, in.abandon = context.WithCancel(context.WithoutCancel(ctx))
+	in.patience, in.hurry = context.WithCancel(in.work)
 	if in.prefetch < in.cfg.Prefetch {
 		in.timer.Reset(prefetchCooldown)
 	}
-	began := time.Now()
-	err := in.loop(ctx, work, patience, began)
+	return in
+}
 
-	hurry()
+// run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on.
+func (in *intake) run() error {
+	in.state.Consuming.Store(true)
+	in.onChange(nil)
+	return in.end(in.loop())
+}
+
+// end ends what loop has begun, in order if there still is a channel.
+func (in *intake) end(err error) error {
+	in.hurry()
 	if !errors.Is(err, errIntakeClosed) {
-		in.finish(work, patience)
+		in.finish()
 	} else {
-		abandon()
+		in.abandon()
 		in.collect()
 		in.consumption.Release() // the channel outlives a consumer that the broker has cancelled
 	}
-	abandon()
+	in.abandon()
 	in.asking.Wait()
 	if in.reserving {
 		(<-in.slots).Free()
@@ -119,51 +124,63 @@ func (in *intake) run(ctx context.Context) error {
 	return err
 }
 
-func (in *intake) loop(ctx, work, patience context.Context, began time.Time) error {
+func (in *intake) loop() error {
 	for {
-		// A nil channel is never ready: with a full batch and no writer free, the intake stands still.
-		ready := in.consumption.Ready()
-		if in.used < len(in.arrived) {
-			ready = nil
-		}
-		select {
-		case <-ready:
-			in.arrived, in.used = in.consumption.Take(in.arrived[:0]), 0
-		case <-in.consumption.Deliveries: // only ever closed
-			return errIntakeClosed
-		case r := <-in.results:
-			if err := in.settle(r); err != nil {
-				return err
-			}
-		case slot := <-in.slots:
-			in.reserved(work, patience, slot)
-		case depth := <-in.probes:
-			in.pace.answered(depth)
-		case <-in.resized:
-		case now := <-in.timer.C:
-			in.passHoles(now)
-			if in.prefetch < in.cfg.Prefetch && now.Sub(began) >= prefetchCooldown && in.idle() {
-				return errRaise
-			}
-		case <-in.consumption.Done():
-			return errIntakeClosed
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err := in.advance(work, patience); err != nil {
+		if err := in.next(); err != nil {
 			return err
 		}
-		in.arm(began)
+		if err := in.advance(); err != nil {
+			return err
+		}
+		in.arm()
 	}
 }
 
+// next returns when something has happened, and has dealt with it.
+func (in *intake) next() error {
+	// A nil channel is never ready: with a full batch and no writer free, the intake stands still.
+	ready := in.consumption.Ready()
+	if in.used < len(in.arrived) {
+		ready = nil
+	}
+	select {
+	case <-ready:
+		in.arrived, in.used = in.consumption.Take(in.arrived[:0]), 0
+	case <-in.consumption.Deliveries: // only ever closed
+		return errIntakeClosed
+	case r := <-in.results:
+		return in.settle(r)
+	case slot := <-in.slots:
+		in.reserved(slot)
+	case depth := <-in.probes:
+		in.pace.answered(depth)
+	case <-in.resized:
+	case now := <-in.timer.C:
+		return in.remind(now)
+	case <-in.consumption.Done():
+		return errIntakeClosed
+	case <-in.ctx.Done():
+		return in.ctx.Err()
+	}
+	return nil
+}
+
+// remind does what the timer was set for.
+func (in *intake) remind(now time.Time) error {
+	in.passHoles(now)
+	if in.prefetch < in.cfg.Prefetch && now.Sub(in.began) >= prefetchCooldown && in.idle() {
+		return errRaise
+	}
+	return nil
+}
+
 // advance makes batches of what has arrived, and hands them over, until there is nothing more or no writer is free.
-func (in *intake) advance(work, patience context.Context) error {
+func (in *intake) advance() error {
 	for {
 		if err := in.take(); err != nil {
 			return err
 		}
-		in.dispatch(work, patience)
+		in.dispatch()
 		if in.used == len(in.arrived) || in.gather.full() {
 			return nil
 		}
@@ -198,7 +215,7 @@ func (in *intake) idle() bool {
 }
 
 // dispatch hands the batch to a writer, unless it pays to wait for more.
-func (in *intake) dispatch(work, patience context.Context) {
+func (in *intake) dispatch() {
 	if in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
 		return
 	}
@@ -206,30 +223,30 @@ func (in *intake) dispatch(work, patience context.Context) {
 		return
 	}
 	if slot := in.writer.TryReserve(); slot != nil {
-		in.write(work, patience, slot)
+		in.write(slot)
 	} else if !in.reserving {
-		in.reserve(work)
+		in.reserve()
 	}
 }
 
 // reserve asks for a slot; meanwhile the batch grows.
-func (in *intake) reserve(ctx context.Context) {
+func (in *intake) reserve() {
 	in.reserving = true
-	in.asking.Go(func() { in.slots <- in.writer.Reserve(ctx) })
+	in.asking.Go(func() { in.slots <- in.writer.Reserve(in.work) })
 }
 
 // reserved takes in the slot that was asked for.
-func (in *intake) reserved(work, patience context.Context, slot *batch.Slot) {
+func (in *intake) reserved(slot *batch.Slot) {
 	in.reserving = false
 	if slot == nil || in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
 		slot.Free()
 		return
 	}
-	in.write(work, patience, slot)
+	in.write(slot)
 }
 
 // write hands the batch to a writer.
-func (in *intake) write(work, patience context.Context, slot *batch.Slot) {
+func (in *intake) write(slot *batch.Slot) {
 	full := in.gather.full()
 	b, first, last := in.gather.take(int(in.maxAttempts.Load()))
 	b.Slot = slot
@@ -237,19 +254,19 @@ func (in *intake) write(work, patience context.Context, slot *batch.Slot) {
 	in.busy++
 	in.state.Busy.Store(int64(in.busy))
 	if in.pace.handedOver(len(b.Deliveries), full, time.Now()) {
-		in.probe(work)
+		in.probe()
 	}
 	go func() {
 		known := in.state.Duplicates.Load()
-		err := in.writer.Write(work, patience, b, &in.state.Stats)
+		err := in.writer.Write(in.work, in.patience, b, &in.state.Stats)
 		in.results <- result{span: span, batch: b, collided: in.state.Duplicates.Load() > known, err: err}
 	}()
 }
 
 // probe asks the broker how many messages wait in the queue.
-func (in *intake) probe(ctx context.Context) {
+func (in *intake) probe() {
 	in.asking.Go(func() {
-		depth, err := in.consumption.Depth(ctx)
+		depth, err := in.consumption.Depth(in.work)
 		if err != nil { // the channel may be gone; whoever reads from it finds out
 			depth = 0
 		}
@@ -299,7 +316,7 @@ func (in *intake) passHoles(now time.Time) {
 }
 
 // arm sets the timer to the next thing that happens by itself. An idle consumer sets none.
-func (in *intake) arm(began time.Time) {
+func (in *intake) arm() {
 	var next time.Time
 	sooner := func(at time.Time) {
 		if next.IsZero() || at.Before(next) {
@@ -313,7 +330,7 @@ func (in *intake) arm(began time.Time) {
 		sooner(since.Add(in.cfg.HoleLimit))
 	}
 	if in.prefetch < in.cfg.Prefetch {
-		at := began.Add(prefetchCooldown)
+		at := in.began.Add(prefetchCooldown)
 		if !at.After(time.Now()) {
 			at = time.Now().Add(prefetchCooldown)
 		}
@@ -333,13 +350,13 @@ func (in *intake) withinBudget() bool {
 
 // finish ends the intake in order: nothing more is taken, what was gathered is written, what is written is
 // acknowledged, and the rest goes back without counting as a failed delivery.
-func (in *intake) finish(work, patience context.Context) {
+func (in *intake) finish() {
 	if err := in.consumption.Stop(); err != nil {
-		in.log.Debug("the consumer could not be stopped in order", zap.Error(err))
+		in.log().Debug("the consumer could not be stopped in order", zap.Error(err))
 	}
 	if in.busy < int(in.state.Workers.Load()) && in.gather.current != nil && in.gate.Err() == nil {
 		in.gather.began = time.Time{} // it has waited long enough
-		in.dispatch(work, patience)
+		in.dispatch()
 	}
 	in.collect()
 	in.passHoles(time.Now().Add(in.cfg.HoleLimit))
@@ -350,7 +367,7 @@ func (in *intake) finish(work, patience context.Context) {
 func (in *intake) collect() {
 	for in.busy > 0 {
 		if err := in.settle(<-in.results); err != nil {
-			in.log.Debug("a batch goes back to its queue", zap.Error(err))
+			in.log().Debug("a batch goes back to its queue", zap.Error(err))
 		}
 	}
 }

@@ -118,6 +118,16 @@ const declaresPerSlot = 4
 // would wait for longer than one request may take.
 const maxStarts = 128
 
+// mayStart waits until a consumer may start, or ctx ends.
+func (c *Controller) mayStart(ctx context.Context) bool {
+	select {
+	case c.starts <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // New returns a controller that works once Run is called.
 func New(cfg Config, deps Dependencies) *Controller {
 	c := &Controller{

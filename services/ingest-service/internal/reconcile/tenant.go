@@ -324,13 +324,13 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() {
-		select {
-		case j.control.starts <- struct{}{}:
-			defer started()
-			done <- running.Run(own)
-		case <-own.Done():
+		if !j.control.mayStart(own) {
 			done <- nil
+			return
 		}
+		err := running.Run(own)
+		started()
+		done <- err
 	}()
 	j.consumer, j.cancel, j.done = running, cancel, done
 	j.step(spec, StepConsumerStarted)
