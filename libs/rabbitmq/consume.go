@@ -52,27 +52,36 @@ func (s *Session) ConsumeBatches(ctx context.Context, queue, name string, prefet
 }
 
 func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, inbox *inbox) (*Consumption, error) {
-	channel, err := s.Channel(ctx)
-	if err != nil {
-		return nil, err
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("consume %s: %w", queue, err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.consumeLimit, ErrUnanswered)
-	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	type started struct {
-		deliveries <-chan amqp.Delivery
-		err        error
+		consumption *Consumption
+		err         error
 	}
 	answer := make(chan started) // unbuffered: who has left does not get the consumer
 	start := func() {
-		// Without a limit: a queue that does not answer is no reason to take the connection from all others.
+		channel, err := s.open()
+		if err != nil {
+			select {
+			case answer <- started{nil, err}:
+			case <-ctx.Done():
+			}
+			return
+		}
+		// From here on it is the queue that has to answer. That it does not is no reason to take the connection from all others.
+		limit := time.AfterFunc(s.consumeLimit, func() { end(ErrUnanswered) })
+		defer limit.Stop()
+		c := &Consumption{inbox: inbox, session: s, channel: channel, queue: queue, tag: tag}
 		// The prefetch counts for consumers that start after it; without it the client's buffer has no bound.
-		err := channel.Qos(prefetch, 0, false)
-		var deliveries <-chan amqp.Delivery
+		err = channel.Qos(prefetch, 0, false)
 		if err == nil {
-			deliveries, err = channel.Consume(queue, tag, false, false, false, false, nil)
+			c.Deliveries, err = channel.Consume(queue, tag, false, false, false, false, nil)
 		}
 		select {
-		case answer <- started{deliveries, err}:
+		case answer <- started{c, err}:
 			if err == nil {
 				return
 			}
@@ -88,7 +97,7 @@ func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, 
 		if a.err != nil {
 			return nil, fmt.Errorf("consume %s: %w", queue, a.err)
 		}
-		return &Consumption{Deliveries: a.deliveries, inbox: inbox, session: s, channel: channel, queue: queue, tag: tag}, nil
+		return a.consumption, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("consume %s: %w", queue, context.Cause(ctx))
 	}

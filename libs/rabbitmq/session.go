@@ -107,9 +107,7 @@ func (s *Session) Channel(ctx context.Context) (*amqp.Channel, error) {
 	}
 	answer := make(chan opened) // unbuffered: who has left does not get the channel
 	open := func() {
-		stop := s.giveUpAfter(rpcTimeout, "channel.open")
-		ch, err := s.conn.Channel()
-		stop()
+		ch, err := s.open()
 		select {
 		case answer <- opened{ch, err}:
 		case <-ctx.Done():
@@ -126,13 +124,21 @@ func (s *Session) Channel(ctx context.Context) (*amqp.Channel, error) {
 	}
 	select {
 	case a := <-answer:
-		if a.err != nil {
-			return nil, fmt.Errorf("open channel: %w: %w", ErrUnavailable, a.err)
-		}
-		return a.ch, nil
+		return a.ch, a.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("open channel: %w", ctx.Err())
 	}
+}
+
+// open opens a channel, however long that takes.
+func (s *Session) open() (*amqp.Channel, error) {
+	stop := s.giveUpAfter(rpcTimeout, "channel.open")
+	defer stop()
+	ch, err := s.conn.Channel()
+	if err != nil {
+		return nil, fmt.Errorf("open channel: %w: %w", ErrUnavailable, err)
+	}
+	return ch, nil
 }
 
 // Do runs fn on a channel of its own and closes it afterwards: for declarations and the like, whose requests in

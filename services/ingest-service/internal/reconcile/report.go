@@ -6,10 +6,12 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
@@ -23,6 +25,9 @@ const (
 	reportPause = 100 * time.Millisecond
 	// reportLimit is how many are reported in one round: the heartbeat must not wait for ten thousand.
 	reportLimit = 1000
+	// reportsAtOnce is how many reports wait for their confirmation at a time. After a start there are as many as tenants, and
+	// what goes together wakes each process once.
+	reportsAtOnce = 32
 	// beatRetry is the pause after a heartbeat that failed.
 	beatRetry = 200 * time.Millisecond
 )
@@ -197,18 +202,32 @@ func some(from map[uuid.UUID]struct{}) map[uuid.UUID]struct{} {
 	return taken
 }
 
-// each calls do for each of ids, with the tenant unless it was forgotten, and takes out those that are done.
+// each calls do for each of ids, with the tenant unless it was forgotten, and takes out those that are done. It ends with the
+// first error.
 func (r *reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, *tenant) error) error {
-	for id := range ids {
-		r.mu.Lock()
-		t := r.tenants[id]
-		r.mu.Unlock()
-		if err := do(id, t); err != nil {
-			return err
+	var group errgroup.Group
+	group.SetLimit(reportsAtOnce)
+	var failed atomic.Bool
+	var mu sync.Mutex
+	for _, id := range slices.Collect(maps.Keys(ids)) {
+		if failed.Load() {
+			break
 		}
-		delete(ids, id)
+		group.Go(func() error {
+			r.mu.Lock()
+			t := r.tenants[id]
+			r.mu.Unlock()
+			if err := do(id, t); err != nil {
+				failed.Store(true)
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			delete(ids, id)
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 func (r *reporter) remove(ctx context.Context, id uuid.UUID) error {
