@@ -137,10 +137,15 @@ func (w *world) manage(ctx context.Context, method, path, body string) (err erro
 	}
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
 	if response.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("%s %s: %s", method, path, response.Status)
+		return fmt.Errorf("%s %s: %w", method, path, refusal(response.StatusCode))
 	}
 	return nil
 }
+
+// refusal is a status other than of success.
+type refusal int
+
+func (r refusal) Error() string { return fmt.Sprintf("status %d", int(r)) }
 
 // stop ends the services and NATS. It may be called on a world that was only half made.
 func (w *world) stop(ctx context.Context) error {
@@ -163,9 +168,30 @@ func (w *world) stop(ctx context.Context) error {
 func (w *world) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
-	err := w.manage(ctx, http.MethodDelete, "/api/vhosts/"+w.name, "")
+	err := w.removeVHost(ctx)
 	if _, failed := w.rig.Database.Exec(ctx, `DROP DATABASE `+pgx.Identifier{w.name}.Sanitize()+` WITH (FORCE)`); failed != nil {
 		err = errors.Join(err, fmt.Errorf("drop the database: %w", failed))
 	}
 	return err
+}
+
+// removePause is between two requests to remove a virtual host.
+const removePause = time.Second
+
+// removeVHost asks until the virtual host is gone. RabbitMQ breaks off a request that takes it more than a minute, and with
+// it the removal of thousands of queues.
+func (w *world) removeVHost(ctx context.Context) error {
+	for {
+		err := w.manage(ctx, http.MethodDelete, "/api/vhosts/"+w.name, "")
+		status, refused := errors.AsType[refusal](err)
+		switch {
+		case err == nil, status == http.StatusNotFound:
+			return nil
+		case refused:
+			return err
+		}
+		if pause(ctx, removePause) != nil {
+			return err
+		}
+	}
 }
