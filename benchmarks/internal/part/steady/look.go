@@ -24,17 +24,25 @@ type looker struct {
 
 // awaitSQL makes a function that asks a question again and again, each time with a new snapshot, until the answer is true. Asked
 // from here, a question takes as long as what is measured, and a pause a millisecond, the shortest that there is for a
-// goroutine where nothing else is to be done.
+// goroutine where nothing else is to be done. After 3 ms it does pause for the millisecond that PostgreSQL can: otherwise whoever is
+// late would be kept late by those that look for him.
 const awaitSQL = `
 CREATE FUNCTION pg_temp.await_answer(question text, tenant uuid, id uuid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     answer boolean;
+    eager  timestamptz := clock_timestamp() + '3 ms';
 BEGIN
     LOOP
         EXECUTE question INTO answer USING tenant, id;
         EXIT WHEN answer;
+        IF clock_timestamp() > eager THEN
+            PERFORM pg_sleep(0.001);
+        END IF;
     END LOOP;
 END $$`
+
+// lookers is how many messages may be looked for at a time: far more than there are samples in a tenth of a second.
+const lookers = 16
 
 // openLooker has connections of its own, so that a question waits for nobody.
 func openLooker(ctx context.Context, r *rig.Rig) (*looker, error) {
@@ -42,6 +50,7 @@ func openLooker(ctx context.Context, r *rig.Rig) (*looker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to look for messages: %w", err)
 	}
+	config.MaxConns = lookers
 	config.ConnConfig.RuntimeParams["statement_timeout"] = strconv.FormatInt(lost.Milliseconds(), 10)
 	config.AfterConnect = func(ctx context.Context, connection *pgx.Conn) error {
 		if _, err := connection.Exec(ctx, awaitSQL); err != nil {
