@@ -80,7 +80,8 @@ type Options struct {
 	// Durable makes PostgreSQL wait for the disk. Without it a power failure, but no crash of a process, may lose data.
 	Durable bool
 	// Direct gives containers the network of this machine, where the engine is on it: through a network of their own, with its
-	// bridges, filters and forwarded ports, every message costs more.
+	// bridges, filters and forwarded ports, every message costs more. It is not for persistent servers, whose data would have to
+	// be found again under another name of the machine.
 	Direct bool
 	// Log hears of the progress, one line at a time. May be nil; may be called from several goroutines.
 	Log func(line string)

@@ -53,8 +53,10 @@ func (e *engine) shares() bool {
 	}
 	name, err := os.Hostname()
 	kernel, unknown := os.ReadFile("/proc/sys/kernel/osrelease")
-	rootless := slices.ContainsFunc(info.SecurityOptions, func(option string) bool { return strings.Contains(option, "rootless") })
-	return err == nil && unknown == nil && info.Name == name && info.KernelVersion == strings.TrimSpace(string(kernel)) && !rootless
+	mapped := slices.ContainsFunc(info.SecurityOptions, func(option string) bool {
+		return strings.Contains(option, "rootless") || strings.Contains(option, "userns")
+	})
+	return err == nil && unknown == nil && info.Name == name && info.KernelVersion == strings.TrimSpace(string(kernel)) && !mapped
 }
 
 // engineEndpoint is empty, which makes dockertest look at DOCKER_HOST and the usual socket, unless neither is there but

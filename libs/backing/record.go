@@ -39,7 +39,11 @@ type record struct {
 
 // taken is one of the server's ports that somebody listens on, or 0.
 func (r record) taken(ctx context.Context) int {
-	for _, p := range []int{r.Port, r.ManagementPort, r.DistributionPort} { // that of a helper may be in use by it
+	ports := []int{r.Port, r.ManagementPort}
+	if r.Container == "" {
+		ports = append(ports, r.DistributionPort) // that of EPMD may be in use by it
+	}
+	for _, p := range ports {
 		if p != 0 && port.InUse(ctx, p) {
 			return p
 		}

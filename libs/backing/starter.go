@@ -85,7 +85,7 @@ func (c choice) ours() bool { return c.source != SourceEnv }
 
 // choose decides for each service where it is taken from, and installs what is missing for that.
 func (s *starter) choose(ctx context.Context) ([]choice, error) {
-	if s.opts.Direct {
+	if s.opts.Direct && !s.opts.Persistent {
 		e, err := openEngine(ctx)
 		s.direct = err == nil && e.shares()
 	}

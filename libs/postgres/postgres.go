@@ -87,7 +87,8 @@ func Open(ctx context.Context, cfg Config, role string) (*pgxpool.Pool, error) {
 }
 
 // writeBuffer is how much of what is written a connection takes over at once: a batch as it usually is. By itself the kernel
-// begins with 16 KB, and half a megabyte was written in sixty pieces, with as many times of being woken.
+// begins with 16 KB, and half a megabyte was written in sixty pieces, with as many times of being woken. The kernel gives what
+// net.core.wmem_max allows, which may be less.
 const writeBuffer = 1 << 20
 
 func withWriteBuffer(dial pgconn.DialFunc) pgconn.DialFunc {

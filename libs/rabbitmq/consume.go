@@ -74,6 +74,10 @@ func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, 
 		// From here on it is the queue that has to answer. That it does not is no reason to take the connection from all others.
 		limit := time.AfterFunc(s.consumeLimit, func() { end(ErrUnanswered) })
 		defer limit.Stop()
+		if ctx.Err() != nil {
+			s.closeChannel(channel, rpcTimeout)
+			return
+		}
 		c := &Consumption{inbox: inbox, session: s, channel: channel, queue: queue, tag: tag}
 		// The prefetch counts for consumers that start after it; without it the client's buffer has no bound.
 		err = channel.Qos(prefetch, 0, false)
@@ -86,6 +90,11 @@ func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, 
 				return
 			}
 		case <-ctx.Done():
+			if err == nil { // too late for anybody to want it
+				_ = c.Stop() // it fails when the channel is gone
+				c.Release()
+				return
+			}
 		}
 		s.closeChannel(channel, rpcTimeout)
 	}
@@ -121,7 +130,7 @@ func (l *Link) Probe(ctx context.Context, queue string) error {
 		return err
 	}
 	const prefetch = 1 // 0 would be without limit
-	consumption, err := session.Consume(ctx, queue, "", prefetch)
+	consumption, err := session.Consume(ctx, queue, "probe", prefetch)
 	if err != nil {
 		return err
 	}
@@ -129,7 +138,8 @@ func (l *Link) Probe(ctx context.Context, queue string) error {
 	return consumption.Stop()
 }
 
-// Ready gets an element when there is something to [Consumption.Take].
+// Ready gets an element when there is something to [Consumption.Take]. Like that and [Consumption.Trim], it is for what
+// [Session.ConsumeBatches] has returned.
 func (c *Consumption) Ready() <-chan struct{} { return c.inbox.ready }
 
 // Take returns what has been delivered since it was called the last time, in the order of the tags. What comes next is
@@ -159,8 +169,8 @@ func (c *Consumption) Depth(ctx context.Context) (int64, error) {
 	return <-answer, nil
 }
 
-// Stop ends the intake: nothing more is delivered, what the library has buffered is dropped. What was taken can still
-// be acknowledged. It does not wait for the broker.
+// Stop ends the intake: the broker delivers nothing more, and what nobody has taken yet goes back to the queue with
+// [Consumption.Release]. What was taken can still be acknowledged. It does not wait for the broker.
 func (c *Consumption) Stop() error {
 	return c.channel.Cancel(c.tag, true)
 }

@@ -27,7 +27,7 @@ const (
 	classBasic   = 60
 )
 
-// Limits of what the headers of a message may hold, as amqp091-go has them: a few bytes must not become much memory.
+// Limits of what is read of the headers of a message, as amqp091-go has them: a few bytes must not become much memory.
 const (
 	maxFieldDepth    = 32
 	maxTableElements = 8192
@@ -96,26 +96,39 @@ func (c *cursor) time() time.Time {
 	return time.Unix(int64(c.uint64()), 0)
 }
 
-// table reads a field table; depth is how many surround it.
+// table reads a field table; depth is how many surround it. A producer may have written anything into it, so what is beyond
+// the limits or cannot be read is left out: it must not cost the connection, which belongs to many tenants. amqp091-go gives
+// the connection up, and the same message ends the next one.
 func (c *cursor) table(depth int) amqp.Table {
-	inner := cursor{left: c.long(), failed: depth > maxFieldDepth}
 	table := amqp.Table{}
-	for len(inner.left) > 0 && !inner.failed && len(table) < maxTableElements {
+	c.elements(depth, func(inner *cursor) {
 		name := string(inner.short())
-		table[name] = inner.field(depth)
-	}
-	c.failed = c.failed || inner.failed || len(inner.left) > 0
+		if value := inner.field(depth); !inner.failed {
+			table[name] = value
+		}
+	})
 	return table
 }
 
 func (c *cursor) array(depth int) []any {
-	inner := cursor{left: c.long(), failed: depth > maxFieldDepth}
 	var array []any
-	for len(inner.left) > 0 && !inner.failed && len(array) < maxTableElements {
-		array = append(array, inner.field(depth))
-	}
-	c.failed = c.failed || inner.failed || len(inner.left) > 0
+	c.elements(depth, func(inner *cursor) {
+		if value := inner.field(depth); !inner.failed {
+			array = append(array, value)
+		}
+	})
 	return array
+}
+
+// elements calls read for each element of a table or an array, as far as they can be read.
+func (c *cursor) elements(depth int, read func(inner *cursor)) {
+	inner := cursor{left: c.long()}
+	if depth > maxFieldDepth {
+		return
+	}
+	for n := 0; n < maxTableElements && len(inner.left) > 0 && !inner.failed; n++ {
+		read(&inner)
+	}
 }
 
 // field reads a value with its type, as the Go type that amqp091-go has for it.
@@ -175,6 +188,7 @@ const (
 	hasType
 	hasUserID
 	hasAppID
+	hasClusterID // deprecated, and nothing of a delivery
 )
 
 // properties reads the properties of a content header into d, whose texts are those of another message before: one that is
@@ -209,6 +223,9 @@ func (c *cursor) properties(d *amqp.Delivery) {
 	text(hasType, &d.Type)
 	text(hasUserID, &d.UserId)
 	text(hasAppID, &d.AppId)
+	if flags&hasClusterID != 0 {
+		c.short()
+	}
 }
 
 // same is b as a string: before, if that is the same, which costs no memory.

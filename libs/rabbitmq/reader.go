@@ -43,7 +43,8 @@ type reader struct {
 
 	// All of these are owned by the goroutine that reads.
 	buffer   []byte
-	from, to int // what of buffer has been read and not yet been used
+	from, to int  // what of buffer has been read and not yet been used
+	filled   bool // the last read has filled buffer: there is more
 	// through is what the library gets next: a part of buffer before from, or a frame of ours.
 	through []byte
 	// passing is how many bytes of the current frame, behind those of through, are for the library, too.
@@ -220,9 +221,10 @@ func (r *reader) header(channel uint16, payload int) error {
 	class, _ := c.uint16(), c.uint16() // the second one is the weight, which is not used
 	content.left = c.uint64()
 	c.properties(&content.delivery)
-	if c.failed || len(c.left) > 0 || class != classBasic || content.headed {
+	if c.failed || class != classBasic || content.headed {
 		return errMalformed
 	}
+	// What may be left is padding, with which other implementations fill it up.
 	content.headed = true
 	content.inbox.last = amqp.Delivery{
 		Exchange: content.delivery.Exchange, RoutingKey: content.delivery.RoutingKey, UserId: content.delivery.UserId,
@@ -318,7 +320,7 @@ func (r *reader) fill() error {
 	}
 	r.makeRoom()
 	n := 0
-	if r.rate.high(now) {
+	if high := r.rate.high(now); high && !r.filled {
 		n = r.socket.readLater(r.buffer[r.to:])
 	}
 	var err error
@@ -326,6 +328,7 @@ func (r *reader) fill() error {
 		n, err = r.socket.readNow(r.buffer[r.to:])
 	}
 	r.to += n
+	r.filled = r.to == len(r.buffer)
 	if n > 0 {
 		return nil
 	}

@@ -32,12 +32,14 @@ func (s *patientSocket) readNow(p []byte) (int, error) {
 // readLater waits for [readPause] and returns what is there then, which may be nothing; what is wrong shows when it is read
 // from the next time. Until then a few bytes wake nobody: Go has every socket watched all the time, so that a goroutine that
 // sleeps alone would not spare the process from being woken.
+//
+// Inside of TLS it does nothing: a read there is one record, of a message or two, and a pause for each would hold them up.
 func (s *patientSocket) readLater(p []byte) (n int) {
-	s.setLow(readMost)
-	time.Sleep(readPause) //nolint:forbidigo // far shorter than a read may take, which is not cancelled either but by closing the socket
 	if s.raw == nil {
 		return 0
 	}
+	s.setLow(readMost)
+	time.Sleep(readPause) //nolint:forbidigo // far shorter than a read may take, which is not cancelled either but by closing the socket
 	err := s.raw.Read(func(fd uintptr) (done bool) {
 		n = readSocket(fd, p)
 		return true // whatever it was: this is not the time to wait

@@ -18,6 +18,8 @@ const (
 	// streamStall is how long the socket may take no byte at all before the connection is given up. A dead peer is found
 	// earlier, by its missing heartbeats; this is for one that sends and no longer reads.
 	streamStall = 30 * time.Second
+	// tlsRecord is the most that fits into one record of TLS.
+	tlsRecord = 16 << 10
 	// streamLinger is how long a closed stream may still write what was handed over before, as a rule connection.close-ok.
 	streamLinger = time.Second
 )
@@ -153,11 +155,15 @@ func (s *stream) take(empty []byte) (batch []byte, closing bool, err error) {
 
 // flush writes all of p as long as the socket takes something every now and then.
 func (s *stream) flush(p []byte) error {
+	most := len(p)
+	if s.Conn != s.socket {
+		most = tlsRecord // TLS does not go on after a time limit, whatever part it has written
+	}
 	for len(p) > 0 {
 		if err := s.armWrite(); err != nil {
 			return err
 		}
-		n, err := s.Conn.Write(p)
+		n, err := s.Conn.Write(p[:min(len(p), most)])
 		p = p[n:]
 		if err != nil && (n == 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
 			return err

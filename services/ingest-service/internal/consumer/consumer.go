@@ -112,7 +112,7 @@ func (c *Consumer) Configure(workers, maxAttempts int) {
 // starts over by itself whenever the broker or the database has been away. An error is [ErrQueueMissing] or
 // [store.ErrRetired]: there is nothing to consume or nowhere to store.
 //
-// An idle tenant waits below it, in [intake.loop]. The runtime halves a stack of which less than a quarter is in use, so what
+// An idle tenant waits below it, in [intake.next]. The runtime halves a stack of which less than a quarter is in use, so what
 // is on the way there is kept small: all else is in functions that have returned by then.
 func (c *Consumer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {

@@ -48,8 +48,8 @@ func Steps() []Step {
 	}
 }
 
-// Hook is told of every step once it is done, by the goroutine that has done it: the tenant's own, or the reporter's. A step
-// may be done several times for one generation. It is where tests make a process die.
+// Hook is told of every step once it is done, by the goroutine that has done it: the tenant's own, or one of the reporter's, of
+// which several may call it at a time. A step may be done several times for one generation. It is where tests make a process die.
 type Hook func(tenant uuid.UUID, generation int64, step Step)
 
 // step tells the hook, if there is one.
