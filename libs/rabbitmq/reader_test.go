@@ -221,14 +221,15 @@ func TestReaderTakesAnyHeader(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		headers, behind []byte
-		check           func(*testing.T, amqp.Table)
+		fields          int
+		want            amqp.Table // a part of the fields
 	}{
-		"the id of a cluster":          {table(field("a", 't', 1)), nil, func(t *testing.T, got amqp.Table) { require.Equal(t, amqp.Table{"a": true}, got) }},
-		"padding":                      {table(), []byte{0, 0, 0}, func(t *testing.T, got amqp.Table) { require.Empty(t, got) }},
-		"a type that nobody knows":     {table(field("a", 't', 1), field("b", '?', 1), field("c", 't', 1)), nil, func(t *testing.T, got amqp.Table) { require.Equal(t, amqp.Table{"a": true}, got) }},
-		"a value beyond the table":     {table(field("a", 't', 1), field("b", 'S', 0, 0, 1, 0)), nil, func(t *testing.T, got amqp.Table) { require.Equal(t, amqp.Table{"a": true}, got) }},
-		"tables in tables":             {deep, nil, func(t *testing.T, got amqp.Table) { require.Equal(t, true, got["b"], "what lies behind them") }},
-		"more fields than can be read": {table(many...), nil, func(t *testing.T, got amqp.Table) { require.Len(t, got, maxTableElements) }},
+		"the id of a cluster":          {table(field("a", 't', 1)), nil, 1, amqp.Table{"a": true}},
+		"padding":                      {table(), []byte{0, 0, 0}, 0, nil},
+		"a type that nobody knows":     {table(field("a", 't', 1), field("b", '?', 1), field("c", 't', 1)), nil, 1, amqp.Table{"a": true}},
+		"a value beyond the table":     {table(field("a", 't', 1), field("b", 'S', 0, 0, 1, 0)), nil, 1, amqp.Table{"a": true}},
+		"tables in tables":             {deep, nil, 2, amqp.Table{"b": true}}, // what lies behind them
+		"more fields than can be read": {table(many...), nil, maxTableElements, amqp.Table{"0": true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			frames := deliver(1, "mine", amqp.Delivery{DeliveryTag: 1, Body: []byte("body")}, 100)
@@ -245,7 +246,10 @@ func TestReaderTakesAnyHeader(t *testing.T) {
 			require.Len(t, taken, 2)
 			require.Equal(t, "id", taken[0].MessageId)
 			require.Equal(t, []byte("body"), taken[0].Body)
-			test.check(t, taken[0].Headers)
+			require.Len(t, taken[0].Headers, test.fields)
+			for name, value := range test.want {
+				require.Equal(t, value, taken[0].Headers[name])
+			}
 			require.Equal(t, "next", taken[1].MessageId)
 		})
 	}
