@@ -31,7 +31,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
-// publishings have, together, every property and every type of header that the library can write, and bodies around the sizes of frames.
+// publishings have, together, the properties and types of headers that the library can write, and bodies around the sizes of frames.
 func publishings() []amqp.Publishing {
 	const frame = 131072 - 8 // what fits into a frame of the size that both sides agree on
 	at := time.Unix(1_700_000_000, 0)
