@@ -144,7 +144,6 @@ func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, letter L
 func (w *Writer) Write(ctx, patience context.Context, b *Batch, stats *Stats) error {
 	defer b.Slot.Free()
 	run := write{Writer: w, batch: b, stats: stats, patience: patience, rejected: b.Rejected, began: time.Now()}
-	run.log = w.log.With(zap.Stringer("tenant_id", b.Tenant))
 	if len(b.Messages) > 0 {
 		if err := run.insert(ctx, 0, len(b.Messages)); err != nil {
 			return err
@@ -161,8 +160,11 @@ type write struct {
 	patience context.Context //nolint:containedctx // the life of this value is one call
 	rejected []Rejection
 	began    time.Time // the hold timeout counts from here, whatever is waited for
-	log      *zap.Logger
 }
+
+// tenantLog is the logger of the batch's tenant. It is made for each line: under small batches one for each would be a quarter
+// of all that is allocated.
+func (w *write) tenantLog() *zap.Logger { return w.log.With(zap.Stringer("tenant_id", w.batch.Tenant)) }
 
 // insert stores the messages from one index up to another. What the database refuses for its content is halved until
 // single messages are left, which takes at most 2·log2(n)+1 statements for each bad message.
@@ -213,7 +215,7 @@ func (w *write) untilUp(ctx context.Context, fn func() error) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("write: %w", ctx.Err())
 		}
-		w.log.Debug("writing failed; it will be repeated", zap.Error(err))
+		w.tenantLog().Debug("writing failed; it will be repeated", zap.Error(err))
 		if partitionMissing(err) {
 			if err := w.store.Attach(ctx, w.batch.Tenant); errors.Is(err, store.ErrRetired) {
 				return err
@@ -301,7 +303,7 @@ func (w *write) dispose(ctx context.Context) error {
 			continue
 		}
 		w.stats.DeadLettered(reason).Add(1)
-		w.log.Debug("dead letter", zap.Stringer("message_id", w.rejected[i].ID), zap.String("reason", string(reason)), zap.Error(w.rejected[i].Err))
+		w.tenantLog().Debug("dead letter", zap.Stringer("message_id", w.rejected[i].ID), zap.String("reason", string(reason)), zap.Error(w.rejected[i].Err))
 	}
 	return nil
 }
@@ -327,7 +329,7 @@ func (w *write) publish(ctx context.Context, messages []rabbitmq.Message) error 
 		if ctx.Err() != nil {
 			return fmt.Errorf("publish: %w", ctx.Err())
 		}
-		w.log.Warn("dead letters or retries could not be published; they will be repeated", zap.Int("messages", len(failed)), zap.Error(cause))
+		w.tenantLog().Warn("dead letters or retries could not be published; they will be repeated", zap.Int("messages", len(failed)), zap.Error(cause))
 		messages = failed
 		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
 			return err
