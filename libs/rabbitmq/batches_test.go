@@ -2,7 +2,6 @@ package rabbitmq_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,15 +9,12 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"io"
 	"math"
 	"math/big"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -193,43 +189,13 @@ func (a *authority) issue(t *testing.T, name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// secured is the address of a broker behind TLS.
-func secured(t *testing.T, broker string, config *tls.Config) *url.URL {
-	t.Helper()
-	target, err := url.Parse(broker)
-	require.NoError(t, err)
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", config)
-	require.NoError(t, err)
-	var proxies sync.WaitGroup
-	proxies.Go(func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			proxies.Go(func() {
-				far, err := (&net.Dialer{}).DialContext(context.WithoutCancel(t.Context()), "tcp", target.Host)
-				if err == nil {
-					proxies.Go(func() { _, _ = io.Copy(far, near); _ = far.Close() })
-					_, _ = io.Copy(near, far)
-				}
-				_ = near.Close()
-			})
-		}
-	})
-	t.Cleanup(func() { _ = listener.Close(); proxies.Wait() })
-	address := *target
-	address.Scheme, address.Host = "amqps", listener.Addr().String()
-	return &address
-}
-
 func TestBrokerBehindTLS(t *testing.T) {
 	t.Parallel()
 	ours, others := newAuthority(t), newAuthority(t)
 	broker := backing.RabbitMQ(t).URL
 	pool := x509.NewCertPool()
 	pool.AddCert(ours.cert)
-	address := secured(t, broker, &tls.Config{
+	address := newTLSProxy(t, broker, &tls.Config{
 		Certificates: []tls.Certificate{ours.issue(t, "broker.example")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
 	})
 	own := ours.issue(t, "client.example")

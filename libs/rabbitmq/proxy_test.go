@@ -1,6 +1,7 @@
 package rabbitmq_test
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -34,17 +35,34 @@ type proxy struct {
 // newProxy returns a proxy for the broker at amqpURL and the URL under which it is reached.
 func newProxy(t *testing.T, amqpURL string) (*proxy, string) {
 	t.Helper()
+	p, u := startProxy(t, amqpURL, nil)
+	return p, u.String()
+}
+
+// newTLSProxy is the address of a proxy that clients reach over TLS.
+func newTLSProxy(t *testing.T, amqpURL string, secured *tls.Config) *url.URL {
+	t.Helper()
+	_, u := startProxy(t, amqpURL, secured)
+	u.Scheme = "amqps"
+	return u
+}
+
+func startProxy(t *testing.T, amqpURL string, secured *tls.Config) (*proxy, *url.URL) {
+	t.Helper()
 	u, err := url.Parse(amqpURL)
 	require.NoError(t, err)
 	var config net.ListenConfig
 	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	if secured != nil {
+		listener = tls.NewListener(listener, secured)
+	}
 	p := &proxy{t: t, listener: listener, target: u.Host}
 	p.cond = sync.NewCond(&p.mu)
 	p.work.Go(p.accept)
 	t.Cleanup(p.close)
 	u.Host = listener.Addr().String()
-	return p, u.String()
+	return p, u
 }
 
 func (p *proxy) set(change func(p *proxy)) {

@@ -324,6 +324,28 @@ func TestTheLibraryHearsOfABrokerThatOnlyDelivers(t *testing.T) {
 	})
 }
 
+// Whoever has been left alone for a while must hear of a single byte, or a lone message stays in the socket for ever.
+func TestALoneByteIsReadAfterTheSocketWasLeftAlone(t *testing.T) {
+	var config net.ListenConfig
+	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	far, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
+	require.NoError(t, err)
+	near, err := listener.Accept()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, errors.Join(listener.Close(), far.Close(), near.Close())) }()
+	require.NoError(t, near.SetReadDeadline(time.Now().Add(time.Minute)))
+	s, p := newPatientSocket(near), make([]byte, 10)
+	for range 3 {
+		require.Zero(t, s.readLater(p), "there is nothing, and it does not wait for it")
+		_, err = far.Write([]byte("a"))
+		require.NoError(t, err)
+		n, err := s.readNow(p)
+		require.NoError(t, err)
+		require.Equal(t, "a", string(p[:n]))
+	}
+}
+
 func TestRate(t *testing.T) {
 	var r rate
 	now := time.Unix(1, 0)

@@ -108,6 +108,19 @@ func TestEveryTenantTableIsProtected(t *testing.T) {
 	require.Empty(t, unprotected)
 }
 
+// A thousand small tenants must not be a thousand tables to analyze whenever something comes in.
+func TestAutovacuumLeavesSmallPartitionsAlone(t *testing.T) {
+	connection := connect(t, backing.Postgres(t))
+	_, err := connection.Exec(t.Context(), `SELECT tenant_attach('00000000-0000-4000-8000-000000000001')`)
+	require.NoError(t, err)
+	var options []string
+	var statistics int
+	require.NoError(t, connection.QueryRow(t.Context(), `SELECT reloptions, attstattarget FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+		WHERE relname = 'messages_00000000000040008000000000000001' AND attname = 'payload'`).Scan(&options, &statistics))
+	require.Equal(t, []string{"autovacuum_analyze_threshold=1000"}, options)
+	require.Zero(t, statistics, "of payloads")
+}
+
 // After a restore into another cluster transaction ids are lower: what is written then must still sort behind.
 func TestEpochRisesWithTheCluster(t *testing.T) {
 	operator := connect(t, backing.Postgres(t))

@@ -5,6 +5,7 @@
 -- tenants are a thousand tables to analyze, on the processors that take in the next ones (docs/performance.md). No statement of the
 -- platform looks into a payload, or has anything to gain from statistics of a few rows. So a partition is analyzed from 1,000
 -- rows on, as it is vacuumed, and without its payloads. Partitions that are there already stay as they are.
+-- The function is that of migration 2 but for the two lines that say so.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION tenant_attach(tenant uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '2s' AS $$

@@ -208,7 +208,6 @@ func (r *reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, *tenant) 
 	var group errgroup.Group
 	group.SetLimit(reportsAtOnce)
 	var failed atomic.Bool
-	var mu sync.Mutex
 	for _, id := range slices.Collect(maps.Keys(ids)) {
 		if failed.Load() {
 			break
@@ -221,8 +220,8 @@ func (r *reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, *tenant) 
 				failed.Store(true)
 				return err
 			}
-			mu.Lock()
-			defer mu.Unlock()
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			delete(ids, id)
 			return nil
 		})
