@@ -193,8 +193,12 @@ func (l *Link) dial(ctx context.Context) (*Session, error) {
 			if err != nil {
 				return nil, err
 			}
-			s = newStream(raw, secured)
-			// The handshakes know no context: cutting the socket is what ends them.
+			inside, err := encrypt(ctx, raw, secured)
+			if err != nil {
+				return nil, err
+			}
+			s = newStream(inside, raw)
+			// The handshake of AMQP knows no context: cutting the socket is what ends it.
 			stop = context.AfterFunc(ctx, s.abort)
 			return s, nil
 		},

@@ -1,7 +1,6 @@
 package rabbitmq
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -43,12 +42,8 @@ type stream struct {
 	done chan struct{} // closed when the writer has ended
 }
 
-// newStream returns the stream on socket, inside of TLS unless secured is nil.
-func newStream(socket net.Conn, secured *tls.Config) *stream {
-	conn := socket
-	if secured != nil {
-		conn = tls.Client(socket, secured) // whose handshake comes with the first byte
-	}
+// newStream returns the stream on conn, which is socket or TLS on it.
+func newStream(conn, socket net.Conn) *stream {
 	s := &stream{Conn: conn, socket: socket, reader: newReader(conn), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.write()
 	return s

@@ -14,7 +14,7 @@ import (
 func TestStreamNeverWaitsForThePeer(t *testing.T) {
 	t.Parallel()
 	near, far := net.Pipe() // unbuffered: a write waits for the reader
-	s := newStream(near, nil)
+	s := newStream(near, near)
 	data := bytes.Repeat([]byte("0123456789"), streamHighWater/8)
 	require.Nil(t, s.ready())
 	for chunk := range len(data) / 10 {
@@ -41,7 +41,7 @@ func TestStreamNeverWaitsForThePeer(t *testing.T) {
 func TestStreamWritesWhatItHasWhenItIsClosed(t *testing.T) {
 	t.Parallel()
 	near, far := net.Pipe()
-	s := newStream(near, nil)
+	s := newStream(near, near)
 	_, err := s.Write([]byte("goodbye"))
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
@@ -55,7 +55,7 @@ func TestStreamThatIsClosedDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	near, far := net.Pipe()
 	defer func() { require.NoError(t, far.Close()) }()
-	s := newStream(near, nil)
+	s := newStream(near, near)
 	_, err := s.Write([]byte("goodbye"))
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
@@ -70,7 +70,7 @@ func TestStreamThatIsAbortedEndsAtOnceAndWakesWhoWaits(t *testing.T) {
 	t.Parallel()
 	near, far := net.Pipe()
 	defer func() { require.NoError(t, far.Close()) }()
-	s := newStream(near, nil)
+	s := newStream(near, near)
 	for s.ready() == nil {
 		_, err := s.Write(make([]byte, streamHighWater))
 		require.NoError(t, err)

@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -51,4 +52,19 @@ func secure(address string) (inside string, config *tls.Config, err error) {
 	parsed.Scheme = "amqp"
 	parsed.Host = net.JoinHostPort(uri.Host, fmt.Sprint(uri.Port))
 	return parsed.String(), config, nil
+}
+
+// encrypt returns TLS on socket after its handshake, or socket itself if config is nil. After an error socket is closed.
+//
+// The handshake comes before the library has the connection: reading and writing go on side by side there, and which of
+// the two errors of a failed handshake is told would be up to chance.
+func encrypt(ctx context.Context, socket net.Conn, config *tls.Config) (net.Conn, error) {
+	if config == nil {
+		return socket, nil
+	}
+	conn := tls.Client(socket, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	return conn, nil
 }
