@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -10,6 +11,14 @@ const (
 	// MessagesExchange is where producers publish; a topic exchange, because RabbitMQ can then limit a user to routing
 	// keys. The routing key is the tenant id.
 	MessagesExchange = "messages"
+	// TenantsExchange leads to tenants' queues (topic, routing key = tenant id). The platform publishes here itself; what
+	// producers publish comes through [ScreenExchange] where that is in use.
+	TenantsExchange = "tenants"
+	// ScreenExchange stands between [MessagesExchange] and [TenantsExchange] where the broker cannot bear every header of a
+	// producer (headers, with TenantsExchange as alternate exchange): what has a header x-death goes to [RefusedExchange].
+	ScreenExchange = "screen"
+	// RefusedExchange (fanout) leads to queues that refuse every publish, so that its publisher is told: basic.nack.
+	RefusedExchange = "refused"
 	// RetryReturnExchange brings messages back from the retry tiers into their tenant's queue (topic, routing key =
 	// tenant id). What it cannot route (the tenant is gone) goes to [ParkingExchange], its alternate exchange.
 	RetryReturnExchange = "retry-return"
@@ -25,6 +34,23 @@ const (
 	DeadLettersQueue = "dead-letters"
 	ParkingQueue     = "parking"
 )
+
+// RefusedQueue is the name of the n-th queue that refuses every publish, counted from 0.
+func RefusedQueue(n int) string {
+	if n == 0 {
+		return "refused"
+	}
+	return "refused." + strconv.Itoa(n)
+}
+
+const canaryPrefix = "canary."
+
+// CanaryName is the routing key of the messages with which an instance tests that the broker dead-letters, and the name of its
+// queue for that.
+func CanaryName(instance string) string { return canaryPrefix + instance }
+
+// IsCanary reports whether a routing key is one of [CanaryName].
+func IsCanary(key string) bool { return strings.HasPrefix(key, canaryPrefix) }
 
 // ParkingRoutingKey is the fixed routing key with which a tenant queue dead-letters into [ParkingExchange].
 const ParkingRoutingKey = "parking"

@@ -14,11 +14,13 @@ type Config struct {
 	Heartbeat time.Duration `koanf:"heartbeat" validate:"min=1s,max=5m" usage:"heartbeat interval; a silent broker is given up after 1.5 times as long"`
 	// ConnectTimeout bounds one attempt to connect, the handshakes included.
 	ConnectTimeout time.Duration `koanf:"connect_timeout" validate:"min=100ms,max=1m" usage:"limit of one attempt to connect"`
+	// Screen is [ScreenAuto], [ScreenOn] or [ScreenOff].
+	Screen string `koanf:"screen" validate:"oneof=auto on off" usage:"refuse messages with a header x-death, which a broker below 4.0 cannot dead-letter: auto (by its version), on or off"`
 }
 
 // Default is the configuration without an URL.
 func Default() Config {
-	return Config{Connections: 8, Heartbeat: 10 * time.Second, ConnectTimeout: 5 * time.Second}
+	return Config{Connections: 8, Heartbeat: 10 * time.Second, ConnectTimeout: 5 * time.Second, Screen: ScreenAuto}
 }
 
 // withDefaults fills what is zero, for callers that were not configured by hand.
@@ -32,6 +34,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = d.ConnectTimeout
+	}
+	if c.Screen == "" {
+		c.Screen = d.Screen
 	}
 	return c
 }

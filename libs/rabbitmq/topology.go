@@ -31,6 +31,8 @@ type QueueOptions struct {
 	// MaxLengthBytes is how many bytes of messages a queue holds before it refuses more. 0 means without limit. It is
 	// soft: what is on the way when the limit is reached still gets in.
 	MaxLengthBytes int64
+	// Screened says that producers reach the queue through the screen alone, see [Session.DeclareScreen].
+	Screened bool
 }
 
 // DeclareShared declares the exchanges and queues that all tenants share (see package contract), with one retry tier for
@@ -43,6 +45,7 @@ func DeclareShared(ch *amqp.Channel, delays []time.Duration, queueType string) e
 	}{
 		{contract.ParkingExchange, amqp.ExchangeFanout, nil},
 		{contract.DeadLettersExchange, amqp.ExchangeFanout, nil},
+		{contract.TenantsExchange, amqp.ExchangeTopic, nil},
 		{contract.MessagesExchange, amqp.ExchangeTopic, nil},
 		{contract.RetryReturnExchange, amqp.ExchangeTopic, amqp.Table{"alternate-exchange": contract.ParkingExchange}},
 	} {
@@ -89,7 +92,7 @@ func DeclareTenant(ch *amqp.Channel, tenantID string, opts QueueOptions) error {
 	if err := DeclareTenantQueue(ch, tenantID, opts); err != nil {
 		return err
 	}
-	return BindTenant(ch, tenantID)
+	return BindTenant(ch, tenantID, opts.Screened)
 }
 
 // DeclareTenantQueue is [DeclareTenant] without the bindings: nothing gets into a queue that is new.
@@ -110,9 +113,23 @@ func DeclareTenantQueue(ch *amqp.Channel, tenantID string, opts QueueOptions) er
 	return declareQueue(ch, contract.QueueName(tenantID), args)
 }
 
-// BindTenant binds a tenant's queue, whatever its arguments. It is idempotent.
-func BindTenant(ch *amqp.Channel, tenantID string) error {
-	return bind(ch, contract.QueueName(tenantID), binding{contract.MessagesExchange, tenantID}, binding{contract.RetryReturnExchange, tenantID})
+// BindTenant binds a tenant's queue, whatever its arguments, and takes the way past the screen from producers if it is to be
+// screened. It is idempotent. There is a way for producers at any moment of it, provided that a screen that is in use was declared
+// before; and a publish that finds two gives the queue one copy.
+func BindTenant(ch *amqp.Channel, tenantID string, screened bool) error {
+	queue := contract.QueueName(tenantID)
+	past := binding{contract.MessagesExchange, tenantID}
+	bindings := []binding{{contract.TenantsExchange, tenantID}, {contract.RetryReturnExchange, tenantID}}
+	if !screened {
+		bindings = append(bindings, past)
+	}
+	if err := bind(ch, queue, bindings...); err != nil || !screened {
+		return err
+	}
+	if err := ch.QueueUnbind(queue, past.key, past.exchange, nil); err != nil {
+		return fmt.Errorf("unbind queue %s from %s: %w", queue, past.exchange, err)
+	}
+	return nil
 }
 
 // DeleteTenant deletes a tenant's queue with everything in it and returns how many messages these were. A queue that

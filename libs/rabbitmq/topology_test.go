@@ -141,8 +141,8 @@ func TestQueueWithOtherArgumentsIsRecognizedAndCanBeAdopted(t *testing.T) {
 		})
 		require.ErrorIs(t, err, rabbitmq.ErrQueueMismatch)
 		require.ErrorContains(t, err, contract.QueueName(tenantA))
-		require.NoError(t, do(func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenantA) }))
-		require.Error(t, do(func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenantB) }), "there is none to bind")
+		require.NoError(t, do(func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenantA, false) }))
+		require.Error(t, do(func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenantB, false) }), "there is none to bind")
 
 		other := rabbitmq.QueueClassic
 		if queueType == rabbitmq.QueueClassic {

@@ -392,7 +392,10 @@ func (v *victim) isProvisioned(consumers int) {
 	v.t.Helper()
 	name := contract.QueueName(v.id.String())
 	require.Eventually(v.t, func() bool { q, there := v.queue(); return there && q.Consumers == consumers }, patience, tick)
-	want := map[string]string{"": name, contract.MessagesExchange: v.id.String(), contract.RetryReturnExchange: v.id.String()}
+	want := map[string]string{"": name, contract.TenantsExchange: v.id.String(), contract.RetryReturnExchange: v.id.String()}
+	if session, err := v.w.link.Session(v.t.Context()); assert.NoError(v.t, err) && !v.w.link.Screened(session) {
+		want[contract.MessagesExchange] = v.id.String()
+	}
 	var bound map[string]string
 	// A process that is started long after its predecessor has died makes sure of bindings while it consumes.
 	require.Eventually(v.t, func() bool {
@@ -497,7 +500,7 @@ func (v *victim) queue() (q amqp.Queue, there bool) {
 	return q, true
 }
 
-// bindHalf leaves the queue as a process does that dies between its two bindings.
+// bindHalf leaves the queue as a process of an older version does that dies between its two bindings.
 func (v *victim) bindHalf() {
 	v.t.Helper()
 	require.NoError(v.t, v.channel(func(ch *amqp.Channel) error {

@@ -457,7 +457,12 @@ func (r *rig) unbind(tenant uuid.UUID) {
 	session, err := r.link.Session(ctx)
 	require.NoError(r.t, err)
 	require.NoError(r.t, session.Do(ctx, func(ch *amqp.Channel) error {
-		return ch.QueueUnbind(contract.QueueName(tenant.String()), tenant.String(), contract.MessagesExchange, nil)
+		for _, exchange := range []string{contract.TenantsExchange, contract.MessagesExchange} {
+			if err := ch.QueueUnbind(contract.QueueName(tenant.String()), tenant.String(), exchange, nil); err != nil {
+				return err
+			}
+		}
+		return nil
 	}))
 }
 

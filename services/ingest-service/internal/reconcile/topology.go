@@ -144,11 +144,14 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 // declareClassic makes a queue that can be trusted at once.
 func (t *Topology) declareClassic(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) error {
 	err := session.Do(ctx, func(ch *amqp.Channel) error {
-		return rabbitmq.DeclareTenant(ch, tenant.String(), t.options)
+		return rabbitmq.DeclareTenantQueue(ch, tenant.String(), t.options)
 	})
 	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
 		t.warnOfMismatch(tenant, err)
-		err = session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenant.String()) })
+		err = nil
+	}
+	if err == nil {
+		err = t.bind(ctx, session, tenant)
 	}
 	if isNotFound(err) {
 		t.forgetShared(session)
@@ -182,7 +185,7 @@ func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	// On the same connection: its answer says that the broker has been there all the time.
-	err := born.session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.BindTenant(ch, tenant.String()) })
+	err := t.bind(ctx, born.session, tenant)
 	if isNotFound(err) { // the queue, or one of the exchanges
 		t.forgetShared(born.session)
 	}
@@ -190,6 +193,13 @@ func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
 		t.forgetBirth(tenant)
 	}
 	return err
+}
+
+// bind binds the queue of a tenant on a connection on which what all tenants share has been declared.
+func (t *Topology) bind(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) error {
+	return session.Do(ctx, func(ch *amqp.Channel) error {
+		return rabbitmq.BindTenant(ch, tenant.String(), t.link.Screened(session))
+	})
 }
 
 // trust returns when the queue of a tenant can be trusted.
@@ -275,6 +285,9 @@ func (t *Topology) DeclareShared(ctx context.Context) (*rabbitmq.Session, error)
 		// The tiers are few, and what waits in them must survive the loss of a node: always quorum queues.
 		return rabbitmq.DeclareShared(ch, t.delays, rabbitmq.QueueQuorum)
 	})
+	if err == nil {
+		err = session.DeclareScreen(ctx, t.link.Screened(session))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("declare the shared exchanges and queues: %w", err)
 	}
