@@ -18,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
@@ -94,9 +95,9 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 
 	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
 	recorder := deadletter.NewRecorder(broker.shared, letters, letterMetrics, log)
-	replayer := deadletter.NewReplayer(letters, broker.internal, cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
+	replayer := deadletter.NewReplayer(letters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
 	requests = httpapi.Mount(server, verifier, httpapi.Dependencies{
-		Tenants: controller, Publisher: broker.client, Letters: letters, Replayer: replayer,
+		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), Letters: letters, Replayer: replayer,
 	}, limits, reg)
 
 	// In the order of starting; they stop in reverse.

@@ -259,7 +259,7 @@ func replayMessage(tenant uuid.UUID, l *Letter) rabbitmq.Message {
 		id = l.ReplayID().String()
 	}
 	return rabbitmq.Message{
-		Exchange: contract.MessagesExchange, Key: tenant.String(),
+		Exchange: contract.TenantsExchange, Key: tenant.String(),
 		Publishing: amqp.Publishing{
 			MessageId: id, ContentType: cut(l.ContentType, 255), Body: l.Payload,
 			DeliveryMode: amqp.Persistent, Timestamp: time.Now(),

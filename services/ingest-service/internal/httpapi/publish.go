@@ -127,7 +127,7 @@ func (a *api) checkPayload(payload []byte) error {
 // AMQP.
 func message(tenant, id uuid.UUID, payload []byte, now time.Time) rabbitmq.Message {
 	return rabbitmq.Message{
-		Exchange: contract.MessagesExchange, Key: tenant.String(),
+		Exchange: contract.TenantsExchange, Key: tenant.String(),
 		Publishing: amqp.Publishing{
 			MessageId: id.String(), ContentType: fiber.MIMEApplicationJSON, DeliveryMode: amqp.Persistent, Timestamp: now, Body: payload,
 		},

@@ -90,8 +90,6 @@ func (c *Controller) check(ctx context.Context) {
 			return
 		}
 		c.census.strike(id)
-		if t, known := c.tenant(id); known {
-			t.doubt()
-		}
+		c.Verify(id)
 	}
 }

@@ -255,6 +255,14 @@ func (c *Controller) Reobserve() {
 	}
 }
 
+// Verify has a tenant's partition, queue and bindings verified, soon and at most once at a time. It does not wait for that, and the
+// tenant goes on meanwhile.
+func (c *Controller) Verify(id uuid.UUID) {
+	if t, known := c.tenant(id); known {
+		t.doubt()
+	}
+}
+
 func (c *Controller) tenant(id uuid.UUID) (*tenant, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
