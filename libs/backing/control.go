@@ -46,6 +46,27 @@ func (p *Process) Running(ctx context.Context) (bool, error) {
 	return p.server.running(ctx)
 }
 
+// ErrNoTools says that the programs that come with a server cannot be run: it is in a container, or is none of ours.
+var ErrNoTools = errors.New("the server's own programs cannot be run")
+
+// Tool runs one of the programs that come with the server against it, such as rabbitmqctl, and returns what it prints. It is
+// [ErrNoTools] but for a native RabbitMQ.
+func (p *Process) Tool(ctx context.Context, name string, args ...string) (output string, err error) {
+	native, ok := p.server.(*nativeServer)
+	if !ok || native.tool == nil {
+		return "", fmt.Errorf("%s: %w", name, ErrNoTools)
+	}
+	command, err := native.tool(ctx, name, args)
+	if err != nil {
+		return "", err
+	}
+	answer, err := command.CombinedOutput()
+	if err != nil {
+		return string(answer), fmt.Errorf("%s: %w: %s", name, err, answer)
+	}
+	return string(answer), nil
+}
+
 // Kill ends the server as a crash would, with SIGKILL, and returns when it is gone. Its data stays.
 func (p *Process) Kill(ctx context.Context) error {
 	if p.server == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,8 @@ type nativeSpec struct {
 	// specs makes what is missing in data and says which processes to start, in this order. The last one is the server,
 	// the others are what it needs beside it.
 	specs func(ctx context.Context) ([]process.Spec, error)
+	// tool runs one of the programs that come with the server, against it; nil where there are none.
+	tool func(ctx context.Context, name string, args []string) (*exec.Cmd, error)
 	// helpers are the names of those others.
 	helpers []Name
 	// abort ends the server when its data is of no interest any more; SIGKILL if 0.

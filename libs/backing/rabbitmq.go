@@ -178,7 +178,7 @@ func (rabbitKind) missing() []string {
 }
 
 func (k rabbitKind) native(rec record, _ settings) nativeSpec {
-	return nativeSpec{data: rec.Data, helpers: []Name{helperEPMD}, specs: func(context.Context) ([]process.Spec, error) {
+	return nativeSpec{data: rec.Data, helpers: []Name{helperEPMD}, tool: k.tool(rec), specs: func(context.Context) ([]process.Spec, error) {
 		account, err := unprivileged(k.accounts())
 		if err != nil {
 			return nil, err
@@ -202,6 +202,26 @@ func (k rabbitKind) native(rec record, _ settings) nativeSpec {
 			OneCPU: true, // the boot moves about a lot: 5 to 7 s instead of 9 to 21 s on two cores
 		}}, nil
 	}}
+}
+
+// tool runs rabbitmqctl and its like as the account of the node, whose cookie they need.
+func (k rabbitKind) tool(rec record) func(context.Context, string, []string) (*exec.Cmd, error) {
+	return func(ctx context.Context, name string, args []string) (*exec.Cmd, error) {
+		account, err := unprivileged(k.accounts())
+		if err != nil {
+			return nil, err
+		}
+		script := rabbitScript()
+		if script == "" {
+			return nil, errors.New("RabbitMQ is not installed")
+		}
+		command := exec.CommandContext(ctx, filepath.Join(filepath.Dir(script), name), args...)
+		command.Env, command.Dir = rabbitFiles{root: rec.Data, rec: rec}.env(), rec.Data
+		if account != nil {
+			command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: account.UID, Gid: account.GID}}
+		}
+		return command, nil
+	}
 }
 
 // rabbitFiles are the folder of a native node: home (with Erlang's cookie), mnesia (data), conf, plugins.

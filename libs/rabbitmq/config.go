@@ -14,6 +14,8 @@ type Config struct {
 	Heartbeat time.Duration `koanf:"heartbeat" validate:"min=1s,max=5m" usage:"heartbeat interval; a silent broker is given up after 1.5 times as long"`
 	// ConnectTimeout bounds one attempt to connect, the handshakes included.
 	ConnectTimeout time.Duration `koanf:"connect_timeout" validate:"min=100ms,max=1m" usage:"limit of one attempt to connect"`
+	// ManagementURL is that of the management API, with login unless it is that of URL. It may be empty.
+	ManagementURL string `koanf:"management_url" validate:"omitempty,url" secret:"true" usage:"URL of the broker's management API, to notice messages that are stuck; they are not looked for without it"`
 	// Screen is [ScreenAuto], [ScreenOn] or [ScreenOff].
 	Screen string `koanf:"screen" validate:"oneof=auto on off" usage:"refuse messages with a header x-death, which a broker below 4.0 cannot dead-letter: auto (by its version), on or off"`
 }

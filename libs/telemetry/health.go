@@ -23,8 +23,14 @@ type Health struct {
 	up *prometheus.GaugeVec
 
 	mu       sync.Mutex
-	checks   map[string]error // nil: fine
+	checks   map[string]state
 	stopping bool
+}
+
+// state is that of a check.
+type state struct {
+	err      error // nil: fine
+	degraded bool  // the process is ready all the same
 }
 
 // NewHealth makes a Health without checks, which is ready, and registers mtm_backing_up on reg.
@@ -34,7 +40,7 @@ func NewHealth(reg prometheus.Registerer) *Health {
 			Name: "mtm_backing_up",
 			Help: "1 while the backing service can be used by this process, else 0.",
 		}, []string{"service"}),
-		checks: map[string]error{},
+		checks: map[string]state{},
 	}
 	reg.MustRegister(h.up)
 	return h
@@ -61,17 +67,24 @@ func (h *Health) Check(name string) *Check {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, ok := h.checks[name]; !ok {
-		h.checks[name] = ErrStarting
+		h.checks[name] = state{err: ErrStarting}
 	}
 	return &Check{health: h, name: name}
 }
 
 // Set reports the state: nil for fine, else the reason, which /readyz shows to operators and which must
 // not hold a secret.
-func (c *Check) Set(err error) {
+func (c *Check) Set(err error) { c.set(state{err: err}) }
+
+// Degrade reports that the process does its work but for a part of it, and why; nil for fine. It stays ready: taking its
+// traffic away would help nobody.
+func (c *Check) Degrade(err error) { c.set(state{err: err, degraded: err != nil}) }
+
+func (c *Check) set(s state) {
+	err := s.err
 	c.health.mu.Lock()
 	defer c.health.mu.Unlock()
-	c.health.checks[c.name] = err
+	c.health.checks[c.name] = s
 	if c.gauge == nil {
 		return
 	}
@@ -98,14 +111,14 @@ func (h *Health) Err() error {
 		errs = append(errs, ErrStopping)
 	}
 	for _, name := range slices.Sorted(maps.Keys(checks)) {
-		if err := checks[name]; err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		if check := checks[name]; check.err != nil && !check.degraded {
+			errs = append(errs, fmt.Errorf("%s: %w", name, check.err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (h *Health) state() (stopping bool, checks map[string]error) {
+func (h *Health) state() (stopping bool, checks map[string]state) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.stopping, maps.Clone(h.checks)
@@ -113,33 +126,35 @@ func (h *Health) state() (stopping bool, checks map[string]error) {
 
 // readiness is the body of /readyz.
 type readiness struct {
-	Status string                 `json:"status"` // ready, not_ready or stopping
+	Status string                 `json:"status"` // ready, degraded (200 as well), not_ready or stopping
 	Checks map[string]checkStatus `json:"checks"`
 }
 
 type checkStatus struct {
-	OK    bool   `json:"ok"`
-	Error string `json:"error,omitempty"`
+	OK       bool   `json:"ok"`
+	Degraded bool   `json:"degraded,omitempty"`
+	Error    string `json:"error,omitempty"`
 }
 
 // ready answers 200 or 503 with the state of every check.
 func (h *Health) ready(w http.ResponseWriter, _ *http.Request) {
 	stopping, checks := h.state()
 	body := readiness{Status: "ready", Checks: make(map[string]checkStatus, len(checks))}
-	for name, err := range checks {
-		if err == nil {
+	status := http.StatusOK
+	for name, check := range checks {
+		switch {
+		case check.err == nil:
 			body.Checks[name] = checkStatus{OK: true}
 			continue
+		case !check.degraded:
+			body.Status, status = "not_ready", http.StatusServiceUnavailable
+		case body.Status == "ready":
+			body.Status = "degraded"
 		}
-		body.Checks[name] = checkStatus{Error: err.Error()}
-		body.Status = "not_ready"
+		body.Checks[name] = checkStatus{Degraded: check.degraded, Error: check.err.Error()}
 	}
-	status := http.StatusOK
 	if stopping {
-		body.Status = "stopping"
-	}
-	if body.Status != "ready" {
-		status = http.StatusServiceUnavailable
+		body.Status, status = "stopping", http.StatusServiceUnavailable
 	}
 	writeJSON(w, status, body)
 }

@@ -97,6 +97,19 @@ func TestReadiness(t *testing.T) {
 			"postgres: connection refused",
 		},
 		{
+			"a part of the work is not done", func() { postgres.Set(nil); snapshot.Degrade(errDown) }, 200,
+			`{"status":"degraded","checks":{"postgres":{"ok":true},"snapshot":{"ok":false,"degraded":true,"error":"connection refused"}}}`, "",
+		},
+		{
+			"and something is missing", func() { postgres.Set(errDown) }, 503,
+			`{"status":"not_ready","checks":{"postgres":{"ok":false,"error":"connection refused"},"snapshot":{"ok":false,"degraded":true,"error":"connection refused"}}}`,
+			"postgres: connection refused",
+		},
+		{
+			"all again", func() { postgres.Set(nil); snapshot.Degrade(nil) }, 200,
+			`{"status":"ready","checks":{"postgres":{"ok":true},"snapshot":{"ok":true}}}`, "",
+		},
+		{
 			"stopping", func() { postgres.Set(nil); o.health.Stopping() }, 503,
 			`{"status":"stopping","checks":{"postgres":{"ok":true},"snapshot":{"ok":true}}}`, "stopping",
 		},

@@ -28,6 +28,7 @@ const (
 type broker struct {
 	consume []*rabbitmq.Link // tenants' consumers, spread by tenant
 	shared  *rabbitmq.Link   // declarations and the recorder of dead letters
+	canary  *rabbitmq.Link   // tests of the dead-lettering, which may cost the connection
 	links   []*rabbitmq.Link
 
 	client   *rabbitmq.Publisher // the HTTP API
@@ -43,14 +44,15 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 		return l
 	}
 	link := func(name string) *rabbitmq.Link { return connect(name, check.reporter()) }
-	// Their loss is a part of their work, and says nothing about the broker.
-	quarantine := func(name string) *rabbitmq.Link { return connect(name+" quarantine", nil) }
+	// The loss of these is a part of their work, and says nothing about the broker.
+	expendable := func(name string) *rabbitmq.Link { return connect(name, nil) }
 
-	probing, trying := quarantine("consume"), quarantine("publish")
+	probing, trying := expendable("consume quarantine"), expendable("publish quarantine")
 	for i := range cfg.RabbitMQ.Connections {
 		b.consume = append(b.consume, link(fmt.Sprintf("consume %d", i+1)).WithQuarantine(probing))
 	}
 	b.shared = link("shared").WithQuarantine(probing)
+	b.canary = expendable("canary")
 	b.client = rabbitmq.NewPublisher(link("publish"), clientLanes, log).WithQuarantine(trying)
 	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalLanes, log).WithQuarantine(trying)
 	return b

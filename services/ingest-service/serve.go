@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
@@ -17,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadlettering"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/httpapi"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
@@ -96,6 +98,8 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
 	recorder := deadletter.NewRecorder(broker.shared, letters, letterMetrics, log)
 	replayer := deadletter.NewReplayer(letters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
+	watch := deadlettering.New(deadlettering.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
+		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	requests = httpapi.Mount(server, verifier, httpapi.Dependencies{
 		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), Letters: letters, Replayer: replayer,
 	}, limits, reg)
@@ -119,6 +123,12 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 				return err
 			}
 			return recorder.Run(ctx)
+		}},
+		lifecycle.Component{Name: "dead-lettering", Run: func(ctx context.Context) error {
+			if err := topology.Await(ctx); err != nil {
+				return err
+			}
+			return watch.Run(ctx)
 		}},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 		lifecycle.Component{Name: "http", Run: server.Run},

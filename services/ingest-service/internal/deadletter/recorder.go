@@ -101,9 +101,11 @@ func (r *Recorder) consume(ctx context.Context, log *zap.Logger, queue string, r
 			return fmt.Errorf("%w: the consumer was cancelled", rabbitmq.ErrUnavailable)
 		}
 		deliveries := gather(first, consumption.Deliveries)
-		letters := make([]Letter, len(deliveries))
-		for i, d := range deliveries {
-			letters[i] = read(d, time.Now())
+		letters := make([]Letter, 0, len(deliveries))
+		for _, d := range deliveries {
+			if !isCanary(d) {
+				letters = append(letters, read(d, time.Now()))
+			}
 		}
 		if err := r.record(ctx, log, letters, consumption.Done()); err != nil {
 			return errors.Join(err, consumption.Stop())
@@ -137,6 +139,9 @@ const lastTry = 3 * time.Second
 // record commits letters, trying again until it succeeds, ctx ends, the session is lost, or it has taken too long. The
 // end of ctx leaves a try that is under way a little time.
 func (r *Recorder) record(ctx context.Context, log *zap.Logger, letters []Letter, lost <-chan struct{}) error {
+	if len(letters) == 0 {
+		return nil
+	}
 	pauses := newPauses()
 	for held := time.Now(); ; {
 		err := r.try(ctx, log, letters)

@@ -1,0 +1,205 @@
+package deadlettering
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+const (
+	// pageSize is how many queues the management API is asked for at a time. It takes 500 at most.
+	pageSize = 500
+	// managementTimeout bounds one request, maxAnswer the size of its answer: a queue takes some hundred bytes.
+	managementTimeout = 10 * time.Second
+	maxAnswer         = 4 << 20
+	// samples is how many looks in a row must find that messages wait, and never fewer of them.
+	samples = 3
+	// closerLooks is how often a queue is then looked at once more, each after closerPause, which is longer than the interval of
+	// the broker's statistics (5 s). In a queue that is busy the number falls now and then.
+	closerLooks = 5
+	closerPause = 6 * time.Second
+	// maxNamed is how many queues are looked at closely, and named.
+	maxNamed = 5
+)
+
+// management is a client of the broker's management API.
+type management struct {
+	base           string // without login and the last slash
+	login          *url.Userinfo
+	vhost          string
+	client         *http.Client
+	closerInterval time.Duration
+}
+
+// newManagement reads where the API is. Without a login of its own it is asked with that of AMQP.
+func newManagement(cfg rabbitmq.Config) (*management, error) {
+	broker, err := amqp.ParseURI(cfg.URL)
+	if err != nil {
+		return nil, errors.New("rabbitmq.url is not a valid URL")
+	}
+	base, err := url.Parse(cfg.ManagementURL)
+	if err != nil || base.Host == "" {
+		return nil, errors.New("rabbitmq.management_url is not a valid URL")
+	}
+	login := base.User
+	if login == nil {
+		login = url.UserPassword(broker.Username, broker.Password)
+	}
+	base.User = nil
+	return &management{
+		base: strings.TrimSuffix(base.String(), "/"), login: login, vhost: broker.Vhost, closerInterval: closerPause,
+		client: &http.Client{Timeout: managementTimeout, Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, // once a minute
+		}},
+	}, nil
+}
+
+// queue is what the API tells of one.
+type queue struct {
+	Name    string `json:"name"`
+	Waiting int64  `json:"messages_dlx"` // to be dead-lettered, or not confirmed there yet
+}
+
+const columns = "columns=name,messages_dlx"
+
+// waiting is how many messages wait to be dead-lettered, for each queue of the virtual host in which any do.
+func (m *management) waiting(ctx context.Context) (map[string]int64, error) {
+	all := make(map[string]int64)
+	for page, pages := 1, 1; page <= pages; page++ {
+		var answer struct {
+			Pages int     `json:"page_count"`
+			Items []queue `json:"items"`
+		}
+		query := "?page=" + strconv.Itoa(page) + "&page_size=" + strconv.Itoa(pageSize) + "&" + columns
+		if err := m.get(ctx, "/api/queues/"+url.PathEscape(m.vhost)+query, &answer); err != nil {
+			return nil, err
+		}
+		pages = answer.Pages
+		for _, q := range answer.Items {
+			if q.Waiting > 0 {
+				all[q.Name] = q.Waiting
+			}
+		}
+	}
+	return all, nil
+}
+
+// waitingIn is waiting for one queue.
+func (m *management) waitingIn(ctx context.Context, name string) (int64, error) {
+	var q queue
+	err := m.get(ctx, "/api/queues/"+url.PathEscape(m.vhost)+"/"+url.PathEscape(name)+"?"+columns, &q)
+	return q.Waiting, err
+}
+
+func (m *management) get(ctx context.Context, path string, into any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, m.base+path, http.NoBody)
+	if err != nil {
+		return fmt.Errorf("ask the management API: %w", err)
+	}
+	password, _ := m.login.Password()
+	request.SetBasicAuth(m.login.Username(), password)
+	response, err := m.client.Do(request)
+	if err != nil {
+		return fmt.Errorf("ask the management API: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }() // it was read as far as it matters
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask the management API: status %d", response.StatusCode)
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(into); err != nil {
+		return fmt.Errorf("read the answer of the management API: %w", err)
+	}
+	return nil
+}
+
+// trend is, for each queue in which messages wait, how many looks in a row have found no fewer than the one before.
+type trend map[string]struct {
+	last  int64
+	looks int
+}
+
+// observe takes in a look and returns the queues that may be stuck, in order.
+func (t trend) observe(waiting map[string]int64) (suspected []string) {
+	maps.DeleteFunc(t, func(name string, _ struct {
+		last  int64
+		looks int
+	},
+	) bool {
+		return waiting[name] == 0
+	})
+	for name, now := range waiting {
+		seen := t[name]
+		if now < seen.last {
+			seen.looks = 0
+		}
+		seen.last = now
+		seen.looks++
+		t[name] = seen
+		if seen.looks >= samples {
+			suspected = append(suspected, name)
+		}
+	}
+	slices.Sort(suspected)
+	return suspected
+}
+
+// lookAtQueues looks for queues that are stuck until ctx ends.
+func (w *Watch) lookAtQueues(ctx context.Context, api *management) {
+	seen := make(trend)
+	answered := true
+	for wait(ctx, w.cfg.Look) {
+		waiting, err := api.waiting(ctx)
+		if err != nil && ctx.Err() == nil && answered {
+			w.log.Warn("messages that wait to be dead-lettered could not be looked at; it will be repeated", zap.Error(err))
+		}
+		if answered = err == nil; !answered {
+			continue
+		}
+		var stuck []string
+		suspected := seen.observe(waiting)
+		for _, name := range suspected[:min(maxNamed, len(suspected))] {
+			if api.isStuck(ctx, name, waiting[name]) {
+				stuck = append(stuck, name)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if len(stuck) == 0 {
+			w.stuck.Set(0)
+			w.set(stuckQueues, nil)
+			continue
+		}
+		w.stuck.Set(float64(len(stuck) + max(0, len(suspected)-maxNamed)))
+		w.set(stuckQueues, fmt.Errorf("messages wait to be dead-lettered and do not become fewer in %s", strings.Join(stuck, ", ")))
+	}
+}
+
+// isStuck looks at a queue more closely.
+func (m *management) isStuck(ctx context.Context, name string, last int64) bool {
+	for range closerLooks {
+		if !wait(ctx, m.closerInterval) {
+			return false
+		}
+		now, err := m.waitingIn(ctx, name)
+		if err != nil || now == 0 || now < last {
+			return false
+		}
+		last = now
+	}
+	return true
+}

@@ -1,0 +1,171 @@
+package deadlettering
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	patience = 2 * time.Minute // on a busy machine
+	poll     = 20 * time.Millisecond
+	tier     = 200 * time.Millisecond
+)
+
+// rig is a watch over a broker, with everything that an instance has declared there.
+type rig struct {
+	t         *testing.T
+	link      *rabbitmq.Link
+	publisher *rabbitmq.Publisher
+	watch     *Watch
+
+	mu    sync.Mutex
+	fault error // guarded by mu: what was reported last
+}
+
+// newRig declares what all tenants share. The watch begins with start.
+func newRig(t *testing.T, cfg rabbitmq.Config) *rig {
+	t.Helper()
+	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
+	r := &rig{t: t, link: rabbitmq.NewLink(cfg, "test", log, nil)}
+	r.publisher = rabbitmq.NewPublisher(r.link, 1, log)
+	own := rabbitmq.NewLink(cfg, "canary", log, nil)
+	for _, component := range []func(context.Context) error{r.link.Run, r.publisher.Run, own.Run} {
+		r.run(component)
+	}
+	r.declare()
+	r.watch = New(
+		Config{Instance: "i-" + uuid.NewString()[:8], Tier: tier, Broker: cfg, Every: 100 * time.Millisecond, Grace: 4 * time.Second, Look: time.Second},
+		own, r.publisher, func(err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.fault = err
+		}, prometheus.NewPedanticRegistry(), log,
+	)
+	return r
+}
+
+func (r *rig) run(component func(context.Context) error) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- component(ctx) }()
+	r.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("component: %v", err)
+		}
+	})
+}
+
+func (r *rig) start() {
+	r.t.Helper()
+	r.run(r.watch.Run)
+}
+
+func (r *rig) do(fn func(ch *amqp.Channel) error) error {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	session, err := r.link.Session(ctx)
+	require.NoError(r.t, err)
+	return session.Do(ctx, fn)
+}
+
+func (r *rig) declare() {
+	r.t.Helper()
+	require.NoError(r.t, r.do(func(ch *amqp.Channel) error { return rabbitmq.DeclareShared(ch, []time.Duration{tier}, rabbitmq.QueueQuorum) }))
+	session, err := r.link.Session(r.t.Context())
+	require.NoError(r.t, err)
+	require.NoError(r.t, session.DeclareScreen(r.t.Context(), r.link.Screened(session)))
+}
+
+func (r *rig) reported() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fault
+}
+
+// degraded waits until the causes are reported, and nothing else is.
+func (r *rig) degraded(causes ...string) {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool {
+		err := r.reported()
+		if err == nil {
+			return false
+		}
+		lines := strings.Split(err.Error(), "\n")
+		for _, cause := range causes {
+			if !strings.Contains(err.Error(), cause+": ") {
+				return false
+			}
+		}
+		return len(lines) == len(causes)
+	}, patience, poll, "want %v", causes)
+	require.Zero(r.t, testutil.ToFloat64(r.watch.up))
+}
+
+// fine waits until nothing is reported, and a canary has come back both ways since.
+func (r *rig) fine() {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool { return r.reported() == nil }, patience, poll)
+	require.InDelta(r.t, 1, testutil.ToFloat64(r.watch.up), 0)
+	for _, queue := range []string{contract.CanaryName(r.watch.cfg.Instance), contract.RetryTierName(tier)} {
+		require.Eventually(r.t, func() bool {
+			return r.do(func(ch *amqp.Channel) error {
+				_, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+				return err
+			}) == nil
+		}, patience, poll)
+	}
+	require.NoError(r.t, r.reported())
+}
+
+// An operator must hear of it when nothing returns from the retries, and when what this broker cannot bear is let through; and
+// must not be called again once that is mended.
+func TestWhatIsWrongIsToldAndMended(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, rabbitmq.Config{URL: backing.RabbitMQ(t).URL, Screen: rabbitmq.ScreenOn})
+	require.NoError(t, r.reported(), "an instance is not held up by what has not been tried")
+	r.start()
+	r.fine()
+	for name, fault := range map[string]struct {
+		harm func(ch *amqp.Channel) error
+		causes []string
+	}{
+		"nothing returns": {func(ch *amqp.Channel) error { return ch.ExchangeDelete(contract.RetryReturnExchange, false, false) }, []string{sharedTier, ownTier}},
+		"the tier is gone": {func(ch *amqp.Channel) error {
+			_, err := ch.QueueDelete(contract.RetryTierName(tier), false, false, false)
+			return err
+		}, []string{sharedTier}},
+		"the screen is open": {func(ch *amqp.Channel) error {
+			return ch.ExchangeUnbind(contract.RefusedExchange, "", contract.ScreenExchange, false, amqp.Table{"x-match": "any-with-x", "x-death": nil})
+		}, []string{screen}},
+		"the queue that refuses is gone": {func(ch *amqp.Channel) error {
+			_, err := ch.QueueDelete(contract.RefusedQueue(0), false, false, false)
+			return err
+		}, []string{screen}},
+	} {
+		require.NoError(t, r.do(fault.harm), name)
+		r.degraded(fault.causes...)
+		r.declare()
+		r.fine()
+	}
+}
