@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -91,7 +92,9 @@ func (r *rig) do(fn func(ch *amqp.Channel) error) error {
 
 func (r *rig) declare() {
 	r.t.Helper()
-	require.NoError(r.t, r.do(func(ch *amqp.Channel) error { return rabbitmq.DeclareShared(ch, []time.Duration{tier}, rabbitmq.QueueQuorum) }))
+	require.NoError(r.t, r.do(func(ch *amqp.Channel) error {
+		return rabbitmq.DeclareShared(ch, []time.Duration{tier}, rabbitmq.QueueQuorum)
+	}))
 	session, err := r.link.Session(r.t.Context())
 	require.NoError(r.t, err)
 	require.NoError(r.t, session.DeclareScreen(r.t.Context(), r.link.Screened(session)))
@@ -122,10 +125,18 @@ func (r *rig) degraded(causes ...string) {
 	require.Zero(r.t, testutil.ToFloat64(r.watch.up))
 }
 
+// degradedBy waits until the cause is reported, perhaps with others.
+func (r *rig) degradedBy(cause string) {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool { err := r.reported(); return err != nil && strings.Contains(err.Error(), cause+": ") }, patience, poll)
+}
+
 // fine waits until nothing is reported, and a canary has come back both ways since.
 func (r *rig) fine() {
 	r.t.Helper()
-	require.Eventually(r.t, func() bool { return r.reported() == nil }, patience, poll)
+	if !assert.Eventually(r.t, func() bool { return r.reported() == nil }, patience, poll) {
+		require.NoError(r.t, r.reported())
+	}
 	require.InDelta(r.t, 1, testutil.ToFloat64(r.watch.up), 0)
 	for _, queue := range []string{contract.CanaryName(r.watch.cfg.Instance), contract.RetryTierName(tier)} {
 		require.Eventually(r.t, func() bool {
@@ -147,7 +158,7 @@ func TestWhatIsWrongIsToldAndMended(t *testing.T) {
 	r.start()
 	r.fine()
 	for name, fault := range map[string]struct {
-		harm func(ch *amqp.Channel) error
+		harm   func(ch *amqp.Channel) error
 		causes []string
 	}{
 		"nothing returns": {func(ch *amqp.Channel) error { return ch.ExchangeDelete(contract.RetryReturnExchange, false, false) }, []string{sharedTier, ownTier}},

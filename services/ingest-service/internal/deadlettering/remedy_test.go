@@ -1,0 +1,157 @@
+package deadlettering
+
+import (
+	"context"
+	"errors"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+)
+
+// runbook has the remedy, between the heading and the end of the block of commands.
+const runbook = "../../../../docs/operations.md"
+
+// remedy are the commands of the runbook, each with its arguments.
+func remedy(t *testing.T, variables map[string]string) [][]string {
+	t.Helper()
+	text, err := os.ReadFile(runbook)
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(text), "**Dead-lettering is down.**")
+	require.True(t, found, "the runbook has a section")
+	_, block, found := strings.Cut(section, "```sh\n")
+	require.True(t, found)
+	block, _, found = strings.Cut(block, "```")
+	require.True(t, found)
+	words := regexp.MustCompile(`'[^']*'|"[^"]*"|\S+`)
+	var commands [][]string
+	for line := range strings.Lines(block) {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		command := words.FindAllString(line, -1)
+		require.Equal(t, "rabbitmqctl", command[0])
+		for i, word := range command {
+			if strings.HasPrefix(word, `"`) {
+				word = os.Expand(word, func(name string) string { return variables[name] })
+			}
+			command[i] = strings.Trim(word, `'"`)
+		}
+		commands = append(commands, command)
+	}
+	return commands
+}
+
+// topology is that of an instance.
+func (r *rig) topology(cfg rabbitmq.Config) *reconcile.Topology {
+	r.t.Helper()
+	quarantine := rabbitmq.NewLink(cfg, "quarantine", zap.NewNop(), nil)
+	link := rabbitmq.NewLink(cfg, "topology", zap.NewNop(), nil).WithQuarantine(quarantine)
+	r.run(quarantine.Run)
+	r.run(link.Run)
+	return reconcile.NewTopology(link, []time.Duration{tier}, rabbitmq.QueueOptions{}, zap.NewNop())
+}
+
+func (r *rig) publish(queue string, headers amqp.Table) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	require.NoError(r.t, r.publisher.Publish(ctx, rabbitmq.Message{Key: queue, Publishing: amqp.Publishing{
+		MessageId: queue, Headers: headers, Expiration: "200", DeliveryMode: amqp.Persistent, Body: []byte(`1`),
+	}}))
+}
+
+// parked takes a message out of the queue of parked messages.
+func (r *rig) parked() (id string, ok bool) {
+	r.t.Helper()
+	got := make(chan amqp.Delivery, 1)
+	require.NoError(r.t, r.do(func(ch *amqp.Channel) error {
+		d, there, err := ch.Get(contract.ParkingQueue, true)
+		if there {
+			got <- d
+		}
+		return err
+	}))
+	select {
+	case d := <-got:
+		return d.MessageId, true
+	default:
+		return "", false
+	}
+}
+
+// kill ends the dead-lettering of the node: with a message that waits in a tenant's queue where one can, else by hand.
+func (r *rig) kill(broker *backing.Process, queue string) {
+	r.t.Helper()
+	session, err := r.link.Session(r.t.Context())
+	require.NoError(r.t, err)
+	if r.link.Screened(session) {
+		r.publish(queue, amqp.Table{"x-death": []any{"a"}}) // to the queue itself, past the screen
+		return
+	}
+	_, err = broker.Tool(r.t.Context(), "rabbitmqctl", "eval", "supervisor:terminate_child(rabbit_sup, rabbit_fifo_dlx_sup).")
+	require.NoError(r.t, err)
+}
+
+// The dead-lettering of a node ends, as it did when a message with a header x-death expired. The operator is told so by instances
+// that run and by one that is started, and has it back with the commands of the runbook, without a restart: what was stuck
+// comes through, and tenants can be made.
+func TestRemedyOfTheRunbook(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts a broker and breaks it; not with -short")
+	}
+	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
+	broker := services.Process(backing.ServiceRabbitMQ)
+	if _, err := broker.Tool(t.Context(), "rabbitmqctl", "version"); errors.Is(err, backing.ErrNoTools) {
+		t.Skip("NOT TESTED: the remedy of the runbook. The broker runs in a container, where its rabbitmqctl is out of reach; BACKING=native tests it")
+	}
+	cfg := rabbitmq.Config{URL: services.RabbitMQURL}
+	r := newRig(t, cfg)
+	poisoned, neighbour, late := uuid.NewString(), uuid.NewString(), uuid.New()
+	for _, tenant := range []string{poisoned, neighbour} {
+		require.NoError(t, r.do(func(ch *amqp.Channel) error { return rabbitmq.DeclareTenant(ch, tenant, rabbitmq.QueueOptions{}) }))
+	}
+	topology := r.topology(cfg)
+	r.start()
+	r.fine()
+	r.kill(broker, contract.QueueName(poisoned))
+	r.degraded(sharedTier, ownTier)
+
+	r.publish(contract.QueueName(neighbour), nil)
+	require.Error(t, topology.Declare(t.Context(), late), "no tenant can be made")
+	started := newRig(t, cfg)
+	started.start()
+	started.degradedBy(ownTier)
+	_, there := r.parked()
+	require.False(t, there, "the neighbour's message is stuck")
+
+	for _, command := range remedy(t, map[string]string{"VHOST": "/", "QUEUE": contract.QueueName(poisoned)}) {
+		output, err := broker.Tool(t.Context(), command[0], command[1:]...)
+		t.Logf("%v\n%s", command, output)
+		require.NoError(t, err)
+	}
+	r.fine()
+	started.fine()
+	require.Eventually(t, func() bool {
+		id, there := r.parked()
+		return there && id == contract.QueueName(neighbour)
+	}, patience, poll)
+	require.Eventually(t, func() bool {
+		if err := topology.Declare(t.Context(), late); err != nil {
+			return false
+		}
+		return topology.Settle(t.Context(), late) == nil
+	}, patience, poll, "tenants can be made again")
+}
