@@ -28,21 +28,19 @@ const (
 	maxAnswer         = 4 << 20
 	// samples is how many looks in a row must find that messages wait, and never fewer of them.
 	samples = 3
-	// closerLooks is how often a queue is then looked at once more, each after closerPause, which is longer than the interval of
-	// the broker's statistics (5 s). In a queue that is busy the number falls now and then.
+	// closerLooks is how often a queue is then looked at once more, within half the time to the next look: every 6 s, which is
+	// longer than the interval of the broker's statistics (5 s). In a queue that is busy the number falls now and then.
 	closerLooks = 5
-	closerPause = 6 * time.Second
 	// maxNamed is how many queues are looked at closely, and named.
 	maxNamed = 5
 )
 
 // management is a client of the broker's management API.
 type management struct {
-	base           string // without login and the last slash
-	login          *url.Userinfo
-	vhost          string
-	client         *http.Client
-	closerInterval time.Duration
+	base   string // without login and the last slash
+	login  *url.Userinfo
+	vhost  string
+	client *http.Client
 }
 
 // newManagement reads where the API is. Without a login of its own it is asked with that of AMQP.
@@ -61,7 +59,7 @@ func newManagement(cfg rabbitmq.Config) (*management, error) {
 	}
 	base.User = nil
 	return &management{
-		base: strings.TrimSuffix(base.String(), "/"), login: login, vhost: broker.Vhost, closerInterval: closerPause,
+		base: strings.TrimSuffix(base.String(), "/"), login: login, vhost: broker.Vhost,
 		client: &http.Client{Timeout: managementTimeout, Transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, // once a minute
 		}},
@@ -142,6 +140,9 @@ func (t trend) observe(waiting map[string]int64) (suspected []string) {
 		return waiting[name] == 0
 	})
 	for name, now := range waiting {
+		if now == 0 {
+			continue
+		}
 		seen := t[name]
 		if now < seen.last {
 			seen.looks = 0
@@ -172,7 +173,7 @@ func (w *Watch) lookAtQueues(ctx context.Context, api *management) {
 		var stuck []string
 		suspected := seen.observe(waiting)
 		for _, name := range suspected[:min(maxNamed, len(suspected))] {
-			if api.isStuck(ctx, name, waiting[name]) {
+			if api.isStuck(ctx, name, waiting[name], w.cfg.Look/2/closerLooks) {
 				stuck = append(stuck, name)
 			}
 		}
@@ -185,14 +186,14 @@ func (w *Watch) lookAtQueues(ctx context.Context, api *management) {
 			continue
 		}
 		w.stuck.Set(float64(len(stuck) + max(0, len(suspected)-maxNamed)))
-		w.set(stuckQueues, fmt.Errorf("messages wait to be dead-lettered and do not become fewer in %s", strings.Join(stuck, ", ")))
+		w.set(stuckQueues, fmt.Errorf("%s: messages wait to be dead-lettered and do not become fewer in %s", stuckQueues, strings.Join(stuck, ", ")))
 	}
 }
 
-// isStuck looks at a queue more closely.
-func (m *management) isStuck(ctx context.Context, name string, last int64) bool {
+// isStuck looks at a queue more closely, once every pause.
+func (m *management) isStuck(ctx context.Context, name string, last int64, pause time.Duration) bool {
 	for range closerLooks {
-		if !wait(ctx, m.closerInterval) {
+		if !wait(ctx, pause) {
 			return false
 		}
 		now, err := m.waitingIn(ctx, name)
