@@ -92,7 +92,7 @@ func (s *Stack) spec(v service, settings map[string]string) process.Spec {
 // as those that describe a terminal, must not make a running service look out of date.
 func readByServices(name string) bool {
 	if slices.Contains(envKeys(), name) {
-		return slices.Contains([]string{"DATABASE_URL", "RABBITMQ_URL", "NATS_URL"}, name)
+		return slices.Contains([]string{"DATABASE_URL", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "NATS_URL"}, name)
 	}
 	section, _, _ := strings.Cut(name, "_")
 	return slices.Contains([]string{
