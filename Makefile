@@ -10,7 +10,7 @@ MODULES = $(shell go list -m -f '{{.Dir}}')
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- the stack on this machine -------------------------------------------------------------------------------------
 
@@ -48,11 +48,14 @@ demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N
 TIMEOUT ?= 15m
 PKG ?= work
 
-.PHONY: test bench chaos soak lint verify vuln fmt generate compose-test
+.PHONY: test test-rabbitmq4 bench chaos soak lint verify vuln fmt generate compose-test
 test: bin/gotestsum ## every test of every module, with -race; PKG=./libs/… and RUN=TestName narrow it down
 	@tools/compiler
 	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
 		-race -count=1 -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS)
+
+test-rabbitmq4: ## what the broker does with us, on the newest RabbitMQ 4: from Docker, else in a Debian of its own (root; minutes, once)
+	@tools/rabbitmq4
 
 bench: ## the platform beside the machine's limits and alternatives; QUICK=1, PARTS=drain,pages and ROUNDS=5 are understood
 	@go run ./benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-parts "$(PARTS)") $(if $(ROUNDS),-rounds "$(ROUNDS)")
