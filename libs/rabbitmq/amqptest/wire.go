@@ -1,0 +1,97 @@
+package amqptest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+)
+
+// Properties are those of a message. What is zero is not sent.
+type Properties struct {
+	ContentType, ContentEncoding string
+	// Headers are the fields of the table, each as of [Field], one behind the other. Empty but not nil is a table without
+	// fields.
+	Headers                                                            []byte
+	DeliveryMode, Priority                                             byte
+	CorrelationID, ReplyTo, Expiration, MessageID, Type, UserID, AppID string
+	Timestamp                                                          uint64
+}
+
+// Encode returns flags and values as in a content header.
+func (p Properties) Encode() []byte {
+	var flags uint16
+	var values []byte
+	bit := uint16(1 << 15)
+	add := func(present bool, value ...byte) {
+		if present {
+			flags |= bit
+			values = append(values, value...)
+		}
+		bit >>= 1
+	}
+	text := func(s string) { add(s != "", Short(s)...) }
+	text(p.ContentType)
+	text(p.ContentEncoding)
+	add(p.Headers != nil, Long(p.Headers)...)
+	add(p.DeliveryMode != 0, p.DeliveryMode)
+	add(p.Priority != 0, p.Priority)
+	text(p.CorrelationID)
+	text(p.ReplyTo)
+	text(p.Expiration)
+	text(p.MessageID)
+	add(p.Timestamp != 0, binary.BigEndian.AppendUint64(nil, p.Timestamp)...)
+	text(p.Type)
+	text(p.UserID)
+	text(p.AppID)
+	return append(binary.BigEndian.AppendUint16(nil, flags), values...)
+}
+
+// Field is a named field of a table: kind is the code of its type, value its encoding.
+func Field(name string, kind byte, value ...byte) []byte {
+	return slices.Concat(Short(name), []byte{kind}, value)
+}
+
+// Short is a short string: its length in a byte (of which the upper bits are lost) before it.
+func Short(s string) []byte { return append([]byte{byte(len(s))}, s...) }
+
+// Long is a long string, table or array: its length in four bytes before it.
+func Long(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
+}
+
+// Tables is the value of a field of type F that has so many tables one in the other, at least one; the innermost is empty.
+func Tables(levels int) []byte {
+	return nest(levels, func(inner []byte) []byte { return Field("n", 'F', inner...) })
+}
+
+// Arrays is the value of a field of type A that has so many arrays one in the other, at least one; the innermost is empty.
+func Arrays(levels int) []byte {
+	return nest(levels, func(inner []byte) []byte { return append([]byte{'A'}, inner...) })
+}
+
+func nest(levels int, wrap func(inner []byte) []byte) []byte {
+	value := Long(nil)
+	for range levels - 1 {
+		value = Long(wrap(value))
+	}
+	return value
+}
+
+// Elements is the value of a field of type A with n elements that are void.
+func Elements(n int) []byte { return Long(bytes.Repeat([]byte{'V'}, n)) }
+
+// short reads a short string.
+func short(b []byte) (s string, rest []byte) {
+	n := 1 + int(b[0])
+	return string(b[1:n]), b[n:]
+}
+
+func method(id uint32, arguments ...[]byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, id), slices.Concat(arguments...)...)
+}
+
+func frame(kind byte, channel uint16, payload []byte) []byte {
+	f := binary.BigEndian.AppendUint16([]byte{kind}, channel)
+	f = binary.BigEndian.AppendUint32(f, uint32(len(payload)))
+	return append(append(f, payload...), frameEnd)
+}
