@@ -68,9 +68,15 @@ func TenantOfQueue(queue string) (tenantID string, ok bool) {
 // RetryTierName is the name of the exchange (fanout) and of the queue that hold messages back for delay: "retry.5s".
 func RetryTierName(delay time.Duration) string { return "retry." + delay.String() }
 
+// HeaderPrefix begins the names of the headers that workers write.
+const HeaderPrefix = "x-mtm-"
+
 // Headers that workers write. A producer may send them, too: they count only on what comes back through
 // [RetryReturnExchange].
 const (
+	// HeaderProperties has the properties of the message as its producer gave them, encoded as in a content header of AMQP
+	// 0-9-1: in place (byte array), or how many bytes they take at the end of the body (int64), where they are too large.
+	HeaderProperties = "x-mtm-properties"
 	// HeaderAttempt (int32) is how many times the message has been tried.
 	HeaderAttempt = "x-mtm-attempt"
 	// HeaderFirstFailedAt (int64) is the time of the first failure in Unix milliseconds.

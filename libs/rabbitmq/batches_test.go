@@ -55,7 +55,7 @@ func publishings() []amqp.Publishing {
 }
 
 // takeBatches takes n deliveries.
-func takeBatches(t *testing.T, c *rabbitmq.Consumption, n int) (all []amqp.Delivery) {
+func takeBatches(t *testing.T, c *rabbitmq.Consumption, n int) (all []rabbitmq.Delivery) {
 	t.Helper()
 	for len(all) < n {
 		select {
@@ -102,7 +102,11 @@ func TestBatchesAreWhatTheLibraryReads(t *testing.T) {
 		if len(got.Body) == 0 {
 			got.Body, want.Body = nil, nil
 		}
-		require.Equal(t, want, got, "message %d", i)
+		require.Nil(t, got.Headers)
+		if want.Headers != nil {
+			got.Headers = got.Properties.Headers().Decode()
+		}
+		require.Equal(t, want, got.Delivery, "message %d", i)
 	}
 	require.NoError(t, here.Ack(uint64(len(sent)), true))
 	for _, c := range []*rabbitmq.Consumption{here, there} {

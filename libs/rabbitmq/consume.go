@@ -144,7 +144,7 @@ func (c *Consumption) Ready() <-chan struct{} { return c.inbox.ready }
 
 // Take returns what has been delivered since it was called the last time, in the order of the tags. What comes next is
 // gathered in empty, which may be nil.
-func (c *Consumption) Take(empty []amqp.Delivery) []amqp.Delivery { return c.inbox.take(empty) }
+func (c *Consumption) Take(empty []Delivery) []Delivery { return c.inbox.take(empty) }
 
 // Trim lets go of memory in which nothing waits.
 func (c *Consumption) Trim() { c.inbox.trim() }

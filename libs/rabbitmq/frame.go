@@ -27,12 +27,6 @@ const (
 	classBasic   = 60
 )
 
-// Limits of what is read of the headers of a message, as amqp091-go has them: a few bytes must not become much memory.
-const (
-	maxFieldDepth    = 32
-	maxTableElements = 8192
-)
-
 // errMalformed says that the broker has sent what is not AMQP. The connection cannot be trusted any more.
 var errMalformed = errors.New("malformed AMQP frame")
 
@@ -96,83 +90,6 @@ func (c *cursor) time() time.Time {
 	return time.Unix(int64(c.uint64()), 0)
 }
 
-// table reads a field table; depth is how many surround it. A producer may have written anything into it, so what is beyond
-// the limits or cannot be read is left out: it must not cost the connection, which belongs to many tenants. amqp091-go gives
-// the connection up, and the same message ends the next one.
-func (c *cursor) table(depth int) amqp.Table {
-	table := amqp.Table{}
-	c.elements(depth, func(inner *cursor) {
-		name := string(inner.short())
-		if value := inner.field(depth); !inner.failed {
-			table[name] = value
-		}
-	})
-	return table
-}
-
-func (c *cursor) array(depth int) []any {
-	var array []any
-	c.elements(depth, func(inner *cursor) {
-		if value := inner.field(depth); !inner.failed {
-			array = append(array, value)
-		}
-	})
-	return array
-}
-
-// elements calls read for each element of a table or an array, as far as they can be read.
-func (c *cursor) elements(depth int, read func(inner *cursor)) {
-	inner := cursor{left: c.long()}
-	if depth > maxFieldDepth {
-		return
-	}
-	for n := 0; n < maxTableElements && len(inner.left) > 0 && !inner.failed; n++ {
-		read(&inner)
-	}
-}
-
-// field reads a value with its type, as the Go type that amqp091-go has for it.
-func (c *cursor) field(depth int) any {
-	switch c.uint8() {
-	case 't':
-		return c.uint8() != 0
-	case 'b':
-		return int8(c.uint8())
-	case 'B':
-		return c.uint8()
-	case 's':
-		return int16(c.uint16())
-	case 'u':
-		return c.uint16()
-	case 'I':
-		return int32(c.uint32())
-	case 'i':
-		return c.uint32()
-	case 'l':
-		return int64(c.uint64())
-	case 'f':
-		return math.Float32frombits(c.uint32())
-	case 'd':
-		return math.Float64frombits(c.uint64())
-	case 'D':
-		return amqp.Decimal{Scale: c.uint8(), Value: int32(c.uint32())}
-	case 'S':
-		return string(c.long())
-	case 'x':
-		return append([]byte{}, c.long()...)
-	case 'T':
-		return c.time()
-	case 'A':
-		return c.array(depth + 1)
-	case 'F':
-		return c.table(depth + 1)
-	case 'V':
-		return nil
-	}
-	c.left, c.failed = nil, true
-	return nil
-}
-
 // The flags of the properties in a content header, in the order in which the properties follow.
 const (
 	hasContentType = 1 << (15 - iota)
@@ -191,9 +108,9 @@ const (
 	hasClusterID // deprecated, and nothing of a delivery
 )
 
-// properties reads the properties of a content header into d, whose texts are those of another message before: one that is
-// the same costs no memory.
-func (c *cursor) properties(d *amqp.Delivery) {
+// properties reads the properties of a content header into d, except the headers, which it returns as they are. The texts in d
+// are those of another message before: one that is the same costs no memory.
+func (c *cursor) properties(d *amqp.Delivery) (headers Table) {
 	flags := c.uint16()
 	text := func(flag uint16, to *string) {
 		if flags&flag == 0 {
@@ -205,7 +122,7 @@ func (c *cursor) properties(d *amqp.Delivery) {
 	text(hasContentType, &d.ContentType)
 	text(hasContentEncoding, &d.ContentEncoding)
 	if flags&hasHeaders != 0 {
-		d.Headers = c.table(0)
+		headers = Table(c.long())
 	}
 	if flags&hasDeliveryMode != 0 {
 		d.DeliveryMode = c.uint8()
@@ -226,6 +143,7 @@ func (c *cursor) properties(d *amqp.Delivery) {
 	if flags&hasClusterID != 0 {
 		c.short()
 	}
+	return headers
 }
 
 // same is b as a string: before, if that is the same, which costs no memory.

@@ -11,7 +11,7 @@ type inbox struct {
 	ready chan struct{} // one element: a wake-up that is already on its way is enough
 
 	mu         sync.Mutex
-	deliveries []amqp.Delivery // guarded by mu
+	deliveries []Delivery // guarded by mu
 
 	// last has the texts of the delivery that came last; owned by the reader. They hardly ever change.
 	last amqp.Delivery
@@ -19,14 +19,14 @@ type inbox struct {
 	touched bool
 }
 
-func (b *inbox) put(d amqp.Delivery) {
+func (b *inbox) put(d Delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.deliveries = append(b.deliveries, d)
 }
 
 // take exchanges what has come for empty.
-func (b *inbox) take(empty []amqp.Delivery) []amqp.Delivery {
+func (b *inbox) take(empty []Delivery) []Delivery {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	taken := b.deliveries

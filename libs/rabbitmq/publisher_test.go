@@ -44,11 +44,11 @@ func TestPublishAnswersWhatBecameOfAMessage(t *testing.T) {
 			m.Publishing.Headers = amqp.Table{"a": []any{amqp.Table{long: 1}}}
 		}, rabbitmq.ErrInvalid},
 		"large headers": {func(m *rabbitmq.Message) {
-			m.Publishing.Headers = amqp.Table{"a": strings.Repeat("x", 120<<10)}
+			m.Publishing.Headers = amqp.Table{"a": strings.Repeat("x", 127<<10)}
 		}, rabbitmq.ErrInvalid},
 		"type that AMQP lacks": {func(m *rabbitmq.Message) { m.Publishing.Headers = amqp.Table{"a": struct{}{}} }, rabbitmq.ErrInvalid},
 		"headers that fit": {func(m *rabbitmq.Message) {
-			m.Publishing.Headers = amqp.Table{"a": strings.Repeat("x", 99<<10)}
+			m.Publishing.Headers = amqp.Table{"a": strings.Repeat("x", 125<<10)}
 		}, nil},
 	}
 	for name, c := range cases {

@@ -28,8 +28,9 @@ const (
 	rateWindow = 10 * time.Millisecond
 	// maxPayload is far above any frame that is agreed upon (128 KB is the default of both sides).
 	maxPayload = 1 << 30
-	// maxWhole is the largest frame of a method or a header that is read in one piece.
-	maxWhole = 1 << 20
+	// maxWhole is the largest frame of a method or a header that is read in one piece. A broker whose frame_max is raised sends
+	// headers that are larger than what this side has agreed to, if another client has published them.
+	maxWhole = 16 << 20
 )
 
 // reader is what amqp091-go reads a connection from. It takes out the deliveries of those consumers that have an inbox, and
@@ -66,7 +67,7 @@ type reader struct {
 type content struct {
 	channel  uint16
 	inbox    *inbox
-	delivery amqp.Delivery
+	delivery Delivery
 	headed   bool   // its header has come
 	left     uint64 // bytes of its body that have not
 }
@@ -200,7 +201,7 @@ func (r *reader) method(channel uint16, payload int) error {
 		begun = &content{}
 	}
 	r.spare = nil
-	*begun = content{channel: channel, inbox: inbox, delivery: delivery}
+	*begun = content{channel: channel, inbox: inbox, delivery: Delivery{Delivery: delivery}}
 	r.contents[channel] = begun
 	r.skip(len(frame))
 	return nil
@@ -220,7 +221,8 @@ func (r *reader) header(channel uint16, payload int) error {
 	c := cursor{left: frame[frameStart : len(frame)-1]}
 	class, _ := c.uint16(), c.uint16() // the second one is the weight, which is not used
 	content.left = c.uint64()
-	c.properties(&content.delivery)
+	encoded := c.left
+	c.properties(&content.delivery.Delivery)
 	if c.failed || class != classBasic || content.headed {
 		return errMalformed
 	}
@@ -231,12 +233,24 @@ func (r *reader) header(channel uint16, payload int) error {
 		ContentType: content.delivery.ContentType, ContentEncoding: content.delivery.ContentEncoding,
 		Type: content.delivery.Type, AppId: content.delivery.AppId,
 	}
-	content.delivery.Body = make([]byte, 0, min(content.left, bodyAhead))
+	// Properties and body share their memory: one allocation for both.
+	n := len(encoded) - len(c.left)
+	memory := append(make([]byte, 0, n+int(min(content.left, bodyAhead))), encoded[:n]...)
+	content.delivery.Properties, content.delivery.Body = Properties(memory[:n:n]), memory[n:]
 	r.skip(len(frame))
+	r.shrink()
 	if content.left == 0 {
 		r.complete(content)
 	}
 	return nil
+}
+
+// shrink lets go of a buffer that has grown for one large header.
+func (r *reader) shrink() {
+	if rest := r.to - r.from; len(r.buffer) > 2*readMost && rest <= readMost {
+		smaller := make([]byte, readMost)
+		r.from, r.to, r.buffer = 0, copy(smaller, r.buffer[r.from:r.to]), smaller
+	}
 }
 
 // body begins a part of the body of a delivery.

@@ -170,26 +170,3 @@ func TestDeleteTenantCanBeRepeated(t *testing.T) {
 	}
 	require.ErrorIs(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")), rabbitmq.ErrUnroutable)
 }
-
-// A delivery with properties that the broker acts on must be safe to publish again.
-func TestRepublishing(t *testing.T) {
-	t.Parallel()
-	big := make([]byte, 70<<10)
-	at := time.Unix(1_700_000_000, 0)
-	d := amqp.Delivery{
-		Headers: amqp.Table{
-			"mine": "kept", "CC": []any{tenantB}, "BCC": []any{tenantB}, "x-death": []any{}, "x-first-death-queue": "q",
-			"x-last-death-reason": "r", "x-delivery-count": int64(3), "x-opt-delivery-time": int64(1), "x-delay": 5,
-		},
-		ContentType: "application/json", ContentEncoding: "gzip", CorrelationId: "c", ReplyTo: "r", Expiration: "100",
-		MessageId: "m", Timestamp: at, Type: "t", UserId: "guest", AppId: "a", Body: []byte("1"), DeliveryMode: amqp.Transient,
-	}
-	want := amqp.Publishing{
-		Headers: amqp.Table{"mine": "kept"}, ContentType: "application/json", ContentEncoding: "gzip", CorrelationId: "c",
-		ReplyTo: "r", MessageId: "m", Timestamp: at, Type: "t", AppId: "a", Body: []byte("1"), DeliveryMode: amqp.Persistent,
-	}
-	require.Equal(t, want, rabbitmq.Republishing(d))
-	d.Headers["big"] = big
-	require.Equal(t, amqp.Table{}, rabbitmq.Republishing(d).Headers)
-	require.Equal(t, amqp.Table{}, rabbitmq.Republishing(amqp.Delivery{}).Headers)
-}

@@ -3,7 +3,12 @@ package amqptest
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"maps"
 	"slices"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // Properties are those of a message. What is zero is not sent.
@@ -79,6 +84,83 @@ func nest(levels int, wrap func(inner []byte) []byte) []byte {
 
 // Elements is the value of a field of type A with n elements that are void.
 func Elements(n int) []byte { return Long(bytes.Repeat([]byte{'V'}, n)) }
+
+// Encode returns the properties of p as amqp091-go sends them.
+func Encode(p amqp.Publishing) []byte {
+	e := Properties{
+		ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode, Priority: p.Priority,
+		CorrelationID: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration, MessageID: p.MessageId,
+		Type: p.Type, UserID: p.UserId, AppID: p.AppId,
+	}
+	if len(p.Headers) > 0 {
+		e.Headers = Table(p.Headers)
+	}
+	if !p.Timestamp.IsZero() {
+		e.Timestamp = uint64(p.Timestamp.Unix())
+	}
+	return e.Encode()
+}
+
+// Table are the fields of t, in the order of their names.
+func Table(t amqp.Table) []byte {
+	fields := []byte{}
+	for _, name := range slices.Sorted(maps.Keys(t)) {
+		fields = slices.Concat(fields, Short(name), value(t[name]))
+	}
+	return fields
+}
+
+// value is the code and the encoding of a value as amqp091-go writes it. It panics at a type that it does not know.
+func value(v any) []byte {
+	number := func(kind byte, v any) []byte {
+		b, err := binary.Append([]byte{kind}, binary.BigEndian, v)
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+	switch v := v.(type) {
+	case nil:
+		return []byte{'V'}
+	case bool:
+		return number('t', v)
+	case int8:
+		return number('b', v)
+	case uint8:
+		return number('B', v)
+	case int16:
+		return number('s', v)
+	case uint16:
+		return number('u', v)
+	case int32:
+		return number('I', v)
+	case uint32:
+		return number('i', v)
+	case int64:
+		return number('l', v)
+	case float32:
+		return number('f', v)
+	case float64:
+		return number('d', v)
+	case amqp.Decimal:
+		return number('D', v)
+	case time.Time:
+		return number('T', v.Unix())
+	case string:
+		return append([]byte{'S'}, Long([]byte(v))...)
+	case []byte:
+		return append([]byte{'x'}, Long(v)...)
+	case amqp.Table:
+		return append([]byte{'F'}, Long(Table(v))...)
+	case []any:
+		elements := make([][]byte, len(v))
+		for i := range v {
+			elements[i] = value(v[i])
+		}
+		return append([]byte{'A'}, Long(slices.Concat(elements...))...)
+	}
+	panic(fmt.Sprintf("a header of type %T", v))
+}
 
 // short reads a short string.
 func short(b []byte) (s string, rest []byte) {

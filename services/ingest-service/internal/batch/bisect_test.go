@@ -85,9 +85,9 @@ func TestRetriesAreSpread(t *testing.T) {
 // The time of the first failure must survive every tier, or the age of a letter would be that of its last attempt.
 func TestTheFirstFailureIsKept(t *testing.T) {
 	first := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
-	d := amqp.Delivery{Exchange: contract.RetryReturnExchange, Headers: amqp.Table{
+	d := delivery(contract.RetryReturnExchange, amqp.Table{
 		contract.HeaderAttempt: int32(2), contract.HeaderFirstFailedAt: first.UnixMilli(),
-	}}
+	})
 	require.True(t, first.Equal(batch.FirstFailedAt(d, time.Now())))
 	d.Exchange = contract.MessagesExchange // a producer may claim what it likes
 	require.True(t, time.Unix(7, 0).Equal(batch.FirstFailedAt(d, time.Unix(7, 0))))

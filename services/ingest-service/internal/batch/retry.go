@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
@@ -13,32 +12,27 @@ import (
 
 // Attempts is how often a delivery was tried before. A producer can send the header, too; it counts only on what comes
 // back from our own retry exchange.
-func Attempts(d amqp.Delivery) int {
+func Attempts(d rabbitmq.Delivery) int {
 	if d.Exchange != contract.RetryReturnExchange {
 		return 0
 	}
-	switch attempts := d.Headers[contract.HeaderAttempt].(type) {
-	case int32:
-		return max(int(attempts), 0)
-	case int64:
-		return int(min(max(attempts, 0), 1<<20))
-	}
-	return 0
+	attempts, _ := d.Properties.Headers().Lookup(contract.HeaderAttempt).Int()
+	return int(min(max(attempts, 0), 1<<20))
 }
 
 // FirstFailedAt is when a delivery failed for the first time; now if it has not failed before.
-func FirstFailedAt(d amqp.Delivery, now time.Time) time.Time {
+func FirstFailedAt(d rabbitmq.Delivery, now time.Time) time.Time {
 	if Attempts(d) == 0 {
 		return now
 	}
-	if at, ok := d.Headers[contract.HeaderFirstFailedAt].(int64); ok {
+	if at, ok := d.Properties.Headers().Lookup(contract.HeaderFirstFailedAt).Int(); ok {
 		return time.UnixMilli(at)
 	}
 	return now
 }
 
 // retry builds the publishing that brings d back after a while, under the same id.
-func retry(d amqp.Delivery, tenant, id uuid.UUID, attempts int, delays []time.Duration) rabbitmq.Message {
+func retry(d rabbitmq.Delivery, tenant, id uuid.UUID, attempts int, delays []time.Duration) rabbitmq.Message {
 	publishing := rabbitmq.Republishing(d)
 	if publishing.MessageId == "" {
 		publishing.MessageId = id.String() // from here on it is stored at most once

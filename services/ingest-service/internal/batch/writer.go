@@ -20,7 +20,6 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 
@@ -36,12 +35,12 @@ type Batch struct {
 	// MaxAttempts is how often a message is tried before it becomes a dead letter.
 	MaxAttempts int
 	// Deliveries in the order of their tags. Messages[i] is what is to be stored of Deliveries[Index[i]].
-	Deliveries []amqp.Delivery
+	Deliveries []rabbitmq.Delivery
 	Messages   []store.Message
 	Index      []int
 	// Rejected are the deliveries that were found to be unstorable before the database was asked.
 	Rejected []Rejection
-	// Bytes is the size of all bodies.
+	// Bytes is the size of all bodies and properties.
 	Bytes int64
 	// Slot is freed after the first try: what has to be repeated must not keep the others from writing. It may be nil.
 	Slot *Slot
@@ -97,7 +96,7 @@ type Publisher interface {
 }
 
 // Letter builds the dead letter of a delivery.
-type Letter func(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message
+type Letter func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message
 
 // Config is how a writer deals with faults.
 type Config struct {

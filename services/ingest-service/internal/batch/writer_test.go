@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
@@ -100,7 +102,7 @@ func newFixture(t *testing.T, probe func(context.Context) error) *fixture {
 		probe = func(context.Context) error { return nil }
 	}
 	f.gate = batch.NewGate(probe, func(error) {}, zap.NewNop())
-	letter := func(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, _ error, attempts int) rabbitmq.Message {
+	letter := func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, _ error, attempts int) rabbitmq.Message {
 		return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 			MessageId: d.MessageId, Headers: amqp.Table{contract.HeaderReason: string(reason), contract.HeaderAttempt: int32(attempts)},
 		}}
@@ -116,10 +118,9 @@ func (f *fixture) batch(n, attempts int) *batch.Batch {
 	b := &batch.Batch{Tenant: f.tenant, MaxAttempts: 3}
 	for i := range n {
 		id := uuid.New()
-		b.Deliveries = append(b.Deliveries, amqp.Delivery{
-			Exchange: contract.RetryReturnExchange, RoutingKey: f.tenant.String(), MessageId: id.String(),
-			Headers: amqp.Table{contract.HeaderAttempt: int32(attempts)},
-		})
+		d := delivery(contract.RetryReturnExchange, amqp.Table{contract.HeaderAttempt: int32(attempts)})
+		d.RoutingKey, d.MessageId = f.tenant.String(), id.String()
+		b.Deliveries = append(b.Deliveries, d)
 		b.Messages = append(b.Messages, store.Message{ID: id, Payload: []byte(`{}`)})
 		b.Index = append(b.Index, i)
 	}
@@ -328,11 +329,16 @@ func TestDeadLettersArePublishedUntilConfirmed(t *testing.T) {
 
 // The header counts only on what comes back from our own exchange: a producer could else skip the retries, or have none.
 func TestAttemptsOfAProducerDoNotCount(t *testing.T) {
-	header := amqp.Table{contract.HeaderAttempt: int32(7)}
-	require.Equal(t, 0, batch.Attempts(amqp.Delivery{Exchange: contract.MessagesExchange, Headers: header}))
-	require.Equal(t, 7, batch.Attempts(amqp.Delivery{Exchange: contract.RetryReturnExchange, Headers: header}))
-	require.Equal(t, 0, batch.Attempts(amqp.Delivery{Exchange: contract.RetryReturnExchange, Headers: amqp.Table{contract.HeaderAttempt: "7"}}))
-	require.Equal(t, 0, batch.Attempts(amqp.Delivery{Exchange: contract.RetryReturnExchange, Headers: amqp.Table{contract.HeaderAttempt: int32(-1)}}))
+	for value, want := range map[any]int{int32(7): 7, int64(7): 7, "7": 0, int32(-1): 0, int64(math.MaxInt64): 1 << 20, nil: 0} {
+		headers := amqp.Table{contract.HeaderAttempt: value}
+		require.Equal(t, 0, batch.Attempts(delivery(contract.MessagesExchange, headers)))
+		require.Equal(t, want, batch.Attempts(delivery(contract.RetryReturnExchange, headers)), "%T", value)
+	}
+}
+
+// delivery is a message that came through an exchange with headers.
+func delivery(exchange string, headers amqp.Table) rabbitmq.Delivery {
+	return rabbitmq.Delivery{Delivery: amqp.Delivery{Exchange: exchange}, Properties: amqptest.Encode(amqp.Publishing{Headers: headers})}
 }
 
 func TestEveryReasonHasACounter(t *testing.T) {

@@ -125,7 +125,7 @@ func (r *rig) consumer() *consumer.Consumer {
 	return c
 }
 
-func letter(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, cause error, _ int) rabbitmq.Message {
+func letter(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, _ int) rabbitmq.Message {
 	p := rabbitmq.Republishing(d)
 	p.Headers[contract.HeaderReason], p.Headers[contract.HeaderError] = string(reason), cause.Error()
 	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: p}

@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
@@ -31,16 +31,19 @@ type gatherer struct {
 
 	spare     []*batch.Batch // emptied, for the next ones
 	careful   int            // deliveries from here on that are taken for stored already, because others were
-	meanBytes int64          // moving average of the size of a body
+	meanBytes int64          // moving average of the size of a message
 }
 
 // add takes a delivery into the batch that is being gathered.
-func (g *gatherer) add(d *amqp.Delivery, now func() time.Time) {
+func (g *gatherer) add(d *rabbitmq.Delivery, now func() time.Time) {
 	if g.current == nil {
 		g.current, g.began, g.first = g.blank(), now(), d.DeliveryTag
 	}
 	g.last = d.DeliveryTag
-	b, size := g.current, int64(len(d.Body))
+	b, size := g.current, int64(len(d.Body)+len(d.Properties))
+	if d.Exchange == contract.RetryReturnExchange {
+		d.Unwrap()
+	}
 	g.meanBytes += (size - g.meanBytes) / 16
 	b.Bytes += size
 
@@ -89,7 +92,7 @@ func (g *gatherer) blank() *batch.Batch {
 }
 
 // check tells why a delivery cannot be stored.
-func (g *gatherer) check(d *amqp.Delivery) (contract.Reason, error) {
+func (g *gatherer) check(d *rabbitmq.Delivery) (contract.Reason, error) {
 	if d.RoutingKey != g.key {
 		return contract.ReasonForeignKey, errForeignKey
 	}
@@ -102,7 +105,7 @@ func (g *gatherer) check(d *amqp.Delivery) (contract.Reason, error) {
 
 // messageID is the id under which a delivery is stored: its message id if that is a UUID, else one that follows from it
 // and the tenant, else a random one.
-func (g *gatherer) messageID(d *amqp.Delivery) uuid.UUID {
+func (g *gatherer) messageID(d *rabbitmq.Delivery) uuid.UUID {
 	if d.MessageId == "" {
 		return uuid.New()
 	}

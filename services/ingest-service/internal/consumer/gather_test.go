@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 )
 
@@ -73,7 +74,8 @@ func TestGathererAgainstAModel(t *testing.T) {
 					body = rapid.SampledFrom([]string{``, `{`, `"0123456789012345678901234567890123456789"`}).Draw(t, "bad body")
 				}
 				pending = append(pending, want)
-				g.add(&amqp.Delivery{DeliveryTag: tag, RoutingKey: g.key, MessageId: want.id, Body: []byte(body)}, func() time.Time { return now })
+				d := amqp.Delivery{DeliveryTag: tag, RoutingKey: g.key, MessageId: want.id, Body: []byte(body)}
+				g.add(&rabbitmq.Delivery{Delivery: d}, func() time.Time { return now })
 				require.Equal(t, begun, g.first)
 				require.Equal(t, len(pending) >= g.cfg.BatchMessages || g.current.Bytes >= g.cfg.BatchBytes, g.full())
 			},
@@ -105,7 +107,7 @@ func TestWhatMayBeStoredAlready(t *testing.T) {
 	tenant := uuid.New()
 	g := gatherer{tenant: tenant, key: tenant.String(), cfg: Config{BatchMessages: 100, BatchBytes: 1 << 20, MaxPayload: 100}}
 	add := func(redelivered bool) bool {
-		g.add(&amqp.Delivery{RoutingKey: g.key, Body: []byte(`1`), Redelivered: redelivered}, time.Now)
+		g.add(&rabbitmq.Delivery{Delivery: amqp.Delivery{RoutingKey: g.key, Body: []byte(`1`), Redelivered: redelivered}}, time.Now)
 		return g.current.Messages[len(g.current.Messages)-1].Again
 	}
 	require.False(t, add(false))

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
@@ -43,7 +42,7 @@ type intake struct {
 	abandon, hurry      context.CancelFunc
 
 	// arrived is what was taken from the consumption, of which the first used are in a batch already.
-	arrived []amqp.Delivery
+	arrived []rabbitmq.Delivery
 	used    int
 
 	gather  gatherer
@@ -198,7 +197,7 @@ func (in *intake) take() error {
 			in.state.WithoutID.Add(1)
 		}
 		in.gather.add(delivery, time.Now)
-		*delivery = amqp.Delivery{} // it would keep its body
+		*delivery = rabbitmq.Delivery{} // it would keep its body
 	}
 	if in.used == before {
 		return nil

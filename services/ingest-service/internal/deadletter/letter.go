@@ -41,7 +41,11 @@ type Letter struct {
 	// PayloadSize is the length of the whole body in bytes.
 	PayloadSize int64
 	ContentType string
-	// Headers are the producer's, as a JSON object.
+	// Properties are those that the producer gave the message, headers included, byte by byte as they came. They are nil if an
+	// earlier version has recorded the dead letter.
+	Properties rabbitmq.Properties
+	// Headers are what an earlier version has kept of the producer's headers: a JSON object for people to read. It is empty where
+	// there are Properties.
 	Headers json.RawMessage
 	Reason  contract.Reason
 	Error   string
@@ -51,6 +55,9 @@ type Letter struct {
 	Version       int64
 	FirstFailedAt time.Time
 	LastFailedAt  time.Time
+
+	// edited says that Payload is another one than the producer's.
+	edited bool
 }
 
 // ReplayID is the id under which the letter's message is stored. A message without one is given the letter's, so that
@@ -80,7 +87,7 @@ func LetterID(tenant uuid.UUID, messageID string, reason contract.Reason, body [
 
 // Publishing is the dead letter of d, which came through the queue of tenant. attempts
 // counts the one that failed last; cause is cut to [contract.MaxErrorBytes].
-func Publishing(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message {
+func Publishing(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message {
 	publishing := rabbitmq.Republishing(d)
 	text := ""
 	if cause != nil {
@@ -99,16 +106,16 @@ func Publishing(tenant uuid.UUID, d amqp.Delivery, reason contract.Reason, cause
 }
 
 // firstFailedAt is when d failed for the first time: now, unless it comes back from the retry exchange.
-func firstFailedAt(d amqp.Delivery, now time.Time) time.Time {
+func firstFailedAt(d rabbitmq.Delivery, now time.Time) time.Time {
 	if d.Exchange != contract.RetryReturnExchange {
 		return now
 	}
-	return failureTime(d.Headers, now)
+	return failureTime(d.Properties.Headers(), now)
 }
 
 // failureTime reads the time of the first failure from headers of ours. A time that cannot be is now.
-func failureTime(headers amqp.Table, now time.Time) time.Time {
-	millis, ok := headers[contract.HeaderFirstFailedAt].(int64)
+func failureTime(headers rabbitmq.Table, now time.Time) time.Time {
+	millis, ok := headers.Lookup(contract.HeaderFirstFailedAt).Int()
 	at := time.UnixMilli(millis)
 	if !ok || millis <= 0 || at.After(now) {
 		return now
@@ -118,16 +125,18 @@ func failureTime(headers amqp.Table, now time.Time) time.Time {
 
 // fromDeadLetters reads what [Publishing] has written. A letter that names no tenant, which only an operator can have
 // published, is kept under the nil UUID: no tenant sees it, and it is not lost.
-func fromDeadLetters(d amqp.Delivery, now time.Time) Letter {
-	tenant, err := uuid.Parse(text(d.Headers[contract.HeaderTenant]))
+func fromDeadLetters(d rabbitmq.Delivery, now time.Time) Letter {
+	d.Unwrap()
+	headers := d.Properties.Headers()
+	tenant, err := uuid.Parse(headers.Lookup(contract.HeaderTenant).Text())
 	if err != nil {
 		tenant = uuid.Nil
 	}
 	l := newLetter(tenant, d, now)
-	l.Reason = contract.Reason(cut(clean(text(d.Headers[contract.HeaderReason])), 64))
-	l.Error = cut(clean(text(d.Headers[contract.HeaderError])), contract.MaxErrorBytes)
-	l.Attempts, l.FirstFailedAt = attempts(d.Headers), failureTime(d.Headers, now)
-	if l.ID, err = uuid.Parse(text(d.Headers[contract.HeaderDeadLetterID])); err != nil {
+	l.Reason = contract.Reason(cut(clean(headers.Lookup(contract.HeaderReason).Text()), 64))
+	l.Error = cut(clean(headers.Lookup(contract.HeaderError).Text()), contract.MaxErrorBytes)
+	l.Attempts, l.FirstFailedAt = attempts(headers), failureTime(headers, now)
+	if l.ID, err = uuid.Parse(headers.Lookup(contract.HeaderDeadLetterID).Text()); err != nil {
 		l.ID = LetterID(tenant, d.MessageId, l.Reason, d.Body)
 	}
 	return l
@@ -135,13 +144,14 @@ func fromDeadLetters(d amqp.Delivery, now time.Time) Letter {
 
 // fromParking reads a message that the broker itself gave up on. Its tenant is in the name of the queue that it died in,
 // or, when it came back from a retry tier to nobody, in its routing key.
-func fromParking(d amqp.Delivery, now time.Time) Letter {
-	death := lastDeath(d.Headers)
+func fromParking(d rabbitmq.Delivery, now time.Time) Letter {
+	headers := d.Properties.Headers()
+	death := lastDeath(headers)
 	tenant, reason, cause := parseOrNil(d.RoutingKey), ReasonUnroutable, "the message came back from a retry when its tenant had no queue"
 	returned := true // headers of ours count only on what comes back from our own retry exchange
-	if name, ok := contract.TenantOfQueue(text(death["queue"])); ok {
-		tenant, returned = parseOrNil(name), text(death["exchange"]) == contract.RetryReturnExchange
-		switch why := text(death["reason"]); why {
+	if name, ok := contract.TenantOfQueue(death.Lookup("queue").Text()); ok {
+		tenant, returned = parseOrNil(name), death.Lookup("exchange").Text() == contract.RetryReturnExchange
+		switch why := death.Lookup("reason").Text(); why {
 		case "delivery_limit":
 			reason, cause = contract.ReasonDeliveryLimit, "delivered too often without being acknowledged; its consumers may have crashed over it"
 		case "expired":
@@ -150,10 +160,15 @@ func fromParking(d amqp.Delivery, now time.Time) Letter {
 			reason, cause = contract.ReasonRejected, "removed from the queue by the broker: "+clean(why)
 		}
 	}
+	if returned {
+		d.Unwrap()
+	} else {
+		d.Undead()
+	}
 	l := newLetter(tenant, d, now)
 	l.Reason, l.Error = reason, cut(cause, contract.MaxErrorBytes)
 	if returned {
-		l.Attempts, l.FirstFailedAt = attempts(d.Headers), failureTime(d.Headers, now)
+		l.Attempts, l.FirstFailedAt = attempts(headers), failureTime(headers, now)
 	}
 	l.ID = LetterID(tenant, d.MessageId, reason, d.Body)
 	return l
@@ -168,20 +183,21 @@ func parseOrNil(s string) uuid.UUID {
 }
 
 // lastDeath is the most recent entry of x-death, which the broker keeps at the front.
-func lastDeath(headers amqp.Table) amqp.Table {
-	deaths, _ := headers["x-death"].([]any)
-	if len(deaths) == 0 {
-		return nil
+func lastDeath(headers rabbitmq.Table) rabbitmq.Table {
+	for death, err := range headers.Lookup("x-death").Elements() {
+		if err == nil && death.Kind == 'F' {
+			return rabbitmq.Table(death.Value)
+		}
+		break
 	}
-	death, _ := deaths[0].(amqp.Table)
-	return death
+	return nil
 }
 
 // newLetter has what does not depend on how a letter came.
-func newLetter(tenant uuid.UUID, d amqp.Delivery, now time.Time) Letter {
+func newLetter(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Letter {
 	l := Letter{
 		TenantID: tenant, Payload: d.Body, PayloadSize: int64(len(d.Body)),
-		ContentType: clean(d.ContentType), Headers: headersJSON(rabbitmq.Republishing(d).Headers),
+		ContentType: clean(d.ContentType), Properties: d.Original(), Headers: json.RawMessage(`{}`),
 		Attempts: 1, Version: 1, FirstFailedAt: now, LastFailedAt: now,
 	}
 	if l.Payload == nil {
@@ -197,20 +213,9 @@ func newLetter(tenant uuid.UUID, d amqp.Delivery, now time.Time) Letter {
 	return l
 }
 
-func attempts(headers amqp.Table) int {
-	switch n := headers[contract.HeaderAttempt].(type) {
-	case int32:
-		return max(int(n), 1)
-	case int64:
-		return int(min(max(n, 1), 1<<20))
-	}
-	return 1
-}
-
-// text is a header's value if it is a string, else empty.
-func text(value any) string {
-	s, _ := value.(string)
-	return s
+func attempts(headers rabbitmq.Table) int {
+	n, _ := headers.Lookup(contract.HeaderAttempt).Int()
+	return int(min(max(n, 1), 1<<20))
 }
 
 // clean makes s fit for a text column: valid UTF-8 without NUL.

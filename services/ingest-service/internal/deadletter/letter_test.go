@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 var (
@@ -41,74 +43,128 @@ func TestLetterID(t *testing.T) {
 	require.NotEqual(t, first, second, "two messages without ids may be two messages")
 }
 
-// delivered is m as a consumer of the dead letters gets it.
-func delivered(exchange, key string, p amqp.Publishing) amqp.Delivery {
-	return amqp.Delivery{Exchange: exchange, RoutingKey: key, Headers: p.Headers, ContentType: p.ContentType, MessageId: p.MessageId, Body: p.Body}
+// delivered is p as a consumer gets it.
+func delivered(exchange, key string, p amqp.Publishing) rabbitmq.Delivery {
+	return rabbitmq.Delivery{
+		Delivery: amqp.Delivery{
+			Exchange: exchange, RoutingKey: key, ContentType: p.ContentType, MessageId: p.MessageId, ReplyTo: p.ReplyTo, Body: p.Body,
+		},
+		Properties: amqptest.Encode(p),
+	}
+}
+
+// headersOf are those of a letter, as they are shown.
+func headersOf(t *testing.T, l Letter) string {
+	t.Helper()
+	shown, err := HeadersJSON(l.Properties.Headers())
+	require.NoError(t, err)
+	return string(shown)
 }
 
 func TestPublishingAndReadingALetter(t *testing.T) {
 	t.Parallel()
 	now := time.Now().Truncate(time.Millisecond)
 	first := now.Add(-time.Hour)
-	d := amqp.Delivery{
-		Exchange: contract.RetryReturnExchange, RoutingKey: tenantA.String(), MessageId: "order-1", ContentType: "text/plain",
-		Headers: amqp.Table{
-			"trace": "abc", contract.HeaderAttempt: int32(2), contract.HeaderFirstFailedAt: first.UnixMilli(),
-			contract.HeaderTenant: tenantB.String(), // forged
-			"CC":                  []any{tenantB.String()}, "x-death": []any{amqp.Table{}},
+	produced := amqp.Publishing{
+		MessageId: "order-1", ContentType: "text/plain", Body: []byte("{"), Expiration: "1", UserId: "someone", Priority: 7, Headers: amqp.Table{
+			"trace": "abc", "CC": []any{tenantB.String()}, "x-death": []any{amqp.Table{}},
+			contract.HeaderTenant: tenantB.String(), contract.HeaderProperties: []byte("forged"),
 		},
-		Expiration: "1", UserId: "someone", Body: []byte("{"),
 	}
+	failed := rabbitmq.Republishing(delivered(contract.MessagesExchange, tenantA.String(), produced))
+	failed.Headers[contract.HeaderAttempt], failed.Headers[contract.HeaderFirstFailedAt] = int32(2), first.UnixMilli()
+	d := delivered(contract.RetryReturnExchange, tenantA.String(), failed)
+	d.Unwrap()
 	m := Publishing(tenantA, d, contract.ReasonMaxAttempts, errors.New(strings.Repeat("ä", 1000)), 3)
 	require.Equal(t, contract.DeadLettersExchange, m.Exchange)
 	require.Equal(t, amqp.Persistent, m.Publishing.DeliveryMode)
 	require.Empty(t, m.Publishing.Expiration, "it would expire before it is recorded")
 	require.Empty(t, m.Publishing.UserId, "the broker would close the channel")
-	require.NotContains(t, m.Publishing.Headers, "CC", "it would be delivered to another tenant")
+	for name := range m.Publishing.Headers {
+		require.True(t, strings.HasPrefix(name, contract.HeaderPrefix), "%s acts on the broker: CC would deliver it to another tenant", name)
+	}
 	require.NoError(t, m.Publishing.Headers.Validate())
 
 	l := fromDeadLetters(delivered(m.Exchange, m.Key, m.Publishing), now)
 	mapped := uuid.UUID(contract.MessageID(tenantA, "order-1"))
 	require.Equal(t, Letter{
-		ID: LetterID(tenantA, "order-1", contract.ReasonMaxAttempts, d.Body), TenantID: tenantA, MessageID: &mapped,
-		OriginalMessageID: "order-1", Payload: d.Body, PayloadSize: 1, ContentType: "text/plain", Headers: json.RawMessage(`{"trace":"abc"}`),
-		Reason: contract.ReasonMaxAttempts, Error: strings.Repeat("ä", contract.MaxErrorBytes/2), Attempts: 3, Version: 1,
+		ID: LetterID(tenantA, "order-1", contract.ReasonMaxAttempts, []byte("{")), TenantID: tenantA, MessageID: &mapped,
+		OriginalMessageID: "order-1", Payload: []byte("{"), PayloadSize: 1, ContentType: "text/plain", Headers: json.RawMessage(`{}`),
+		Properties: amqptest.Encode(produced),
+		Reason:     contract.ReasonMaxAttempts, Error: strings.Repeat("ä", contract.MaxErrorBytes/2), Attempts: 3, Version: 1,
 		FirstFailedAt: first, LastFailedAt: now,
 	}, l)
+	require.JSONEq(t, `{"trace":"abc","CC":["`+tenantB.String()+`"],"x-death":[{}]}`, headersOf(t, l))
 
-	d.Exchange = contract.MessagesExchange // headers of ours that a producer has sent count for nothing
+	d = delivered(contract.MessagesExchange, tenantA.String(), failed) // headers of ours that a producer has sent count for nothing
 	l = fromDeadLetters(delivered("", "", Publishing(tenantA, d, contract.ReasonNotJSON, nil, 1).Publishing), time.Now())
 	require.Less(t, time.Since(l.FirstFailedAt), time.Minute)
 	require.Equal(t, 1, l.Attempts)
+	require.Equal(t, rabbitmq.Properties(amqptest.Encode(failed)), l.Properties)
 }
 
-// A worker must get rid of every message, whatever a producer has put around it.
+// Messages that an instance of an earlier version has published are read by this one.
+func TestLettersOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
+	p := amqp.Publishing{MessageId: "m", ContentType: "text/plain", Priority: 3, Body: []byte("{"), Headers: amqp.Table{
+		"trace": "abc", contract.HeaderTenant: tenantA.String(), contract.HeaderReason: string(contract.ReasonNotJSON),
+		contract.HeaderDeadLetterID: uuid.Max.String(), contract.HeaderAttempt: int32(2),
+	}}
+	l := fromDeadLetters(delivered(contract.DeadLettersExchange, tenantA.String(), p), time.Now())
+	require.Equal(t, uuid.Max, l.ID)
+	require.Equal(t, 2, l.Attempts)
+	require.Equal(t, []byte("{"), l.Payload)
+	p.Headers = amqp.Table{"trace": "abc"}
+	require.Equal(t, rabbitmq.Properties(amqptest.Encode(p)), l.Properties)
+}
+
+// A worker must get rid of every message, whatever a producer has put around it, and an operator may publish anything.
 func TestPublishingOfHostileMessages(t *testing.T) {
 	t.Parallel()
-	for name, d := range map[string]amqp.Delivery{
-		"headers as large as a frame": {Headers: amqp.Table{"x": strings.Repeat("x", 120<<10)}},
-		"our headers with wrong types": {Exchange: contract.RetryReturnExchange, Headers: amqp.Table{
-			contract.HeaderAttempt: "many", contract.HeaderFirstFailedAt: "once", contract.HeaderTenant: int32(1),
-		}},
-		"times that cannot be": {Exchange: contract.RetryReturnExchange, Headers: amqp.Table{contract.HeaderFirstFailedAt: int64(math.MaxInt64)}},
-		"nothing":              {},
+	for name, headers := range map[string]amqp.Table{
+		"headers as large as a frame": {"x": strings.Repeat("x", 130_900)},
+		"our headers with wrong types": {
+			contract.HeaderAttempt: "many", contract.HeaderFirstFailedAt: "once", contract.HeaderTenant: int32(1), contract.HeaderProperties: true,
+		},
+		"times that cannot be":         {contract.HeaderFirstFailedAt: int64(math.MaxInt64)},
+		"more properties than a body":  {contract.HeaderProperties: int64(2)},
+		"less properties than nothing": {contract.HeaderProperties: int64(math.MinInt64)},
+		"properties that are none":     {contract.HeaderProperties: []byte{0xff}},
+		"no properties":                {contract.HeaderProperties: []byte{}},
+		"nothing":                      {},
 	} {
-		m := Publishing(tenantA, d, contract.ReasonNotJSON, errors.New("bad"), 1)
-		require.LessOrEqual(t, len(text(m.Publishing.Headers["x"])), 64<<10, name)
-		l := fromDeadLetters(delivered(m.Exchange, m.Key, m.Publishing), time.Now())
-		require.Equal(t, tenantA, l.TenantID, name)
-		require.Equal(t, 1, l.Attempts, name)
-		require.Less(t, time.Since(l.FirstFailedAt), time.Minute, name)
-		require.NotNil(t, l.Payload, name)
+		for _, exchange := range []string{contract.MessagesExchange, contract.RetryReturnExchange} {
+			p := amqp.Publishing{MessageId: "m", Headers: headers, Body: []byte("{")}
+			d := delivered(exchange, tenantA.String(), p)
+			if exchange == contract.RetryReturnExchange {
+				d.Unwrap()
+			}
+			m := Publishing(tenantA, d, contract.ReasonNotJSON, errors.New("bad"), 1)
+			require.Less(t, len(amqptest.Encode(m.Publishing)), 120_000, name)
+			l := fromDeadLetters(delivered(m.Exchange, m.Key, m.Publishing), time.Now())
+			require.Equal(t, tenantA, l.TenantID, name)
+			require.Equal(t, LetterID(tenantA, "m", contract.ReasonNotJSON, []byte("{")), l.ID, name)
+			require.Equal(t, 1, l.Attempts, name)
+			require.Less(t, time.Since(l.FirstFailedAt), time.Minute, name)
+			require.Equal(t, []byte("{"), l.Payload, name)
+			if exchange == contract.MessagesExchange {
+				require.Equal(t, d.Properties, l.Properties, name)
+			}
+		}
+		for _, read := range []func(rabbitmq.Delivery, time.Time) Letter{fromDeadLetters, fromParking} {
+			l := read(delivered("", "", amqp.Publishing{Headers: headers, Body: []byte("{")}), time.Now())
+			require.Equal(t, []byte("{"), l.Payload, name)
+			require.Equal(t, uuid.Nil, l.TenantID, name)
+		}
 	}
 }
 
 func TestLettersWithoutATenantAreKept(t *testing.T) {
 	t.Parallel()
-	l := fromDeadLetters(amqp.Delivery{Body: []byte("x")}, time.Now())
+	l := fromDeadLetters(rabbitmq.Delivery{Delivery: amqp.Delivery{Body: []byte("x")}}, time.Now())
 	require.Equal(t, uuid.Nil, l.TenantID)
 	require.NotEqual(t, uuid.Nil, l.ID)
-	l = fromParking(amqp.Delivery{RoutingKey: contract.ParkingRoutingKey}, time.Now())
+	l = fromParking(rabbitmq.Delivery{Delivery: amqp.Delivery{RoutingKey: contract.ParkingRoutingKey}}, time.Now())
 	require.Equal(t, uuid.Nil, l.TenantID)
 }
 
@@ -118,31 +174,30 @@ func TestParkedMessages(t *testing.T) {
 	first := now.Add(-time.Hour)
 	headers := func(death amqp.Table) amqp.Table {
 		return amqp.Table{
-			"x-death": []any{death, amqp.Table{"queue": contract.QueueName(tenantB.String())}}, "trace": "abc",
+			"x-death": []any{death, amqp.Table{"queue": contract.QueueName(tenantB.String())}}, "trace": "abc", "x-first-death-reason": "expired",
 			contract.HeaderAttempt: int32(4), contract.HeaderFirstFailedAt: first.UnixMilli(),
 		}
 	}
-	died := func(exchange, reason string) amqp.Delivery {
-		return amqp.Delivery{
-			RoutingKey: contract.ParkingRoutingKey, MessageId: "m", Body: []byte("1"),
-			Headers: headers(amqp.Table{"queue": contract.QueueName(tenantA.String()), "exchange": exchange, "reason": reason}),
-		}
+	died := func(exchange, reason string) rabbitmq.Delivery {
+		return delivered("", contract.ParkingRoutingKey, amqp.Publishing{MessageId: "m", AppId: "a", Body: []byte("1"), Headers: headers(amqp.Table{
+			"queue": contract.QueueName(tenantA.String()), "exchange": exchange, "reason": reason, "original-expiration": "300",
+		})})
 	}
-	returned := amqp.Delivery{
-		Exchange: contract.RetryReturnExchange, RoutingKey: tenantA.String(), MessageId: "m", Body: []byte("1"),
-		Headers: headers(amqp.Table{"queue": contract.RetryTierName(time.Second), "reason": "expired"}),
-	}
+	returned := delivered(contract.RetryReturnExchange, tenantA.String(), amqp.Publishing{
+		MessageId: "m", Body: []byte("1"), Headers: headers(amqp.Table{"queue": contract.RetryTierName(time.Second), "reason": "expired"}),
+	})
 	cases := map[string]struct {
-		d        amqp.Delivery
-		reason   contract.Reason
-		attempts int
-		first    time.Time
+		d          rabbitmq.Delivery
+		reason     contract.Reason
+		attempts   int
+		first      time.Time
+		expiration string
 	}{
-		"delivered too often":               {died(contract.MessagesExchange, "delivery_limit"), contract.ReasonDeliveryLimit, 1, now},
-		"delivered too often after a retry": {died(contract.RetryReturnExchange, "delivery_limit"), contract.ReasonDeliveryLimit, 4, first},
-		"expired":                           {died(contract.MessagesExchange, "expired"), ReasonExpired, 1, now},
-		"rejected by hand":                  {died(contract.MessagesExchange, "rejected"), contract.ReasonRejected, 1, now},
-		"back from a retry to nobody":       {returned, ReasonUnroutable, 4, first},
+		"delivered too often":               {died(contract.MessagesExchange, "delivery_limit"), contract.ReasonDeliveryLimit, 1, now, "300"},
+		"delivered too often after a retry": {died(contract.RetryReturnExchange, "delivery_limit"), contract.ReasonDeliveryLimit, 4, first, ""},
+		"expired":                           {died(contract.MessagesExchange, "expired"), ReasonExpired, 1, now, "300"},
+		"rejected by hand":                  {died(contract.MessagesExchange, "rejected"), contract.ReasonRejected, 1, now, "300"},
+		"back from a retry to nobody":       {returned, ReasonUnroutable, 4, first, ""},
 	}
 	for name, c := range cases {
 		l := fromParking(c.d, now)
@@ -153,22 +208,10 @@ func TestParkedMessages(t *testing.T) {
 		require.Equal(t, c.attempts, l.Attempts, name)
 		require.True(t, c.first.Equal(l.FirstFailedAt), name)
 		require.Equal(t, LetterID(tenantA, "m", c.reason, []byte("1")), l.ID, name)
-		require.JSONEq(t, `{"trace":"abc"}`, string(l.Headers), name)
+		require.JSONEq(t, `{"trace":"abc"}`, headersOf(t, l), name)
+		p, _, err := l.Properties.Decode()
+		require.NoError(t, err)
+		require.Equal(t, c.expiration, p.Expiration, name)
+		require.Equal(t, "m", p.MessageId, name)
 	}
-}
-
-func TestHeadersAsJSON(t *testing.T) {
-	t.Parallel()
-	var deep any = "bottom"
-	for range 1000 {
-		deep = []any{deep}
-	}
-	encoded := headersJSON(amqp.Table{
-		"s": "a\x00b\xff", "k\x00\xff": 1, "b": []byte{0, 1}, "t": time.Unix(0, 0), "f": math.NaN(), "i": int64(math.MaxInt64),
-		"n": nil, "o": amqp.Table{"x": true}, "d": amqp.Decimal{Scale: 1, Value: 2}, contract.HeaderReason: "ours",
-	})
-	require.JSONEq(t, `{"s":"a�b�","k��":1,"b":"AAE=","t":"1970-01-01T00:00:00Z","f":"NaN","i":9223372036854775807,"n":null,"o":{"x":true},"d":"{1 2}"}`, string(encoded))
-	require.Less(t, strings.Count(string(headersJSON(amqp.Table{"deep": deep})), "["), 20)
-	require.Equal(t, "{}", string(headersJSON(nil)))
-	require.Less(t, len(headersJSON(amqp.Table{"x": strings.Repeat("\x01", 63<<10)})), maxHeaders+1)
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -59,7 +58,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 }
 
 // keep consumes queue until ctx ends, beginning anew after every fault.
-func (r *Recorder) keep(ctx context.Context, queue string, read func(amqp.Delivery, time.Time) Letter) {
+func (r *Recorder) keep(ctx context.Context, queue string, read func(rabbitmq.Delivery, time.Time) Letter) {
 	log := r.log.With(zap.String("queue", queue))
 	pauses := newPauses()
 	for {
@@ -79,58 +78,51 @@ func (r *Recorder) keep(ctx context.Context, queue string, read func(amqp.Delive
 }
 
 // consume records what comes from queue until ctx ends or something fails for good.
-func (r *Recorder) consume(ctx context.Context, log *zap.Logger, queue string, read func(amqp.Delivery, time.Time) Letter) error {
+func (r *Recorder) consume(ctx context.Context, log *zap.Logger, queue string, read func(rabbitmq.Delivery, time.Time) Letter) error {
 	session, err := r.link.Session(ctx)
 	if err != nil {
 		return err
 	}
-	consumption, err := session.Consume(ctx, queue, "", batchLetters)
+	consumption, err := session.ConsumeBatches(ctx, queue, "recorder", batchLetters)
 	if err != nil {
 		return err
 	}
 	defer consumption.Release()
 	for {
-		var first amqp.Delivery
-		var open bool
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), consumption.Stop())
-		case first, open = <-consumption.Deliveries:
-		}
-		if !open {
+		case <-consumption.Deliveries: // only ever closed
 			return fmt.Errorf("%w: the consumer was cancelled", rabbitmq.ErrUnavailable)
+		case <-consumption.Done():
+			return fmt.Errorf("%w: the connection was lost", rabbitmq.ErrUnavailable)
+		case <-consumption.Ready():
 		}
-		deliveries := gather(first, consumption.Deliveries)
-		letters := make([]Letter, 0, len(deliveries))
-		for _, d := range deliveries {
-			if !isCanary(d) {
-				letters = append(letters, read(d, time.Now()))
+		for arrived := consumption.Take(nil); len(arrived) > 0 && ctx.Err() == nil; {
+			deliveries := arrived[:batch(arrived)]
+			arrived = arrived[len(deliveries):]
+			letters := make([]Letter, 0, len(deliveries))
+			for _, d := range deliveries {
+				if !isCanary(d) {
+					letters = append(letters, read(d, time.Now()))
+				}
 			}
-		}
-		if err := r.record(ctx, log, letters, consumption.Done()); err != nil {
-			return errors.Join(err, consumption.Stop())
-		}
-		if err := consumption.Ack(deliveries[len(deliveries)-1].DeliveryTag, true); err != nil {
-			return fmt.Errorf("acknowledge dead letters: %w", err)
+			if err := r.record(ctx, log, letters, consumption.Done()); err != nil {
+				return errors.Join(err, consumption.Stop())
+			}
+			if err := consumption.Ack(deliveries[len(deliveries)-1].DeliveryTag, true); err != nil {
+				return fmt.Errorf("acknowledge dead letters: %w", err)
+			}
 		}
 	}
 }
 
-// gather takes what is there.
-func gather(first amqp.Delivery, more <-chan amqp.Delivery) []amqp.Delivery {
-	deliveries, size := []amqp.Delivery{first}, len(first.Body)
-	for len(deliveries) < batchLetters && size < batchBytes {
-		select {
-		case d, open := <-more:
-			if !open {
-				return deliveries
-			}
-			deliveries, size = append(deliveries, d), size+len(d.Body)
-		default:
-			return deliveries
-		}
+// batch is how many of what has arrived are recorded together.
+func batch(arrived []rabbitmq.Delivery) (n int) {
+	for size := 0; n < len(arrived) && n < batchLetters && size < batchBytes; n++ {
+		size += len(arrived[n].Body) + len(arrived[n].Properties)
 	}
-	return deliveries
+	return n
 }
 
 // lastTry is what a try that is under way may still take when ctx has ended.
@@ -182,7 +174,7 @@ func (r *Recorder) try(ctx context.Context, log *zap.Logger, letters []Letter) e
 }
 
 // write tries once. What the database refuses for its content is halved until the one letter is found; that is kept
-// without what people have written into it beside the payload.
+// with its bytes, payload and properties, and without texts that people have written.
 func (r *Recorder) write(ctx context.Context, log *zap.Logger, letters []Letter) error {
 	discarded, err := r.store.Record(ctx, letters)
 	switch fault := postgres.Classify(err); {
@@ -200,7 +192,7 @@ func (r *Recorder) write(ctx context.Context, log *zap.Logger, letters []Letter)
 		return r.write(ctx, log, letters[half:])
 	}
 	bare := letters[0]
-	log.Error("a dead letter is kept without its headers, which the database refuses",
+	log.Error("a dead letter is kept without its texts, which the database refuses",
 		zap.Stringer("tenant_id", bare.TenantID), zap.Stringer("dead_letter_id", bare.ID), zap.Error(err))
 	bare.OriginalMessageID, bare.ContentType, bare.Headers, bare.Error = "", "", []byte(`{}`), ""
 	discarded, err = r.store.Record(ctx, []Letter{bare})

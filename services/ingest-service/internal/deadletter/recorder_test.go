@@ -22,8 +22,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
-func deliveryOf(s string) amqp.Delivery {
-	return amqp.Delivery{MessageId: s, ContentType: s, Body: []byte(s), Headers: amqp.Table{"h": s}}
+func deliveryOf(s string) rabbitmq.Delivery {
+	return delivered("", "", amqp.Publishing{MessageId: s, ContentType: s, Body: []byte(s), Headers: amqp.Table{"h": s}})
 }
 
 // start runs a component until the end of the test or until stop is called.
@@ -96,7 +96,7 @@ func publish(t *testing.T, publisher *rabbitmq.Publisher, messages ...rabbitmq.M
 }
 
 func deadMessage(tenant uuid.UUID, id string) rabbitmq.Message {
-	d := amqp.Delivery{MessageId: id, Body: []byte("{" + id)}
+	d := delivered("", "", amqp.Publishing{MessageId: id, Body: []byte("{" + id)})
 	return Publishing(tenant, d, contract.ReasonNotJSON, errors.New("bad"), 1)
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
@@ -88,7 +87,7 @@ func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []by
 	replayed := Replayed{MessageID: letter.ReplayID()}
 	page := []Letter{letter}
 	if edited != nil {
-		page[0].Payload, page[0].PayloadSize, page[0].ContentType = edited, int64(len(edited)), "application/json"
+		page[0].Payload, page[0].PayloadSize, page[0].edited = edited, int64(len(edited)), true
 	}
 	results, errs, err := r.replay(ctx, tenant, page)
 	if err == nil {
@@ -252,17 +251,20 @@ func (r *Replayer) check(l *Letter) error {
 	return contract.CheckPayload(l.Payload, r.maxPayload)
 }
 
-// replayMessage is the message of a letter, under its old id. Its attempts start again.
+// replayMessage is the message of a letter, under its old id and with the properties of its producer, as far as
+// [rabbitmq.Replaying] publishes them again. Its attempts start again.
 func replayMessage(tenant uuid.UUID, l *Letter) rabbitmq.Message {
 	id := l.OriginalMessageID
 	if id == "" {
 		id = l.ReplayID().String()
 	}
-	return rabbitmq.Message{
-		Exchange: contract.TenantsExchange, Key: tenant.String(),
-		Publishing: amqp.Publishing{
-			MessageId: id, ContentType: cut(l.ContentType, 255), Body: l.Payload,
-			DeliveryMode: amqp.Persistent, Timestamp: time.Now(),
-		},
+	publishing := rabbitmq.Replaying(l.Properties, id)
+	if l.Properties == nil { // recorded by an earlier version
+		publishing.ContentType, publishing.Timestamp = cut(l.ContentType, 255), time.Now()
 	}
+	if l.edited {
+		publishing.ContentType, publishing.ContentEncoding = "application/json", ""
+	}
+	publishing.Body = l.Payload
+	return rabbitmq.Message{Exchange: contract.TenantsExchange, Key: tenant.String(), Publishing: publishing}
 }

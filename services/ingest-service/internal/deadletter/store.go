@@ -48,7 +48,8 @@ type Limits struct {
 	Letters int
 	// Payload is how many bytes of each payload are read. A longer one is left out as a whole.
 	Payload int
-	// Bytes ends a page once its payloads have as many. It has one letter at least.
+	// Bytes ends a page once its payloads and headers have as many, these counted as they are when they are shown. It has one
+	// letter at least.
 	Bytes int64
 }
 
@@ -78,14 +79,15 @@ func (s *Store) inTenant(ctx context.Context, tenant uuid.UUID, what string, fn 
 // recordSQL adds letters of one tenant, unless it is retired. A letter that is there already is the same one: it keeps
 // its content and the time of its first failure.
 const recordSQL = `
-INSERT INTO dead_letters AS d (tenant_id, id, message_id, original_message_id, payload, content_type, headers, reason,
-                               error, attempts, first_failed_at, last_failed_at)
-SELECT $1, * FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::text[],
-                         $9::text[], $10::integer[], $11::timestamptz[], $12::timestamptz[])
+INSERT INTO dead_letters AS d (tenant_id, id, message_id, original_message_id, payload, content_type, properties, headers,
+                               reason, error, attempts, first_failed_at, last_failed_at)
+SELECT $1, * FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::bytea[], $8::jsonb[], $9::text[],
+                         $10::text[], $11::integer[], $12::timestamptz[], $13::timestamptz[])
 WHERE NOT tenant_retired($1)
 ON CONFLICT (tenant_id, id) DO UPDATE SET
     version = d.version + 1, error = excluded.error, last_failed_at = excluded.last_failed_at,
-    attempts = greatest(d.attempts, excluded.attempts)`
+    attempts = greatest(d.attempts, excluded.attempts),
+    properties = coalesce(d.properties, excluded.properties)`
 
 // lockSQL keeps a tenant from being retired during the transaction (tenant_drop takes the same lock), so that no letter
 // is left of a tenant that has gone.
@@ -154,7 +156,7 @@ func byTenant(letters []Letter) [][]Letter {
 type columns struct {
 	ids, messageIDs                           []*uuid.UUID
 	originals, types, headers, reasons, texts []string
-	payloads                                  [][]byte
+	payloads, properties                      [][]byte
 	attempts                                  []int32
 	first, last                               []time.Time
 }
@@ -167,7 +169,7 @@ func newColumns(letters []Letter) *columns {
 		c.originals, c.types = append(c.originals, l.OriginalMessageID), append(c.types, l.ContentType)
 		c.headers = append(c.headers, string(l.Headers))
 		c.reasons, c.texts = append(c.reasons, string(l.Reason)), append(c.texts, l.Error)
-		c.payloads = append(c.payloads, l.Payload)
+		c.payloads, c.properties = append(c.payloads, l.Payload), append(c.properties, l.Properties)
 		c.attempts = append(c.attempts, int32(min(l.Attempts, math.MaxInt32)))
 		c.first, c.last = append(c.first, l.FirstFailedAt), append(c.last, l.LastFailedAt)
 	}
@@ -176,7 +178,7 @@ func newColumns(letters []Letter) *columns {
 
 func (c *columns) arguments(tenant uuid.UUID) []any {
 	return []any{
-		tenant, c.ids, c.messageIDs, c.originals, c.payloads, c.types, c.headers, c.reasons, c.texts, c.attempts, c.first, c.last,
+		tenant, c.ids, c.messageIDs, c.originals, c.payloads, c.types, c.properties, c.headers, c.reasons, c.texts, c.attempts, c.first, c.last,
 	}
 }
 
@@ -210,8 +212,8 @@ func (s *Store) List(ctx context.Context, tenant uuid.UUID, filter Filter, after
 	var page Page
 	condition, arguments := where(tenant, filter, after)
 	// Sizes first: the length of a payload is known without reading it.
-	sizes := fmt.Sprintf(`SELECT id, octet_length(payload) FROM dead_letters WHERE %s ORDER BY first_failed_at, id LIMIT %d`,
-		condition, limits.Letters+1)
+	sizes := fmt.Sprintf(`SELECT id, octet_length(payload), coalesce(%d * octet_length(properties)::bigint, octet_length(headers::text) - 2)
+		FROM dead_letters WHERE %s ORDER BY first_failed_at, id LIMIT %d`, headerGrowth, condition, limits.Letters+1)
 	err := s.inTenant(ctx, tenant, "list dead letters", func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sizes, arguments...)
 		if err != nil {
@@ -219,12 +221,12 @@ func (s *Store) List(ctx context.Context, tenant uuid.UUID, filter Filter, after
 		}
 		var ids []uuid.UUID
 		var id uuid.UUID
-		var size, total int64
-		_, err = pgx.ForEachRow(rows, []any{&id, &size}, func() error {
+		var size, headers, total int64
+		_, err = pgx.ForEachRow(rows, []any{&id, &size, &headers}, func() error {
 			if size > int64(limits.Payload) {
 				size = 0
 			}
-			total += size
+			total += size + headers
 			if page.More = page.More || len(ids) == limits.Letters || (len(ids) > 0 && total > limits.Bytes); !page.More {
 				ids = append(ids, id)
 			}
@@ -246,13 +248,13 @@ func (s *Store) List(ctx context.Context, tenant uuid.UUID, filter Filter, after
 // selectSQL reads whole letters; $3 is the longest payload that is read.
 const selectSQL = `
 SELECT tenant_id, id, message_id, original_message_id, CASE WHEN octet_length(payload) <= $3::integer THEN payload END,
-       octet_length(payload), content_type, headers, reason, error, attempts, version, first_failed_at, last_failed_at
+       octet_length(payload), content_type, properties, headers, reason, error, attempts, version, first_failed_at, last_failed_at
 FROM dead_letters`
 
 func scanLetter(row pgx.CollectableRow) (Letter, error) {
 	var l Letter
 	err := row.Scan(&l.TenantID, &l.ID, &l.MessageID, &l.OriginalMessageID, &l.Payload, &l.PayloadSize, &l.ContentType,
-		&l.Headers, &l.Reason, &l.Error, &l.Attempts, &l.Version, &l.FirstFailedAt, &l.LastFailedAt)
+		(*[]byte)(&l.Properties), &l.Headers, &l.Reason, &l.Error, &l.Attempts, &l.Version, &l.FirstFailedAt, &l.LastFailedAt)
 	l.FirstFailedAt, l.LastFailedAt = l.FirstFailedAt.UTC(), l.LastFailedAt.UTC()
 	return l, err
 }

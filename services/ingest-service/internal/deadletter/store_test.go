@@ -232,6 +232,36 @@ func TestListLimitsBytes(t *testing.T) {
 	page, err = s.List(t.Context(), tenantA, Filter{}, Position{}, Limits{Letters: 10, Payload: 2000, Bytes: 1})
 	require.NoError(t, err)
 	require.Len(t, page.Letters, 1, "a page always gets on")
+
+	for n := range 3 { // headers count as they are when they are shown
+		l := letter(tenantB, n)
+		l.Properties = bytes.Repeat([]byte{0}, 1000)
+		if n == 1 { // as an earlier version has kept them
+			l.Properties, l.Headers = nil, fmt.Appendf(nil, `{"a": %q}`, strings.Repeat("x", 6000))
+		}
+		record(t, s, l)
+	}
+	page, err = s.List(t.Context(), tenantB, Filter{}, Position{}, Limits{Letters: 10, Payload: 2000, Bytes: 12_100})
+	require.NoError(t, err)
+	require.True(t, page.More)
+	require.Len(t, page.Letters, 2)
+	require.Len(t, page.Letters[0].Properties, 1000)
+	require.Nil(t, page.Letters[1].Properties)
+}
+
+// A dead letter that an instance of an earlier version has recorded gets its properties when it comes again, and keeps them.
+func TestPropertiesAreAddedOnce(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	l := letter(tenantA, 1)
+	record(t, s, l)
+	for _, properties := range []string{"first", "second"} {
+		l.Properties = []byte(properties)
+		record(t, s, l)
+		got, err := s.Find(t.Context(), tenantA, l.ID, 1000)
+		require.NoError(t, err)
+		require.Equal(t, "first", string(got.Properties))
+	}
 }
 
 func TestFilters(t *testing.T) {

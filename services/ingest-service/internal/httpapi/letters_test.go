@@ -1,12 +1,15 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 )
 
@@ -55,7 +59,7 @@ func TestDeadLetterShowsWhatIsKnown(t *testing.T) {
 	answer := s.manage(t, active, http.MethodGet, "/dead-letters/"+stored.ID.String(), "")
 	require.Equal(t, http.StatusOK, answer.status)
 	require.JSONEq(t, `{"id":"`+stored.ID.String()+`","tenant_id":"`+active.String()+`","message_id":"`+stored.MessageID.String()+`","original_message_id":"1",
-		"reason":"rejected","error":"refused","attempts":3,"payload":{"a":1},"payload_size":8,"content_type":"application/json","headers":{"trace":"abc"},
+		"reason":"rejected","error":"refused","attempts":3,"payload":{"a":1},"payload_size":8,"content_type":"application/json","properties":{"content_type":"application/json"},"headers":{"trace":"abc"},
 		"first_failed_at":"2026-01-02T03:04:06Z","last_failed_at":"2026-01-02T04:04:06Z"}`, answer.body)
 
 	var got DeadLetter
@@ -70,6 +74,70 @@ func TestDeadLetterShowsWhatIsKnown(t *testing.T) {
 	require.EqualValues(t, listPayload+2, page.Data[2].PayloadSize)
 	s.manage(t, active, http.MethodGet, "/dead-letters/"+large.ID.String(), "").into(t, http.StatusOK, &got)
 	require.Equal(t, large.Payload, []byte(got.Payload))
+}
+
+// What came with a message is shown as it came: it is often the reason why it failed, or says whose it is.
+func TestDeadLetterShowsProperties(t *testing.T) {
+	t.Parallel()
+	s, _ := serveLetters(t)
+	shown := func(properties []byte) string {
+		l := s.letterWith(t, properties)
+		var got struct {
+			Properties json.RawMessage `json:"properties"`
+			Headers    json.RawMessage `json:"headers"`
+			Unreadable bool            `json:"properties_unreadable,omitempty"`
+			Base64     []byte          `json:"properties_base64,omitempty"`
+		}
+		s.manage(t, active, http.MethodGet, "/dead-letters/"+l.ID.String(), "").into(t, http.StatusOK, &got)
+		answer, err := json.Marshal(got)
+		require.NoError(t, err)
+		return string(answer)
+	}
+	all := amqptest.Properties{
+		ContentType: "text/plain", ContentEncoding: "gzip", DeliveryMode: 1, Priority: 3, CorrelationID: "c", ReplyTo: "r", Expiration: "300",
+		MessageID: "m", Type: "t", UserID: "u", AppID: "a\xff", Timestamp: 1_700_000_000_000,
+		Headers: slices.Concat(amqptest.Field("price", 'D', 2, 0, 0, 7, 0xcf), amqptest.Field("n", 'l', 0x7f, 255, 255, 255, 255, 255, 255, 255)),
+	}
+	require.Equal(t, `{"properties":{"content_type":"text/plain","content_encoding":"gzip","delivery_mode":1,"priority":3,"correlation_id":"c","reply_to":"r",`+ //nolint:testifylint // the digits count
+		`"expiration":"300","message_id":"m","timestamp":"2023-11-14T22:13:20.000Z","type":"t","user_id":"u","app_id":"a�"},`+
+		`"headers":{"price":19.99,"n":9223372036854775807}}`, shown(all.Encode()))
+	require.JSONEq(t, `{"properties":{},"headers":{}}`, shown(amqptest.Properties{}.Encode()))
+	require.JSONEq(t, `{"properties":{"priority":0},"headers":{}}`, shown([]byte{8, 0, 0}))
+	require.JSONEq(t, `{"properties":{"app_id":"a"},"headers":{"a":null},"properties_unreadable":true,"properties_base64":"IAgAAAAFAWFWASEBYQ=="}`,
+		shown(amqptest.Properties{AppID: "a", Headers: append(amqptest.Field("a", 'V'), 1, '!')}.Encode()))
+	require.JSONEq(t, `{"properties":{},"headers":{},"properties_unreadable":true,"properties_base64":"/w=="}`, shown([]byte{0xff}))
+}
+
+// A thousand dead letters with headers as large as a frame do not make a page that fits into no memory.
+func TestPageOfLargeHeadersIsBounded(t *testing.T) {
+	t.Parallel()
+	s, _ := serveLetters(t)
+	headers := amqptest.Field("x", 'S', amqptest.Long(bytes.Repeat([]byte{1}, 130_000))...)
+	const total = 25
+	for range total {
+		s.letterWith(t, amqptest.Properties{Headers: headers}.Encode())
+	}
+	seen, next := 0, ""
+	for more := true; more; {
+		answer := s.manage(t, active, http.MethodGet, "/dead-letters?limit=1000"+next, "")
+		require.Less(t, len(answer.body), pageBytes+1<<20)
+		var page LetterPage
+		answer.into(t, http.StatusOK, &page)
+		seen, next, more = seen+len(page.Data), "&cursor="+page.NextCursor, page.HasMore
+	}
+	require.Equal(t, total, seen)
+}
+
+// letterWith records a letter with properties.
+func (s *service) letterWith(t *testing.T, properties []byte) deadletter.Letter {
+	t.Helper()
+	l := deadletter.Letter{
+		ID: uuid.New(), TenantID: active, Payload: []byte("{"), PayloadSize: 1, Properties: properties, Headers: []byte(`{}`),
+		Reason: contract.ReasonNotJSON, Attempts: 1, FirstFailedAt: epoch, LastFailedAt: epoch,
+	}
+	_, err := s.letters.Record(t.Context(), []deadletter.Letter{l})
+	require.NoError(t, err)
+	return l
 }
 
 func TestDeadLettersArePaged(t *testing.T) {

@@ -3,11 +3,13 @@ package httpapi
 import (
 	"encoding/json"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 )
 
@@ -33,10 +35,35 @@ type DeadLetter struct {
 	// The payload is too long to be shown here.
 	PayloadOmitted bool   `json:"payload_omitted,omitempty"`
 	ContentType    string `json:"content_type"`
-	// Headers of the producer.
-	Headers       json.RawMessage `json:"headers" swaggertype:"object"`
-	FirstFailedAt time.Time       `json:"first_failed_at" format:"date-time"`
-	LastFailedAt  time.Time       `json:"last_failed_at" format:"date-time"`
+	// What else came with the message: those AMQP properties that its producer has set.
+	Properties Properties `json:"properties"`
+	// Headers of the producer, in their order. What JSON cannot express is an object with one name: `$base64` (bytes, and text that is not UTF-8), `$float` (NaN, +Inf, -Inf), `$values` (all values of a name that occurs more than once), `$encoded` (a table or list nested over 200 levels, as on the wire in base64). Times are in UTC; what is beyond the year 9999 in seconds is read as milliseconds, microseconds or nanoseconds.
+	Headers json.RawMessage `json:"headers" swaggertype:"object"`
+	// Properties or headers could not be read from some byte on. What comes before is shown, and all of them are in properties_base64.
+	PropertiesUnreadable bool `json:"properties_unreadable,omitempty"`
+	// The bytes of properties and headers as on the wire (AMQP 0-9-1, section 4.2.6.1) in base64, if they could not be read.
+	PropertiesBase64 []byte    `json:"properties_base64,omitempty" swaggertype:"string" format:"byte"`
+	FirstFailedAt    time.Time `json:"first_failed_at" format:"date-time"`
+	LastFailedAt     time.Time `json:"last_failed_at" format:"date-time"`
+}
+
+// Properties are the AMQP properties of a message, as its producer has set them. What is not UTF-8 in them is shown as U+FFFD.
+type Properties struct {
+	ContentType     string `json:"content_type,omitempty"`
+	ContentEncoding string `json:"content_encoding,omitempty"`
+	// 1: transient, 2: persistent.
+	DeliveryMode  uint8  `json:"delivery_mode,omitempty"`
+	Priority      *uint8 `json:"priority,omitempty"`
+	CorrelationID string `json:"correlation_id,omitempty"`
+	ReplyTo       string `json:"reply_to,omitempty"`
+	// Milliseconds that the message might wait in the queue.
+	Expiration string `json:"expiration,omitempty"`
+	MessageID  string `json:"message_id,omitempty"`
+	// RFC 3339 in UTC, read as times in headers are; the number where it is no time.
+	Timestamp string `json:"timestamp,omitempty"`
+	Type      string `json:"type,omitempty"`
+	UserID    string `json:"user_id,omitempty"`
+	AppID     string `json:"app_id,omitempty"`
 }
 
 // LetterPage is a page of dead letters.
@@ -87,6 +114,7 @@ func show(l *deadletter.Letter) DeadLetter {
 		Reason: string(l.Reason), Error: l.Error, Attempts: l.Attempts, PayloadSize: l.PayloadSize,
 		ContentType: l.ContentType, Headers: l.Headers, FirstFailedAt: l.FirstFailedAt, LastFailedAt: l.LastFailedAt,
 	}
+	letter.showProperties(l.Properties)
 	switch {
 	case l.Payload == nil:
 		letter.PayloadOmitted = true
@@ -97,3 +125,30 @@ func show(l *deadletter.Letter) DeadLetter {
 	}
 	return letter
 }
+
+// showProperties renders properties as they came; those of a letter that an earlier version has recorded are not known.
+func (l *DeadLetter) showProperties(encoded rabbitmq.Properties) {
+	if encoded == nil {
+		l.Properties.ContentType = l.ContentType
+		return
+	}
+	p, headers, err := encoded.Decode()
+	l.Properties = Properties{
+		ContentType: text(p.ContentType), ContentEncoding: text(p.ContentEncoding), DeliveryMode: p.DeliveryMode,
+		CorrelationID: text(p.CorrelationId), ReplyTo: text(p.ReplyTo), Expiration: text(p.Expiration), MessageID: text(p.MessageId),
+		Type: text(p.Type), UserID: text(p.UserId), AppID: text(p.AppId),
+	}
+	if encoded.HasPriority() {
+		l.Properties.Priority = &p.Priority
+	}
+	if !p.Timestamp.IsZero() {
+		l.Properties.Timestamp = deadletter.TimeText(p.Timestamp.Unix())
+	}
+	var unreadable error
+	l.Headers, unreadable = deadletter.HeadersJSON(headers)
+	if err != nil || unreadable != nil {
+		l.PropertiesUnreadable, l.PropertiesBase64 = true, encoded
+	}
+}
+
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

@@ -1,0 +1,252 @@
+package rabbitmq_test
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
+)
+
+func every() amqp.Table {
+	return amqp.Table{
+		"bool": true, "int8": int8(-8), "byte": byte(200), "int16": int16(-16), "uint16": uint16(math.MaxUint16), "int32": int32(-32),
+		"uint32": uint32(math.MaxUint32), "int64": int64(math.MinInt64), "float32": float32(0.5), "float64": 0.25,
+		"decimal": amqp.Decimal{Scale: 2, Value: -314}, "string": "text\x00\xff", "bytes": []byte{0, 1}, "nothing": nil,
+		"time": time.Unix(1_700_000_000, 0), "milliseconds": time.Unix(1_700_000_000_000, 0), "": "no name",
+		"table": amqp.Table{"deeper": amqp.Table{"deepest": "x"}}, "array": []any{int32(1), []any{nil, amqp.Table{"a": false}}},
+	}
+}
+
+// Whatever a library has written is read as it was, type by type.
+func TestTableDecode(t *testing.T) {
+	t.Parallel()
+	encoded := rabbitmq.Table(amqptest.Table(every()))
+	require.Equal(t, every(), encoded.Decode())
+	for f, err := range encoded.Fields() {
+		require.NoError(t, err)
+		require.Equal(t, f.Raw, encoded.Lookup(string(f.Name)).Raw)
+	}
+	for name, want := range map[string]int64{"int8": -8, "byte": 200, "int16": -16, "uint16": math.MaxUint16, "int32": -32, "uint32": math.MaxUint32, "int64": math.MinInt64} {
+		n, ok := encoded.Lookup(name).Int()
+		require.True(t, ok)
+		require.Equal(t, want, n, name)
+	}
+	_, ok := encoded.Lookup("string").Int()
+	require.False(t, ok)
+	require.Empty(t, encoded.Lookup("bytes").Text())
+	require.Equal(t, "text\x00\xff", encoded.Lookup("string").Text())
+	require.Equal(t, encoded, encoded.Without(func(string) bool { return false }))
+	require.Empty(t, encoded.Without(func(string) bool { return true }))
+}
+
+// What is decoded is published again: it must be whole, and what other clients read.
+func TestTableDecodeLeavesOutWhatOthersCannotRead(t *testing.T) {
+	t.Parallel()
+	field := amqptest.Field
+	good := field("good", 't', 1)
+	for name, bad := range map[string][]byte{
+		"tables in 33 levels":            field("bad", 'F', amqptest.Tables(33)...),
+		"arrays in 33 levels":            field("bad", 'A', amqptest.Arrays(33)...),
+		"arrays in 50,000 levels":        field("bad", 'A', amqptest.Arrays(50_000)...),
+		"8,193 elements":                 field("bad", 'A', amqptest.Elements(8193)...),
+		"8,193 elements in another list": field("bad", 'A', amqptest.Long(append([]byte{'A'}, amqptest.Elements(8193)...))...),
+		"an unknown type in a table":     field("bad", 'F', amqptest.Long(field("a", '!'))...),
+		"a length that lies":             field("bad", 'A', amqptest.Long([]byte{'S', 0, 0, 1, 0})...),
+		"twice, the last one bad":        append(field("bad", 't', 1), field("bad", 'A', amqptest.Elements(8193)...)...),
+	} {
+		require.Equal(t, amqp.Table{"good": true}, rabbitmq.Table(append(bytes.Clone(bad), good...)).Decode(), name)
+	}
+	for name, end := range map[string][]byte{"an unknown type": field("bad", '!'), "a length that lies": field("bad", 'S', 0, 0, 1, 0), "nothing": {3}} {
+		require.Equal(t, amqp.Table{"good": true}, rabbitmq.Table(append(bytes.Clone(good), end...)).Decode(), name)
+	}
+	var many []byte
+	for i := range 9000 {
+		many = append(many, field(fmt.Sprint(i), 'V')...)
+	}
+	require.Len(t, rabbitmq.Table(many).Decode(), 8192)
+	require.Len(t, rabbitmq.Table(field("a", 'A', amqptest.Elements(8192)...)).Decode()["a"], 8192)
+}
+
+// The limits that the platform keeps are those of the library: what is published at them is read, one level or one element
+// more ends the connection of who reads it.
+func TestLimitsAreThoseOfTheLibrary(t *testing.T) {
+	t.Parallel()
+	b := backing.RabbitMQ(t)
+	link := startLink(t, b.URL, nil)
+	ch := channel(t, link)
+	_, err := ch.QueueDeclare("q", true, false, false, false, nil)
+	require.NoError(t, err)
+	raw, err := amqptest.Dial(t.Context(), b.URL)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, raw.Close()) }()
+	publisher := startPublisher(t, link, 1)
+	// readable reports whether the library reads what is in the queue.
+	readable := func() bool {
+		conn, err := amqp.Dial(b.URL)
+		require.NoError(t, err)
+		defer func() { _ = conn.Close() }() // it may be closed already
+		ch, err := conn.Channel()
+		require.NoError(t, err)
+		_, ok, err := ch.Get("q", true)
+		require.Equal(t, err == nil, ok)
+		return ok
+	}
+	for name, form := range map[string]func(n int) []byte{
+		"tables":   func(n int) []byte { return amqptest.Field("a", 'F', amqptest.Tables(32+n)...) },
+		"arrays":   func(n int) []byte { return amqptest.Field("a", 'A', amqptest.Arrays(32+n)...) },
+		"elements": func(n int) []byte { return amqptest.Field("a", 'A', amqptest.Elements(8192+n)...) },
+		"fields": func(n int) []byte {
+			var fields []byte
+			for i := range 8192 + n {
+				fields = append(fields, amqptest.Field(fmt.Sprint(i), 'V')...)
+			}
+			return amqptest.Field("a", 'F', amqptest.Long(fields)...)
+		},
+	} {
+		within, beyond := rabbitmq.Table(form(0)).Decode(), form(1)
+		require.Len(t, within, 1, name)
+		require.NoError(t, publisher.Publish(deadline(t, patience), rabbitmq.Message{Key: "q", Publishing: amqp.Publishing{Headers: within}}), name)
+		require.True(t, readable(), name)
+		require.NoError(t, raw.Publish("", "q", amqptest.Properties{Headers: beyond}.Encode(), nil))
+		require.False(t, readable(), "%s: the library has other limits now", name)
+		_, err := ch.QueuePurge("q", false)
+		require.NoError(t, err)
+	}
+	deep, list := amqp.Table{}, make([]any, 8193)
+	for range 32 {
+		deep = amqp.Table{"n": deep}
+	}
+	for name, headers := range map[string]amqp.Table{
+		"depth": {"a": deep}, "elements": {"a": list}, "elements in a table": {"a": amqp.Table{"b": list}}, "elements in a list": {"a": []any{list}},
+		"size": {"a": strings.Repeat("x", 129<<10)}, "a name": {strings.Repeat("n", 256): true}, "a name within": {"a": []any{amqp.Table{strings.Repeat("n", 256): true}}},
+	} {
+		err := publisher.Publish(deadline(t, patience), rabbitmq.Message{Key: "q", Publishing: amqp.Publishing{Headers: headers}})
+		require.ErrorIs(t, err, rabbitmq.ErrInvalid, name)
+	}
+}
+
+// However a platform hands a message on, it is the same message: body, and properties byte by byte.
+func TestRepublishingKeepsTheProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		original := amqptest.Properties{
+			ContentType: rapid.StringN(0, 50, 255).Draw(t, "type"), Expiration: "1", UserID: "u", MessageID: rapid.StringN(0, 50, 255).Draw(t, "id"),
+			Priority: rapid.Byte().Draw(t, "priority"),
+			Headers:  rapid.SliceOfN(rapid.Byte(), 0, 50).Draw(t, "headers"),
+		}
+		if rapid.Bool().Draw(t, "large") {
+			original.Headers = append(original.Headers, bytes.Repeat([]byte{7}, rapid.IntRange(40<<10, 130_000).Draw(t, "size"))...)
+		}
+		body := rapid.SliceOf(rapid.Byte()).Draw(t, "body")
+		d := rabbitmq.Delivery{Delivery: amqp.Delivery{Body: bytes.Clone(body)}, Properties: original.Encode()}
+		for range rapid.IntRange(1, 3).Draw(t, "times") {
+			p := rabbitmq.Republishing(d)
+			require.NoError(t, p.Headers.Validate())
+			encoded := amqptest.Encode(p)
+			require.Less(t, len(encoded), 64<<10, "it fits into a frame, with all that is added to it")
+			d = rabbitmq.Delivery{Delivery: amqp.Delivery{Body: p.Body}, Properties: encoded}
+			d.Unwrap()
+			require.True(t, bytes.Equal(body, d.Body))
+			require.Equal(t, rabbitmq.Properties(original.Encode()), d.Original())
+		}
+	})
+}
+
+func TestRepublishing(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1_700_000_000, 0)
+	d := rabbitmq.Delivery{Delivery: amqp.Delivery{
+		ContentType: "application/json", ContentEncoding: "gzip", CorrelationId: "c", ReplyTo: "r", MessageId: "m", Timestamp: at, Type: "t",
+		AppId: "a", UserId: "u", Expiration: "100", DeliveryMode: amqp.Transient, Priority: 9, Body: []byte("body"),
+	}, Properties: amqptest.Properties{UserID: "u", Headers: amqptest.Field("CC", 'A', amqptest.Elements(1)...)}.Encode()}
+	want := amqp.Publishing{
+		Headers: amqp.Table{contract.HeaderProperties: []byte(d.Properties)}, ContentType: "application/json", ContentEncoding: "gzip",
+		CorrelationId: "c", ReplyTo: "r", MessageId: "m", Timestamp: at, Type: "t", AppId: "a", DeliveryMode: amqp.Persistent, Body: []byte("body"),
+	}
+	require.Equal(t, want, rabbitmq.Republishing(d))
+	d.ReplyTo = "amq.rabbitmq.reply-to"
+	require.Empty(t, rabbitmq.Republishing(d).ReplyTo, "the broker would close the channel")
+
+	// With both, it would be larger than what the broker takes.
+	d.Body = make([]byte, 16<<20-1000)
+	d.Properties = amqptest.Properties{AppID: "a", Headers: amqptest.Field("x", 'S', amqptest.Long(make([]byte, 100_000))...)}.Encode()
+	p := rabbitmq.Republishing(d)
+	require.Len(t, p.Body, len(d.Body))
+	require.Equal(t, amqptest.Properties{AppID: "a"}.Encode(), p.Headers[contract.HeaderProperties])
+}
+
+// A replay has all that may act again, and nothing that must not.
+func TestReplaying(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1_700_000_000_000, 0)
+	headers := every()
+	maps.Copy(headers, amqp.Table{
+		"CC": []any{"other"}, "BCC": []any{"other"}, "x-death": []any{}, "x-first-death-queue": "q", "x-last-death-queue": "q", "x-delivery-count": int64(1),
+		"x-delay": int32(1), "x-opt-a": true, contract.HeaderAttempt: int32(3), contract.HeaderProperties: []byte("forged"),
+	})
+	p := amqp.Publishing{
+		Headers: headers, ContentType: "application/json", ContentEncoding: "identity", CorrelationId: "c", ReplyTo: "r", MessageId: "m",
+		Timestamp: at, Type: "t", AppId: "a", UserId: "u", Expiration: "100", DeliveryMode: amqp.Transient, Priority: 9,
+	}
+	want := p
+	want.Headers, want.UserId, want.Expiration, want.DeliveryMode, want.MessageId = every(), "", "", amqp.Persistent, "id"
+	require.Equal(t, want, rabbitmq.Replaying(amqptest.Encode(p), "id"))
+	require.Equal(t, amqp.Publishing{DeliveryMode: amqp.Persistent, MessageId: "id"}, rabbitmq.Replaying([]byte{0xff}, "id"))
+	require.Equal(t, amqp.Publishing{DeliveryMode: amqp.Persistent, MessageId: "id"}, rabbitmq.Replaying(nil, "id"))
+	require.Nil(t, rabbitmq.Replaying(amqptest.Properties{Headers: amqptest.Field("a", 'A', amqptest.Arrays(33)...)}.Encode(), "id").Headers)
+
+	// What does not fit goes, the largest first.
+	text := func(n int) []byte { return amqptest.Long(bytes.Repeat([]byte("x"), n)) }
+	large := slices.Concat(amqptest.Field("a", 'S', text(50_000)...), amqptest.Field("b", 'S', text(70_000)...), amqptest.Field("c", 'S', text(10_000)...))
+	fit := rabbitmq.Replaying(amqptest.Properties{Headers: large}.Encode(), "id")
+	require.ElementsMatch(t, []string{"a", "c"}, slices.Collect(maps.Keys(fit.Headers)))
+	fit = rabbitmq.Replaying(amqptest.Properties{Headers: amqptest.Field("b", 'S', text(126_000)...)}.Encode(), strings.Repeat("i", 255))
+	require.Len(t, fit.Headers, 1)
+}
+
+// Properties are cut and joined at the right places, whichever of them there are.
+func TestPropertiesChanged(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.SampledFrom([]string{"", "text", strings.Repeat("x", 255)})
+		p := amqptest.Properties{
+			ContentType: text.Draw(t, "content type"), ContentEncoding: text.Draw(t, "encoding"), DeliveryMode: rapid.Byte().Draw(t, "mode"),
+			Priority: rapid.Byte().Draw(t, "priority"), CorrelationID: text.Draw(t, "correlation"), ReplyTo: text.Draw(t, "reply"),
+			MessageID: text.Draw(t, "id"), Type: text.Draw(t, "type"), Timestamp: rapid.Uint64().Draw(t, "time"), AppID: text.Draw(t, "app"),
+		}
+		if rapid.Bool().Draw(t, "headers") {
+			p.Headers = amqptest.Field("a", 't', 1)
+		}
+		encoded := rabbitmq.Properties(p.Encode())
+		require.Equal(t, p.Headers, []byte(encoded.Headers()))
+		require.Equal(t, p.Priority != 0, encoded.HasPriority())
+		decoded, _, err := encoded.Decode()
+		require.NoError(t, err)
+		require.Equal(t, []any{p.ContentType, p.MessageID, p.AppID, p.Priority}, []any{decoded.ContentType, decoded.MessageId, decoded.AppId, decoded.Priority})
+
+		expired := p
+		expired.Expiration = text.Draw(t, "expiration")
+		require.Equal(t, rabbitmq.Properties(expired.Encode()), encoded.WithExpiration(expired.Expiration))
+		require.Equal(t, encoded, encoded.WithExpiration(strings.Repeat("1", 256)))
+		p.Headers = nil
+		require.Equal(t, rabbitmq.Properties(p.Encode()), encoded.WithHeaders(nil))
+		p.Headers = amqptest.Field("b", 'V')
+		require.Equal(t, rabbitmq.Properties(p.Encode()), encoded.WithHeaders(p.Headers))
+
+		cut := encoded[:rapid.IntRange(0, len(encoded)-1).Draw(t, "cut")]
+		_, _, err = cut.Decode()
+		require.ErrorIs(t, err, rabbitmq.ErrUnreadable)
+		_, _, _ = cut.Headers(), cut.WithHeaders(nil), cut.WithExpiration("1") // no panic
+	})
+}
