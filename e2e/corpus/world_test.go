@@ -52,6 +52,7 @@ type world struct {
 	*stack.Stack
 	admin    string
 	operator *pgxpool.Pool
+	broker   string // its URL
 	link     *rabbitmq.Link
 	amqp     *rabbitmq.Publisher
 }
@@ -61,7 +62,7 @@ func newWorld(t *testing.T, ingest map[string]string) *world {
 	t.Helper()
 	opts := stack.Shared(t)
 	opts.ServiceEnv = map[string]map[string]string{stack.IngestService: ingest}
-	w := &world{Stack: stack.Start(t, opts)}
+	w := &world{Stack: stack.Start(t, opts), broker: opts.RabbitMQURL}
 	var err error
 	w.admin, err = w.AdminToken()
 	require.NoError(t, err)
@@ -94,6 +95,14 @@ func (w *world) createTenantWith(t *testing.T, fields string) (tenant uuid.UUID,
 	tenant = uuid.New()
 	body := fmt.Appendf(nil, `{"id":%q,"name":"corpus",%s}`, tenant, fields)
 	w.must(t, http.StatusCreated, w.call(t, http.MethodPost, w.Tenant.URL+"/tenants", w.admin, "application/json", body))
+	w.awaitState(t, tenant, "running")
+	token, err := w.TenantToken(tenant)
+	require.NoError(t, err)
+	return tenant, token
+}
+
+func (w *world) awaitState(t *testing.T, tenant uuid.UUID, state string) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		var view struct {
 			Status struct {
@@ -101,11 +110,8 @@ func (w *world) createTenantWith(t *testing.T, fields string) (tenant uuid.UUID,
 			} `json:"status"`
 		}
 		a := w.call(t, http.MethodGet, w.Tenant.URL+"/tenants/"+tenant.String(), w.admin, "", nil)
-		return a.status == http.StatusOK && json.Unmarshal(a.body, &view) == nil && view.Status.State == "running"
+		return a.status == http.StatusOK && json.Unmarshal(a.body, &view) == nil && view.Status.State == state
 	}, patience, poll)
-	token, err := w.TenantToken(tenant)
-	require.NoError(t, err)
-	return tenant, token
 }
 
 // answer is an HTTP response, read whole.
@@ -251,6 +257,7 @@ type letter struct {
 	PayloadOmitted bool            `json:"payload_omitted"`
 	ContentType    string          `json:"content_type"`
 	Headers        map[string]any  `json:"headers"`
+	Properties     json.RawMessage `json:"properties"`
 	FirstFailedAt  time.Time       `json:"first_failed_at"`
 	LastFailedAt   time.Time       `json:"last_failed_at"`
 }
@@ -258,13 +265,17 @@ type letter struct {
 // letters lists the dead letters of a tenant that pass a filter, such as "reason=not_json".
 func (w *world) letters(t *testing.T, token, filter string) []letter {
 	t.Helper()
-	var page struct {
-		Data    []letter `json:"data"`
-		HasMore bool     `json:"has_more"`
+	var all []letter
+	for cursor, more := "", true; more; {
+		var page struct {
+			Data       []letter `json:"data"`
+			NextCursor string   `json:"next_cursor"`
+			HasMore    bool     `json:"has_more"`
+		}
+		w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Ingest.URL+"/dead-letters?limit=1000&"+filter+cursor, token, "", nil)).into(t, &page)
+		all, cursor, more = append(all, page.Data...), "&cursor="+page.NextCursor, page.HasMore
 	}
-	w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Ingest.URL+"/dead-letters?limit=1000&"+filter, token, "", nil)).into(t, &page)
-	require.False(t, page.HasMore)
-	return page.Data
+	return all
 }
 
 // awaitLetters waits until a tenant has n dead letters.
