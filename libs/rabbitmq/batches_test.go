@@ -25,6 +25,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 // publishings have, together, the properties and types of headers that the library can write, and bodies around the sizes of frames.
@@ -156,6 +157,44 @@ func TestBatchesOfAConsumerBeforeAreNotThoseOfTheNext(t *testing.T) {
 		require.Equal(t, 1, n, "message %s", id)
 	}
 	require.Empty(t, drain(t, link, contract.QueueName(tenantA)))
+}
+
+// Consumers start over while deliveries are on their way, and probes look at queues: whatever is in these, the connection
+// belongs to others, too.
+func TestConsumersThatEndCostNobodyTheConnection(t *testing.T) {
+	t.Parallel()
+	b := backing.RabbitMQ(t)
+	quarantine := startLink(t, b.URL, nil)
+	link := startLink(t, b.URL, nil).WithQuarantine(quarantine)
+	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
+	producer, err := amqptest.Dial(t.Context(), b.URL)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, producer.Close()) }()
+	hostile := amqptest.Properties{Headers: amqptest.Field("a", 'A', amqptest.Arrays(33)...)}.Encode()
+	const total = 100
+	for range total {
+		require.NoError(t, producer.Publish(contract.MessagesExchange, tenantA, hostile, []byte("{}")))
+	}
+	s, probed := session(t, link), session(t, quarantine)
+	for range 30 {
+		c, err := s.ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "hasty", total)
+		require.NoError(t, err)
+		require.NoError(t, c.Stop()) // with deliveries on their way
+		c.Release()
+	}
+	for range 5 {
+		require.NoError(t, link.Probe(deadline(t, patience), contract.QueueName(tenantA)))
+	}
+	c, err := s.ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "last", total)
+	require.NoError(t, err)
+	for _, d := range takeBatches(t, c, total) {
+		require.Equal(t, amqptest.Arrays(33)[4:], d.Properties.Headers().Lookup("a").Value)
+	}
+	require.NoError(t, c.Ack(total, true))
+	require.NoError(t, s.Err(), "it is the same connection")
+	require.NoError(t, probed.Err(), "this one, too")
+	require.NoError(t, c.Stop())
+	c.Release()
 }
 
 // authority signs certificates of its own.

@@ -30,15 +30,16 @@ type Consumption struct {
 	tag     string
 }
 
-// Consume opens a channel and consumes queue with manual acknowledgement, at most prefetch deliveries unacknowledged.
-// It returns when ctx ends, and with [ErrUnanswered] after 10 s; a consumer that starts later is closed again. The broker's
+// Consume opens a channel and consumes queue with manual acknowledgement, at most prefetch deliveries unacknowledged. It is to be
+// compared with [Session.ConsumeBatches]: the library reads the deliveries, and closes the connection over headers that a producer
+// may send. It returns when ctx ends, and with [ErrUnanswered] after 10 s; a consumer that starts later is closed again. The broker's
 // refusal (a queue that does not exist: code 404) is an *amqp.Error in the chain.
 func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) (*Consumption, error) {
 	return s.consume(ctx, queue, tag, prefetch, nil)
 }
 
-// ConsumeBatches is as [Session.Consume], for deliveries by the thousand: they come by [Consumption.Take], many at a time, and
-// cost a fraction of the time. The consumer's tag begins with name.
+// ConsumeBatches is as [Session.Consume], for whatever producers send, and by the thousand: deliveries come by
+// [Consumption.Take], many at a time, and cost a fraction of the time. The consumer's tag begins with name.
 func (s *Session) ConsumeBatches(ctx context.Context, queue, name string, prefetch int) (*Consumption, error) {
 	// What the broker sends before it has heard of the end of a consumer must not be taken for the next one's, whose tags
 	// of deliveries begin anew.
@@ -46,13 +47,14 @@ func (s *Session) ConsumeBatches(ctx context.Context, queue, name string, prefet
 	inbox := s.stream.reader.open(tag)
 	c, err := s.consume(ctx, queue, tag, prefetch, inbox)
 	if err != nil {
-		s.stream.reader.close(tag)
+		s.stream.reader.discard(tag) // the consumer may yet start, and is ended then
 	}
 	return c, err
 }
 
 func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, inbox *inbox) (*Consumption, error) {
 	if err := ctx.Err(); err != nil {
+		s.stream.reader.close(tag)
 		return nil, fmt.Errorf("consume %s: %w", queue, err)
 	}
 	ctx, end := context.WithCancelCause(ctx)
@@ -65,6 +67,7 @@ func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, 
 	start := func() {
 		channel, err := s.open()
 		if err != nil {
+			s.stream.reader.close(tag)
 			select {
 			case answer <- started{nil, err}:
 			case <-ctx.Done():
@@ -75,7 +78,7 @@ func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, 
 		limit := time.AfterFunc(s.consumeLimit, func() { end(ErrUnanswered) })
 		defer limit.Stop()
 		if ctx.Err() != nil {
-			s.closeChannel(channel, rpcTimeout)
+			s.closeConsumer(channel, tag)
 			return
 		}
 		c := &Consumption{inbox: inbox, session: s, channel: channel, queue: queue, tag: tag}
@@ -96,7 +99,7 @@ func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, 
 				return
 			}
 		}
-		s.closeChannel(channel, rpcTimeout)
+		s.closeConsumer(channel, tag)
 	}
 	if !s.spawn(start) {
 		return nil, s.Err()
@@ -130,7 +133,7 @@ func (l *Link) Probe(ctx context.Context, queue string) error {
 		return err
 	}
 	const prefetch = 1 // 0 would be without limit
-	consumption, err := session.Consume(ctx, queue, "probe", prefetch)
+	consumption, err := session.ConsumeBatches(ctx, queue, "probe", prefetch)
 	if err != nil {
 		return err
 	}
@@ -180,14 +183,20 @@ func (c *Consumption) Stop() error {
 // [Consumption.Stop].
 func (c *Consumption) Release() {
 	if c.inbox != nil {
-		c.session.stream.reader.close(c.tag)
+		c.session.stream.reader.discard(c.tag)
 	}
 	const everything = 0 // the tag that stands for all unacknowledged messages of the channel (AMQP 0-9-1, basic.nack)
 	// It fails when the channel is gone, and with it everything has been given back.
 	_ = c.channel.Nack(everything, true, true)
-	if !c.session.spawn(func() { c.session.closeChannel(c.channel, rpcTimeout) }) {
+	if !c.session.spawn(func() { c.session.closeConsumer(c.channel, c.tag) }) {
 		return // the session is over, and the channel with it
 	}
+}
+
+// closeConsumer closes the channel of a consumer. Nothing can come for it afterwards.
+func (s *Session) closeConsumer(ch *amqp.Channel, tag string) {
+	s.closeChannel(ch, rpcTimeout)
+	s.stream.reader.close(tag)
 }
 
 // Done is closed when the session is over.

@@ -8,7 +8,9 @@ import (
 
 // inbox is where the deliveries of one consumer wait for it. The broker keeps it within the consumer's prefetch.
 type inbox struct {
-	ready chan struct{} // one element: a wake-up that is already on its way is enough
+	// discards says that nobody wants what comes.
+	discards bool
+	ready    chan struct{} // one element: a wake-up that is already on its way is enough
 
 	mu         sync.Mutex
 	deliveries []Delivery // guarded by mu

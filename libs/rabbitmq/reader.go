@@ -60,7 +60,7 @@ type reader struct {
 	hidden   bool      // something has been kept from it since
 
 	mu      sync.Mutex
-	inboxes map[string]*inbox // guarded by mu: by consumer tag
+	inboxes map[string]*inbox // guarded by mu: by consumer tag; nil: what comes is dropped
 }
 
 // content is a delivery of which a part has come.
@@ -85,17 +85,32 @@ func (r *reader) open(tag string) *inbox {
 	return b
 }
 
-// close removes it. What still comes is the library's, which knows of no consumer and drops it.
+// discard has what still comes for the consumer dropped. The library, which would drop it as well, reads its headers first, and
+// ends the connection over those of some producers.
+func (r *reader) discard(tag string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, open := r.inboxes[tag]; open {
+		r.inboxes[tag] = nil
+	}
+}
+
+// close forgets the consumer, for which nothing can come any more.
 func (r *reader) close(tag string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.inboxes, tag)
 }
 
+// inboxOf is the inbox of a consumer, one for nobody if its deliveries are dropped, and nil for consumers of the library.
 func (r *reader) inboxOf(tag []byte) *inbox {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.inboxes[string(tag)]
+	b, ours := r.inboxes[string(tag)]
+	if ours && b == nil {
+		return &inbox{discards: true}
+	}
+	return b
 }
 
 // Read gives the library what is its. It is for one goroutine at a time.
@@ -294,11 +309,13 @@ func (r *reader) goOn() error {
 
 func (r *reader) complete(c *content) {
 	delete(r.contents, c.channel)
-	c.inbox.put(c.delivery)
 	r.rate.count++
-	if !c.inbox.touched {
-		c.inbox.touched = true
-		r.touched = append(r.touched, c.inbox)
+	if !c.inbox.discards {
+		c.inbox.put(c.delivery)
+		if !c.inbox.touched {
+			c.inbox.touched = true
+			r.touched = append(r.touched, c.inbox)
+		}
 	}
 	*c = content{} // it would keep the body
 	r.spare = c

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -245,6 +246,26 @@ func TestReaderTakesAnyHeader(t *testing.T) {
 			require.LessOrEqual(t, len(r.buffer), 2*readMost, "the buffer does not stay as large")
 		})
 	}
+}
+
+// What still comes for a consumer that has ended is not for the library, which ends the connection over some headers.
+func TestReaderDiscardsWhatComesForAnEndedConsumer(t *testing.T) {
+	method := frame(frameMethod, 1, binary.BigEndian.AppendUint32(nil, 60<<16|30))
+	late := bytes.Join(deliver(1, "mine", amqp.Delivery{DeliveryTag: 1, Body: []byte("late")}, 2), nil)
+	r := newReader(&chunks{content: slices.Concat(late, method, late), sizes: []int{7}})
+	b := r.open("mine")
+	r.discard("mine")
+	for len(r.through) == 0 {
+		require.NoError(t, r.next())
+	}
+	require.Equal(t, method[:len(r.through)], r.through, "the late delivery is not there")
+	r.close("mine")
+	r.discard("mine")
+	require.Empty(t, r.inboxes, "an ended consumer leaves nothing behind")
+	got, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.Equal(t, append(method, late...), got, "nobody's deliveries are the library's")
+	require.Empty(t, b.take(nil))
 }
 
 func FuzzReader(f *testing.F) {
