@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 func deliveryOf(s string) rabbitmq.Delivery {
@@ -50,7 +52,13 @@ const tier = 100 * time.Millisecond
 // broker is a link and a publisher, with the shared topology and the queues of tenants.
 func broker(t *testing.T, tenants ...uuid.UUID) (*rabbitmq.Link, *rabbitmq.Publisher) {
 	t.Helper()
-	link := rabbitmq.NewLink(rabbitmq.Config{URL: backing.RabbitMQ(t).URL}, t.Name(), zaptest.NewLogger(t), nil)
+	return brokerAt(t, backing.RabbitMQ(t).URL, tenants...)
+}
+
+// brokerAt is as broker, at the URL of a virtual host.
+func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*rabbitmq.Link, *rabbitmq.Publisher) {
+	t.Helper()
+	link := rabbitmq.NewLink(rabbitmq.Config{URL: url}, t.Name(), zaptest.NewLogger(t), nil)
 	start(t, link.Run)
 	do(t, link, func(ch *amqp.Channel) error {
 		if err := rabbitmq.DeclareShared(ch, []time.Duration{tier}, rabbitmq.QueueClassic); err != nil {
@@ -174,6 +182,40 @@ func TestRecorderRecordsDeadLettersAndParkedMessages(t *testing.T) {
 	stop()
 	require.Zero(t, depth(t, link, contract.DeadLettersQueue))
 	require.Zero(t, depth(t, link, contract.ParkingQueue))
+}
+
+// Whatever is in the queues of the recorder, also what only an operator can have published there, is a dead letter, and those
+// behind it go on.
+func TestRecorderTakesAnything(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	url := backing.RabbitMQ(t).URL
+	link, publisher := brokerAt(t, url)
+	start(t, recorder(t, link, s).Run)
+	producer, err := amqptest.Dial(t.Context(), url)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, producer.Close()) }()
+	field, long := amqptest.Field, amqptest.Long
+	full := field("a", 'S', long(bytes.Repeat([]byte("x"), amqptest.MaxProperties-100))...)
+	sent := 0
+	for _, exchange := range []string{contract.DeadLettersExchange, contract.ParkingExchange} {
+		for _, headers := range [][]byte{
+			nil, field("a", 'A', amqptest.Arrays(33)...), field("a", 'F', amqptest.Tables(5000)...), field("a", 'A', amqptest.Elements(100_000)...), full,
+			field(contract.HeaderProperties, 'l', 0, 0, 0, 0, 0, 0, 0, 2), field(contract.HeaderProperties, 'l', 0x7f, 255, 255, 255, 255, 255, 255, 255),
+			field(contract.HeaderProperties, 'l', 255, 255, 255, 255, 255, 255, 255, 255), field(contract.HeaderProperties, 'x', long([]byte{255, 255, 1})...),
+			field(contract.HeaderProperties, 'F', long(nil)...), field(contract.HeaderTenant, 'V'), field(contract.HeaderTenant, 'S', long([]byte("\x00"))...),
+			field(contract.HeaderReason, 'S', long([]byte("\xff\x00"))...), field(contract.HeaderAttempt, 'l', 0x80, 0, 0, 0, 0, 0, 0, 0),
+			field(contract.HeaderFirstFailedAt, 'l', 0x7f, 255, 255, 255, 255, 255, 255, 255), field(contract.HeaderDeadLetterID, 'x', long([]byte("id"))...),
+		} {
+			require.NoError(t, producer.Publish(exchange, "key", amqptest.Properties{Headers: headers, AppID: "a"}.Encode(), []byte("body")))
+			sent++
+		}
+		publish(t, publisher, deadMessage(tenantA, exchange))
+	}
+	waitForLetters(t, s, tenantA, 2)
+	for _, l := range waitForLetters(t, s, uuid.Nil, sent) {
+		require.Subset(t, []byte("body"), l.Payload)
+	}
 }
 
 // While the database is away letters wait; none is lost and none counts as recorded.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 // outlet publishes nothing and remembers what it was given.
@@ -86,6 +87,32 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 	_, err = r.Replay(t.Context(), tenantB, letter(tenantB, 1).ID, nil)
 	require.ErrorIs(t, err, rabbitmq.ErrUnroutable, "a tenant without a queue")
 	require.Len(t, list(t, s, tenantB, Filter{}), 1)
+}
+
+// A replay has what its producer gave the message; only another payload has its own type.
+func TestReplayHasTheProperties(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	p := amqp.Publishing{
+		MessageId: "7", ContentType: "application/vnd.example+json", ContentEncoding: "identity", Priority: 3, CorrelationId: "c", ReplyTo: "r", Type: "t",
+		AppId: "a", Timestamp: time.Unix(1_700_000_000_000, 0), Headers: amqp.Table{"n": int8(1), "list": []any{int64(2), nil}},
+	}
+	kept := p
+	kept.UserId, kept.Expiration, kept.DeliveryMode = "u", "1", amqp.Transient
+	var o outlet
+	for _, edited := range [][]byte{nil, []byte(`{"edited":true}`)} {
+		l := letter(tenantA, 7)
+		l.Properties = amqptest.Encode(kept)
+		record(t, s, l)
+		_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, edited)
+		require.NoError(t, err)
+		want := p
+		want.Body, want.DeliveryMode = l.Payload, amqp.Persistent
+		if edited != nil {
+			want.Body, want.ContentType, want.ContentEncoding = edited, "application/json", ""
+		}
+		require.Equal(t, want, o.published[len(o.published)-1].Publishing)
+	}
 }
 
 // A message that was stored meanwhile must not be stored twice, and its letter is of no use any more.

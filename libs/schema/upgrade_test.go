@@ -1,0 +1,69 @@
+package schema_test
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
+)
+
+// at migrates the database at address up to a version.
+func at(t *testing.T, address string, version int64) {
+	t.Helper()
+	config, err := pgx.ParseConfig(address)
+	require.NoError(t, err)
+	provider, err := goose.NewProvider(goose.DialectPostgres, stdlib.OpenDB(*config), os.DirFS("migrations"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, provider.Close()) }()
+	_, err = provider.UpTo(t.Context(), version)
+	require.NoError(t, err)
+}
+
+// An installation that is running gets the properties of dead letters without standing still behind the migration, keeps the dead
+// letters that it has, and an instance of the version before goes on with its own statements.
+func TestPropertiesOfDeadLettersAreAddedToARunningInstallation(t *testing.T) {
+	_, address := empty(t)
+	at(t, address, 4)
+	busy, operator := connect(t, address), connect(t, address)
+	const insert = `INSERT INTO dead_letters (tenant_id, id, payload, headers, reason) VALUES ($1, $2, '{', '{"trace": "abc"}', 'not_json')`
+	tenant, before, after := uuid.New(), uuid.New(), uuid.New()
+	_, err := operator.Exec(t.Context(), insert, tenant, before)
+	require.NoError(t, err)
+
+	// Somebody reads for a long time.
+	open, err := busy.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = open.Exec(t.Context(), `SELECT FROM dead_letters`)
+	require.NoError(t, err)
+	migrated := make(chan error, 1)
+	go func() { migrated <- schema.Migrate(t.Context(), address, zap.NewNop()) }()
+	select {
+	case err := <-migrated:
+		var refused *pgconn.PgError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, "55P03", refused.Code, "it gives up, so that nobody waits behind it, and is repeated")
+	case <-time.After(time.Minute):
+		t.Fatal("the migration waits, and everybody else behind it")
+	}
+	require.NoError(t, open.Rollback(t.Context()))
+	require.NoError(t, schema.Migrate(t.Context(), address, zap.NewNop()))
+
+	_, err = operator.Exec(t.Context(), insert, tenant, after)
+	require.NoError(t, err)
+	for _, id := range []uuid.UUID{before, after} {
+		var properties []byte
+		var headers string
+		require.NoError(t, operator.QueryRow(t.Context(), `SELECT properties, headers FROM dead_letters WHERE id = $1`, id).Scan(&properties, &headers))
+		require.Nil(t, properties)
+		require.JSONEq(t, `{"trace": "abc"}`, headers)
+	}
+}
