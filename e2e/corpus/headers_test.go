@@ -199,7 +199,7 @@ func equalProperties(t *testing.T, want, got rabbitmq.Properties, name string) {
 	}
 }
 
-// bind has a queue that gets a copy of what is published for a tenant.
+// bind has a queue that gets a copy of what reaches the queue of a tenant, except from the retries.
 func (w *world) bind(t *testing.T, queue string, tenant uuid.UUID) {
 	t.Helper()
 	session, err := w.link.Session(t.Context())
@@ -208,6 +208,6 @@ func (w *world) bind(t *testing.T, queue string, tenant uuid.UUID) {
 		if _, err := ch.QueueDeclare(queue, true, false, false, false, nil); err != nil {
 			return err
 		}
-		return ch.QueueBind(queue, tenant.String(), contract.MessagesExchange, false, nil)
+		return ch.QueueBind(queue, tenant.String(), contract.TenantsExchange, false, nil)
 	}))
 }

@@ -32,7 +32,7 @@ const (
 // listLetters answers a page of dead letters.
 //
 //	@summary		List dead letters
-//	@description	Messages of the tenant that could not be stored, in the order of their first failure. A page ends at the limit or at 8 MiB. Payloads over 64 KiB are left out (`payload_omitted`); GET /dead-letters/{id} has them.
+//	@description	Messages of the tenant that could not be stored, in the order of their first failure. A page ends at the limit or at 8 MiB of payloads and headers, these counted as six times what they take over AMQP. Payloads over 64 KiB are left out (`payload_omitted`); GET /dead-letters/{id} has them.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			cursor			query		string	false	"next_cursor of another page; without it the list begins at its start"
@@ -177,7 +177,7 @@ type Edit struct {
 // replayLetter publishes the message of one dead letter again.
 //
 //	@summary		Replay a dead letter
-//	@description	Its message is published again under the same id, with the payload in the body if there is one, and the letter is removed. If a message of this id is stored already, nothing is published, the letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
+//	@description	Its message is published again under the same id, with the payload in the body if there is one, and the dead letter is removed. AMQP properties and headers of its producer are published again, except `expiration` (it would expire before anybody can look), `delivery_mode` (it is persistent), `user_id` (the broker compares it with the platform's own), the headers `CC`, `BCC`, `x-death` and others that act on the broker, headers that nest over 32 levels or have lists over 8,192 elements (other clients could not read them), and what does not fit into a frame of 128 KiB. If a message of this id is stored already, nothing is published, the letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			id			path		string	true	"id of the dead letter"	format(uuid)
