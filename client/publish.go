@@ -1,0 +1,252 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+)
+
+// Publishing is a message to be published.
+type Publishing struct {
+	// ID is the identity of the message: of several with the same id one is stored, the first. Without one the message gets a
+	// new one, which is enough for repeats within a call. A producer that may be restarted in between gives its own: see
+	// [NameID].
+	ID ID
+	// Payload is encoded by encoding/json. Bytes that are JSON already are a [json.RawMessage]; []byte, which would be
+	// encoded as base64, and nil are refused. A payload of null is json.RawMessage("null").
+	Payload any
+}
+
+// Result is what became of a message.
+type Result struct {
+	// ID is that of the message, which was made if it had none.
+	ID ID
+	// Err is nil if the message was accepted. A *[Problem] whose Retryable is false says that it was refused. With any other
+	// error it may have been accepted, and is safe to publish again under the same id.
+	Err error
+}
+
+// errPayload refuses what is no payload.
+var errPayload = errors.New("not a payload")
+
+// Publish publishes a message and returns its id once the broker has it on disk. The id is returned with an error as well,
+// for publishing the message again.
+func (c *Client) Publish(ctx context.Context, m Publishing) (ID, error) {
+	l, err := encode(m)
+	if err != nil {
+		return l.id, err
+	}
+	var accepted struct {
+		ID ID `json:"id"`
+	}
+	request := call{service: ingestService, method: http.MethodPost, path: "/messages", body: l.body, contentType: "application/json"}
+	_, err = c.do(ctx, request, &accepted)
+	if err == nil && accepted.ID != l.id {
+		err = fmt.Errorf("%w: the message is accepted under the id %s", ErrUnexpectedAnswer, accepted.ID)
+	}
+	if err != nil {
+		return l.id, fmt.Errorf("publish message %s: %w", l.id, err)
+	}
+	return l.id, nil
+}
+
+// PublishBatch publishes messages and returns a result for each, in their order. Of a batch that was accepted in part only
+// the other messages are repeated. Any number is fine: more than 1,000, or more than 4 MiB, go in several requests, one
+// after the other. The error is nil if all were accepted; else it says how many were not, and wraps the error of the first.
+func (c *Client) PublishBatch(ctx context.Context, ms []Publishing) ([]Result, error) {
+	results := make([]Result, len(ms))
+	lines := make([]line, 0, len(ms))
+	for i, m := range ms {
+		l, err := encode(m)
+		l.resolve = func(err error) { results[i].Err = err }
+		results[i] = Result{ID: l.id, Err: err}
+		if err == nil {
+			lines = append(lines, l)
+		}
+	}
+	for len(lines) > 0 {
+		n, size := 0, 0
+		for n < len(lines) && n < defaultBatch && (n == 0 || size+len(lines[n].body) < defaultBatchBytes) {
+			size += len(lines[n].body) + 1
+			n++
+		}
+		c.publishLines(ctx, lines[:n])
+		lines = lines[n:]
+	}
+	return results, summarize(results)
+}
+
+// summarize is nil if all messages were accepted.
+func summarize(results []Result) error {
+	var failed failures
+	for _, r := range results {
+		failed.add(r.Err)
+	}
+	return failed.err(len(results))
+}
+
+// failures counts the messages that were not accepted and keeps the first error.
+type failures struct {
+	count int
+	first error
+}
+
+func (f *failures) add(err error) {
+	if err == nil {
+		return
+	}
+	f.count++
+	if f.first == nil {
+		f.first = err
+	}
+}
+
+func (f *failures) err(of int) error {
+	if f.count == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d messages were not accepted; the first: %w", f.count, of, f.first)
+}
+
+// line is an encoded message of a batch.
+type line struct {
+	id   ID
+	body []byte // without a line break
+	// resolve is called once, with the result.
+	resolve func(error)
+}
+
+// encode makes the body of a message. The line has its id even with an error.
+func encode(m Publishing) (line, error) {
+	l := line{id: m.ID}
+	if l.id.IsZero() {
+		l.id = NewID()
+	}
+	body := bytes.NewBuffer(make([]byte, 0, 256))
+	body.WriteString(`{"id":"`)
+	body.Write(l.id.append(body.AvailableBuffer()))
+	body.WriteString(`","payload":`)
+	if err := encodePayload(body, m.Payload); err != nil {
+		return l, fmt.Errorf("encode message %s: %w", l.id, err)
+	}
+	body.WriteByte('}')
+	l.body = body.Bytes()
+	return l, nil
+}
+
+// encodePayload appends a payload without line breaks. HTML is not escaped, which would make it up to six times as long.
+func encodePayload(body *bytes.Buffer, payload any) error {
+	raw, isRaw := payload.(json.RawMessage)
+	if payload == nil || isRaw && len(raw) == 0 {
+		return fmt.Errorf(`%w: nil; null is json.RawMessage("null")`, errPayload)
+	}
+	if _, isBytes := payload.([]byte); isBytes {
+		return fmt.Errorf("%w: []byte would be encoded as base64; bytes of JSON are a json.RawMessage", errPayload)
+	}
+	encoder := json.NewEncoder(body)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(payload); err != nil {
+		return err
+	}
+	body.Truncate(body.Len() - 1) // the line break of Encode
+	return nil
+}
+
+// batchAnswer is the answer to a batch.
+type batchAnswer struct {
+	Results []struct {
+		problem
+		Line   int    `json:"line"`
+		Status int    `json:"status"`
+		ID     string `json:"id"`
+	} `json:"results"`
+}
+
+// publishLines publishes lines as one request and repeats those that were not accepted, as long as that helps. Every line is
+// resolved when it returns.
+func (c *Client) publishLines(ctx context.Context, lines []line) {
+	attempts := c.repeats(ctx, false)
+	for len(lines) > 0 {
+		request := call{service: ingestService, method: http.MethodPost, path: "/messages/batch", body: join(lines), contentType: "application/x-ndjson"}
+		var answer batchAnswer
+		err := c.attempt(ctx, request, attempts.failed+1, &answer)
+		if p, ok := errors.AsType[*Problem](err); ok && p.Status == http.StatusRequestEntityTooLarge && len(lines) > 1 {
+			// The installation allows less in a batch. Nothing of this one was accepted.
+			c.publishLines(ctx, lines[:len(lines)/2])
+			lines = lines[len(lines)/2:]
+			continue
+		}
+		var errs []error // of the lines that are left
+		if err == nil {
+			lines, errs = answer.resolve(lines)
+		} else {
+			errs = slices.Repeat([]error{err}, len(lines))
+		}
+		if len(lines) == 0 {
+			return
+		}
+		if final := attempts.next(ctx, errs[0]); final != nil {
+			for i, l := range lines {
+				l.resolve(fmt.Errorf("publish message %s: %w", l.id, final(errs[i])))
+			}
+			return
+		}
+	}
+}
+
+// join makes a body of lines.
+func join(lines []line) []byte {
+	size := 0
+	for _, l := range lines {
+		size += len(l.body) + 1
+	}
+	body := make([]byte, 0, size)
+	for _, l := range lines {
+		body = append(append(body, l.body...), '\n')
+	}
+	return body
+}
+
+// resolve resolves the lines that have a final answer, and returns the others with their errors. A line that was not
+// answered under its own number and id was not answered.
+func (a batchAnswer) resolve(lines []line) (left []line, errs []error) {
+	answers := make([]error, len(lines))
+	for i := range answers {
+		answers[i] = fmt.Errorf("%w: no result of the line", ErrUnexpectedAnswer)
+	}
+	for _, r := range a.Results {
+		i := r.Line - 1
+		switch {
+		case i < 0 || i >= len(lines):
+		case r.Status == http.StatusAccepted && r.ID == lines[i].id.String():
+			answers[i] = nil
+		case r.Status >= http.StatusBadRequest && (r.ID == "" || r.ID == lines[i].id.String()):
+			answers[i] = &Problem{Status: r.Status, Code: r.Code, Detail: r.Detail, Errors: r.Errors}
+		}
+	}
+	for i, l := range lines {
+		switch err := answers[i]; {
+		case err == nil:
+			l.resolve(nil)
+		case retryable(err):
+			left, errs = append(left, l), append(errs, err)
+		default:
+			l.resolve(fmt.Errorf("publish message %s: %w", l.id, err))
+		}
+	}
+	return left, errs
+}
+
+// encodeEdit makes the body of a replay with another payload.
+func encodeEdit(payload any) ([]byte, error) {
+	body := bytes.NewBufferString(`{"payload":`)
+	if err := encodePayload(body, payload); err != nil {
+		return nil, err
+	}
+	body.WriteByte('}')
+	return body.Bytes(), nil
+}

@@ -1,0 +1,281 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// NewTenant is a tenant to be created.
+type NewTenant struct {
+	// ID is made where none is given. That of a deleted tenant is never used again.
+	ID ID `json:"id"`
+	// Name is 1 to 200 characters without line breaks; names need not be unique.
+	Name string `json:"name"`
+	// Workers is the number of concurrent writers, MaxAttempts how often a message is tried before it becomes a dead letter (1
+	// to 100). 0: the default of the installation.
+	Workers     int `json:"workers,omitempty"`
+	MaxAttempts int `json:"max_attempts,omitempty"`
+}
+
+// Tenant is what is desired of a tenant, and what is observed.
+type Tenant struct {
+	ID      ID     `json:"id"`
+	Name    string `json:"name"`
+	Workers int    `json:"workers"`
+	// MaxAttempts is 0 for the default of the installation.
+	MaxAttempts int         `json:"max_attempts"`
+	State       TenantState `json:"state"`
+	// Generation rises with every change.
+	Generation int64        `json:"generation"`
+	CreatedAt  time.Time    `json:"created_at"`
+	UpdatedAt  time.Time    `json:"updated_at"`
+	Status     TenantStatus `json:"status"`
+}
+
+// TenantState is the desired state of a tenant.
+type TenantState string
+
+// The desired states of a tenant.
+const (
+	TenantActive    TenantState = "active"
+	TenantSuspended TenantState = "suspended" // messages are accepted and kept in the queue, none is consumed
+	TenantDeleting  TenantState = "deleting"
+	TenantDeleted   TenantState = "deleted" // only in the answer to a deletion that was waited for
+)
+
+// TenantStatus is what the instances of ingest-service observe of a tenant.
+type TenantStatus struct {
+	// State is that of the instance that is furthest from what is desired.
+	State ConsumerState `json:"state"`
+	// Workers is the number of those that exist now, on all instances.
+	Workers int        `json:"workers"`
+	Queue   QueueDepth `json:"queue"`
+	// ObservedGeneration is the lowest generation that an instance has acted on.
+	ObservedGeneration int64 `json:"observed_generation"`
+	// Error is what is wrong in the states paused and failed.
+	Error     string           `json:"error"`
+	Instances []InstanceStatus `json:"instances"`
+}
+
+// ConsumerState is the observed state of a tenant's consumer.
+type ConsumerState string
+
+// The observed states of a tenant's consumer.
+const (
+	ConsumerProvisioning ConsumerState = "provisioning"
+	ConsumerRunning      ConsumerState = "running"
+	ConsumerPaused       ConsumerState = "paused" // the infrastructure does not allow it to run at the moment
+	ConsumerSuspended    ConsumerState = "suspended"
+	ConsumerDeleting     ConsumerState = "deleting"
+	ConsumerDeleted      ConsumerState = "deleted"
+	ConsumerFailed       ConsumerState = "failed"  // the last attempt failed and is being repeated
+	ConsumerUnknown      ConsumerState = "unknown" // no instance reports on the tenant
+)
+
+// QueueDepth counts messages of a tenant's queue; nil is not known.
+type QueueDepth struct {
+	Ready   *int64 `json:"ready"`   // waiting
+	Unacked *int64 `json:"unacked"` // being stored
+}
+
+// InstanceStatus is what one instance of ingest-service observes of a tenant.
+type InstanceStatus struct {
+	Instance           string        `json:"instance"`
+	State              ConsumerState `json:"state"`
+	Workers            int           `json:"workers"`
+	Queue              QueueDepth    `json:"queue"`
+	ObservedGeneration int64         `json:"observed_generation"`
+	Error              string        `json:"error"`
+	ObservedAt         time.Time     `json:"observed_at"`
+}
+
+// Reconciled reports whether the instances have brought about what is desired: an active tenant is consumed, a suspended
+// one is not, of a deleted one nothing is left.
+func (t Tenant) Reconciled() bool {
+	var desired ConsumerState
+	switch t.State {
+	case TenantActive:
+		desired = ConsumerRunning
+	case TenantSuspended:
+		desired = ConsumerSuspended
+	case TenantDeleted:
+		return true
+	default: // of one that is being deleted, 404 tells
+		return false
+	}
+	return t.Status.State == desired && t.Status.ObservedGeneration >= t.Generation
+}
+
+// TenantOption changes a request that changes a tenant.
+type TenantOption func(*tenantRequest)
+
+type tenantRequest struct{ wait bool }
+
+// Wait has a change return only when it has come about: the tenant is consumed, has its new number of workers, is suspended,
+// or is gone. An error says that the context ended before, and what was seen last.
+func Wait() TenantOption { return func(r *tenantRequest) { r.wait = true } }
+
+// What a service is asked to wait, at most, and how often it is asked what has become of a tenant after that.
+const (
+	maxWait      = 30 * time.Second
+	minAwaitPoll = 50 * time.Millisecond
+	maxAwaitPoll = time.Second
+)
+
+// CreateTenant creates a tenant. Queue, partition and consumer follow; see [Wait].
+func (c *Client) CreateTenant(ctx context.Context, n NewTenant, opts ...TenantOption) (Tenant, error) {
+	if n.ID.IsZero() {
+		n.ID = NewID()
+	}
+	t, inDoubt, err := c.changeTenant(ctx, http.MethodPost, "/tenants", n, opts)
+	if inDoubt && errors.Is(err, ErrTenantExists) {
+		// Most likely by the attempt whose answer was lost.
+		if found, getErr := c.Tenant(ctx, n.ID); getErr == nil && n.made(found) {
+			t = found
+			err = c.awaitTenant(ctx, &t, opts)
+		}
+	}
+	if err != nil {
+		return t, fmt.Errorf("create tenant %s: %w", n.ID, err)
+	}
+	return t, nil
+}
+
+// made reports whether t may have been created by n.
+func (n NewTenant) made(t Tenant) bool {
+	return t.Name == strings.TrimSpace(n.Name) && (n.Workers == 0 || n.Workers == t.Workers) && n.MaxAttempts == t.MaxAttempts
+}
+
+// Tenant returns a tenant. A token that is bound to it is enough.
+func (c *Client) Tenant(ctx context.Context, id ID) (t Tenant, err error) {
+	if _, err := c.do(ctx, call{service: tenantService, method: http.MethodGet, path: "/tenants/" + id.String()}, &t); err != nil {
+		return Tenant{}, fmt.Errorf("get tenant %s: %w", id, err)
+	}
+	return t, nil
+}
+
+// TenantQuery says which tenants are listed.
+type TenantQuery struct {
+	// Cursor is where another list stopped; empty is the start.
+	Cursor string
+	// Limit is the number of tenants of a page, up to 1,000. Default: 100.
+	Limit int
+}
+
+// Tenants lists the tenants in the order of their creation, without deleted ones.
+func (c *Client) Tenants(q TenantQuery) *Pager[Tenant] {
+	return &Pager[Tenant]{cursor: q.Cursor, fetch: func(ctx context.Context, cursor string, patient bool) (page Page[Tenant], err error) {
+		query := url.Values{}
+		setPage(query, cursor, q.Limit)
+		request := call{service: tenantService, method: http.MethodGet, path: "/tenants", query: query, patient: patient}
+		if _, err := c.do(ctx, request, &page); err != nil {
+			return page, fmt.Errorf("list tenants: %w", err)
+		}
+		return page, nil
+	}}
+}
+
+// ResizeTenant sets the number of workers, without stopping the consumer.
+func (c *Client) ResizeTenant(ctx context.Context, id ID, workers int, opts ...TenantOption) (Tenant, error) {
+	body := struct {
+		Workers int `json:"workers"`
+	}{workers}
+	t, _, err := c.changeTenant(ctx, http.MethodPut, "/tenants/"+id.String()+"/config/concurrency", body, opts)
+	if err != nil {
+		return t, fmt.Errorf("resize tenant %s: %w", id, err)
+	}
+	return t, nil
+}
+
+// SuspendTenant stops the consuming of a tenant: messages are accepted and wait in the queue. Suspending a suspended tenant
+// changes nothing.
+func (c *Client) SuspendTenant(ctx context.Context, id ID, opts ...TenantOption) (Tenant, error) {
+	t, _, err := c.changeTenant(ctx, http.MethodPost, "/tenants/"+id.String()+"/suspend", nil, opts)
+	if err != nil {
+		return t, fmt.Errorf("suspend tenant %s: %w", id, err)
+	}
+	return t, nil
+}
+
+// ResumeTenant ends a suspension. Resuming an active tenant changes nothing.
+func (c *Client) ResumeTenant(ctx context.Context, id ID, opts ...TenantOption) (Tenant, error) {
+	t, _, err := c.changeTenant(ctx, http.MethodPost, "/tenants/"+id.String()+"/resume", nil, opts)
+	if err != nil {
+		return t, fmt.Errorf("resume tenant %s: %w", id, err)
+	}
+	return t, nil
+}
+
+// DeleteTenant removes a tenant: its consumer, its queue and all its messages. Its id is never used again. Without [Wait] that
+// has only begun when it returns.
+func (c *Client) DeleteTenant(ctx context.Context, id ID, opts ...TenantOption) error {
+	_, inDoubt, err := c.changeTenant(ctx, http.MethodDelete, "/tenants/"+id.String(), nil, opts)
+	if inDoubt && errors.Is(err, ErrTenantNotFound) {
+		return nil // an attempt before this one has done it
+	}
+	if err != nil {
+		return fmt.Errorf("delete tenant %s: %w", id, err)
+	}
+	return nil
+}
+
+// changeTenant makes a request and, if it is to be waited for, waits until the change has come about.
+func (c *Client) changeTenant(ctx context.Context, method, path string, body any, opts []TenantOption) (t Tenant, inDoubt bool, err error) {
+	request := call{service: tenantService, method: method, path: path}
+	if body != nil {
+		if request.body, err = json.Marshal(body); err != nil {
+			return t, false, fmt.Errorf("encode the request: %w", err)
+		}
+		request.contentType = "application/json"
+	}
+	if waits(opts) {
+		request.wait = maxWait
+		if deadline, ok := ctx.Deadline(); ok {
+			request.wait = min(maxWait, max(0, time.Until(deadline)))
+		}
+	}
+	if inDoubt, err = c.do(ctx, request, &t); err != nil {
+		return t, inDoubt, err
+	}
+	return t, inDoubt, c.awaitTenant(ctx, &t, opts)
+}
+
+func waits(opts []TenantOption) bool {
+	var r tenantRequest
+	for _, opt := range opts {
+		opt(&r)
+	}
+	return r.wait
+}
+
+// awaitTenant keeps t up to date until what is desired of it has come about, if that is to be waited for. The service has
+// waited for a while already, and less than it was asked for if its own limit of a request is shorter.
+func (c *Client) awaitTenant(ctx context.Context, t *Tenant, opts []TenantOption) error {
+	if !waits(opts) {
+		return nil
+	}
+	for pause := minAwaitPoll; !t.Reconciled(); pause = min(2*pause, maxAwaitPoll) {
+		err := sleep(ctx, pause-jitter(pause/2))
+		if err == nil {
+			var now Tenant
+			if now, err = c.Tenant(ctx, t.ID); err == nil {
+				*t = now
+			}
+		}
+		if errors.Is(err, ErrTenantNotFound) && t.State == TenantDeleting {
+			t.State = TenantDeleted
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("it is to be %s and is %s (%d workers, generation %d of %d) %s: %w", t.State, t.Status.State,
+				t.Status.Workers, t.Status.ObservedGeneration, t.Generation, t.Status.Error, err)
+		}
+	}
+	return nil
+}
