@@ -9,6 +9,7 @@ require (
 	github.com/nats-io/nats.go v1.55.0
 	github.com/rabbitmq/amqp091-go v1.16.0
 	github.com/rs/zerolog v1.28.0
+	github.com/srireskianita/multi-tenant-messaging/client v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/libs v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/libs/backing v0.0.0
 	github.com/stretchr/testify v1.12.1
@@ -114,3 +115,5 @@ require (
 replace github.com/srireskianita/multi-tenant-messaging/libs => ../libs
 
 replace github.com/srireskianita/multi-tenant-messaging/libs/backing => ../libs/backing
+
+replace github.com/srireskianita/multi-tenant-messaging/client => ../client
