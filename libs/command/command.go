@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
 )
@@ -50,7 +51,7 @@ func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
 		Usage:       s.Usage,
 		Description: "Configuration is a YAML file with environment variables over it:\n\n" + config.Help(s.Defaults()),
 		Writer:      out,
-		HideVersion: true,
+		Version:     build.Read().String(),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "YAML `FILE`; the default one may be absent", Value: "config.yaml"},
 		},

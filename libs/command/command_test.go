@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/command"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
 )
@@ -50,6 +52,18 @@ func TestServeIsTheDefault(t *testing.T) {
 		require.NoError(t, c.Run(t.Context(), args))
 		require.Equal(t, ":1", got.Addr)
 	}
+}
+
+// Who reports a fault says which build it is, without a configuration and without a service that starts.
+func TestVersion(t *testing.T) {
+	var out bytes.Buffer
+	c := service(func(context.Context, settings, *zap.Logger) error {
+		t.Error("served")
+		return nil
+	}).Command(nil, &out)
+	require.NoError(t, c.Run(t.Context(), []string{"x", "--version"}))
+	require.Equal(t, "test-service version "+build.Read().String()+"\n", out.String())
+	require.Contains(t, out.String(), runtime.Version())
 }
 
 // A typing mistake must not start a service.

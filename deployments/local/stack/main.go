@@ -15,6 +15,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/deployments/local/internal/demo"
 	"github.com/srireskianita/multi-tenant-messaging/deployments/local/internal/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 )
 
@@ -28,8 +29,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	command := &cli.Command{
-		Name:  "stack",
-		Usage: "the whole platform on this machine",
+		Name:    "stack",
+		Usage:   "the whole platform on this machine",
+		Version: build.Read().String(),
 		Commands: []*cli.Command{
 			{Name: "up", Usage: "start what does not run, and wait until all is ready", Action: plain(local.Up)},
 			{Name: "down", Usage: "stop everything and keep the data", Action: plain(local.Down)},
