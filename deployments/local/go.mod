@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/google/uuid v1.6.0
 	github.com/rabbitmq/amqp091-go v1.16.0
+	github.com/srireskianita/multi-tenant-messaging/client v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/libs v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/libs/backing v0.0.0
 	github.com/stretchr/testify v1.12.1
@@ -109,3 +110,5 @@ require (
 replace github.com/srireskianita/multi-tenant-messaging/libs => ../../libs
 
 replace github.com/srireskianita/multi-tenant-messaging/libs/backing => ../../libs/backing
+
+replace github.com/srireskianita/multi-tenant-messaging/client => ../../client

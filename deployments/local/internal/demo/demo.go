@@ -12,13 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
@@ -50,8 +50,7 @@ var errDiffers = errors.New("what came out is not what went in")
 type demo struct {
 	Config
 
-	http      *http.Client
-	admin     *client // tenant-service, as the operator
+	admin     *client.Client // with the operator's token
 	publisher *rabbitmq.Publisher
 	corpus    *corpus
 	screen    *screen
@@ -64,13 +63,13 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: 16}
-	defer transport.CloseIdleConnections()
-	d := &demo{
-		Config: cfg, corpus: corpus, screen: newScreen(cfg.Out),
-		http: &http.Client{Transport: transport, Timeout: time.Minute},
+	urls := client.URLs{Tenant: cfg.TenantURL, Ingest: cfg.IngestURL, Query: cfg.QueryURL}
+	admin, err := client.New(urls, client.StaticToken(cfg.AdminToken), client.WithUserAgent("demo"))
+	if err != nil {
+		return fmt.Errorf("make the client: %w", err)
 	}
-	d.admin = &client{http: d.http, base: cfg.TenantURL, token: cfg.AdminToken}
+	defer admin.Close()
+	d := &demo{Config: cfg, corpus: corpus, screen: newScreen(cfg.Out), admin: admin}
 
 	brokerConfig := rabbitmq.Default()
 	brokerConfig.URL = cfg.RabbitMQURL
@@ -153,17 +152,30 @@ func (d *demo) resize(ctx context.Context, s *subject) error {
 		}
 		at := s.read.Load()
 		began := time.Now()
-		path := "/tenants/" + s.id.String() + "/config/concurrency"
-		if err := d.admin.do(ctx, request{method: http.MethodPut, path: path, body: map[string]int{"workers": step.workers}}, nil); err != nil {
+		if err := d.applied(ctx, s, step.workers); err != nil {
 			return fmt.Errorf("change the workers of %s: %w", s.name, err)
-		}
-		if err := d.await(ctx, s.id, func(t tenant) bool { return t.running() && t.Status.Workers == step.workers }); err != nil {
-			return fmt.Errorf("wait for %d workers of %s: %w", step.workers, s.name, err)
 		}
 		d.screen.say("  tenant %s: %d workers from message %d on, applied after %s, the consumer kept running",
 			s.name, step.workers, at, time.Since(began).Round(time.Millisecond))
 	}
 	return nil
+}
+
+// applied sets the number of workers and returns when that many exist.
+func (d *demo) applied(ctx context.Context, s *subject, workers int) error {
+	ctx, cancel := context.WithTimeout(ctx, provisionTimeout)
+	defer cancel()
+	tenant, err := d.admin.ResizeTenant(ctx, client.ID(s.id), workers, client.Wait())
+	if err != nil {
+		return err
+	}
+	return until(ctx, 20*time.Millisecond, func() (done bool, err error) {
+		if tenant.Status.Workers == workers {
+			return true, nil
+		}
+		tenant, err = d.admin.Tenant(ctx, tenant.ID)
+		return false, err
+	})
 }
 
 func (d *demo) progress() string {

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/srireskianita/multi-tenant-messaging/client"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -94,26 +97,26 @@ func newTestSubject(t *testing.T, documents ...string) *subject {
 	return s
 }
 
-func (s *subject) page(t *testing.T, tenant uuid.UUID, id uuid.UUID, payload string) page {
+func (s *subject) page(t *testing.T, tenant uuid.UUID, id uuid.UUID, payload string) client.Page[client.Message] {
 	t.Helper()
 	body, err := json.Marshal(map[string]any{"data": []any{map[string]any{
 		"id": id, "tenant_id": tenant, "payload": json.RawMessage(payload), "created_at": "2026-01-01T00:00:00Z",
 	}}})
 	require.NoError(t, err)
-	var p page
+	var p client.Page[client.Message]
 	require.NoError(t, json.Unmarshal(body, &p))
 	return p
 }
 
 // The demo is only worth something if it notices each way of being wrong.
 func TestCheckNotices(t *testing.T) {
-	tests := map[string]func(s *subject) page{
-		"a changed payload":    func(s *subject) page { return s.page(t, s.id, s.ids[0], `{"n":2}`) },
-		"a message never sent": func(s *subject) page { return s.page(t, s.id, uuid.New(), `{"n":1}`) },
-		"another tenant's":     func(s *subject) page { return s.page(t, uuid.New(), s.ids[0], `{"n":1}`) },
-		"the same message twice": func(s *subject) page {
+	tests := map[string]func(s *subject) client.Page[client.Message]{
+		"a changed payload":    func(s *subject) client.Page[client.Message] { return s.page(t, s.id, s.ids[0], `{"n":2}`) },
+		"a message never sent": func(s *subject) client.Page[client.Message] { return s.page(t, s.id, uuid.New(), `{"n":1}`) },
+		"another tenant's":     func(s *subject) client.Page[client.Message] { return s.page(t, uuid.New(), s.ids[0], `{"n":1}`) },
+		"the same message twice": func(s *subject) client.Page[client.Message] {
 			p := s.page(t, s.id, s.ids[0], `{"n":1}`)
-			p.Data = append(p.Data, p.Data...)
+			p.Items = append(p.Items, p.Items...)
 			return p
 		},
 	}
@@ -128,49 +131,19 @@ func TestCheckNotices(t *testing.T) {
 }
 
 // A batch in which one line was refused must not count as published.
-func TestPublishBatchNoticesRefusedLine(t *testing.T) {
+func TestPublishNoticesRefusedLine(t *testing.T) {
 	s := newTestSubject(t, `1`, `2`)
-	answers := `{"results":[{"id":"a","status":202},{"id":"b","status":400,"code":"invalid_payload","detail":"too deep"}]}`
+	answers := fmt.Sprintf(`{"results":[{"line":1,"id":%q,"status":202},{"line":2,"id":%q,"status":400,"code":"payload_too_deep"}]}`, s.ids[0], s.ids[1])
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 		_, err := w.Write([]byte(answers))
 		assert.NoError(t, err)
 	}))
 	defer server.Close()
-	s.ingest = &client{http: server.Client(), base: server.URL}
-	require.ErrorContains(t, s.publishHTTP(t.Context(), 0, 2), "invalid_payload")
+	var err error
+	s.client, err = client.New(client.URLs{Ingest: server.URL}, client.StaticToken("t"))
+	require.NoError(t, err)
+	defer s.client.Close()
+	require.ErrorIs(t, s.publishHTTP(t.Context(), 0, 2), client.ErrPayloadTooDeep)
 	require.Zero(t, s.viaHTTP.Load())
-}
-
-// A line that met a broker that was away for a moment is sent again, or the demo would report a loss that is none.
-func TestPublishBatchRepeatsWhatWasHeldUp(t *testing.T) {
-	s := newTestSubject(t, `1`)
-	asked := 0
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		answer := `{"results":[{"status":202}]}`
-		if asked++; asked == 1 {
-			answer = `{"results":[{"status":503}]}`
-		}
-		_, err := w.Write([]byte(answer))
-		assert.NoError(t, err)
-	}))
-	defer server.Close()
-	s.ingest = &client{http: server.Client(), base: server.URL}
-	require.NoError(t, s.publishHTTP(t.Context(), 0, 1))
-	require.Equal(t, 2, asked)
-}
-
-// While a tenant is still provisioning, or the broker is away, the services ask for patience: that is no failure.
-func TestClientWaitsWhenAsked(t *testing.T) {
-	asked := 0
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if asked++; asked == 1 {
-			w.Header().Set("Retry-After", "1")
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	}))
-	defer server.Close()
-	c := &client{http: server.Client(), base: server.URL}
-	require.NoError(t, c.do(t.Context(), request{method: http.MethodGet, path: "/"}, nil))
-	require.Equal(t, 2, asked)
 }

@@ -2,43 +2,26 @@ package demo
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/client"
 )
 
 // pageSize is the limit of each page.
 const pageSize = 500
 
-// page is an answer of query-service.
-type page struct {
-	Data []struct {
-		ID       uuid.UUID       `json:"id"`
-		TenantID uuid.UUID       `json:"tenant_id"`
-		Payload  json.RawMessage `json:"payload"`
-	} `json:"data"`
-	NextCursor string `json:"next_cursor"`
-	HasMore    bool   `json:"has_more"`
-}
-
 // next fetches one page.
-func (s *subject) next(ctx context.Context, order, cursor string) (page, error) {
-	query := url.Values{"limit": {fmt.Sprint(pageSize)}, "order": {order}}
-	if cursor != "" {
-		query.Set("cursor", cursor)
-	}
-	var p page
-	err := s.query.do(ctx, request{method: http.MethodGet, path: "/messages?" + query.Encode()}, &p)
+func (s *subject) next(ctx context.Context, r *client.Reader) (client.Page[client.Message], error) {
+	page, err := r.Next(ctx)
 	if err != nil {
-		return page{}, fmt.Errorf("read messages of %s: %w", s.name, err)
+		return page, fmt.Errorf("read messages of %s: %w", s.name, err)
 	}
-	return p, nil
+	return page, nil
 }
 
 // errStalled says that messages stopped coming.
@@ -52,22 +35,22 @@ func (s *subject) follow(ctx context.Context) error {
 	defer stalled.Stop()
 
 	seen := make(map[uuid.UUID]bool, s.corpus.total)
-	cursor := ""
+	reader := s.client.Messages(client.MessageQuery{Limit: pageSize})
 	err := until(ctx, 20*time.Millisecond, func() (bool, error) {
 		for more := true; more; {
-			p, err := s.next(ctx, "asc", cursor)
+			p, err := s.next(ctx, reader)
 			if err != nil {
 				return false, err
 			}
 			if err := s.check(p, seen); err != nil {
 				return false, err
 			}
-			if len(p.Data) > 0 {
+			if len(p.Items) > 0 {
 				stalled.Reset(stallTimeout)
 				s.pages++
 			}
 			s.read.Store(int64(len(s.order)))
-			cursor, more = p.NextCursor, p.HasMore
+			more = p.HasMore
 		}
 		return len(seen) == s.corpus.total, nil
 	})
@@ -79,13 +62,14 @@ func (s *subject) follow(ctx context.Context) error {
 }
 
 // check holds a page against what was sent.
-func (s *subject) check(p page, seen map[uuid.UUID]bool) error {
-	for _, m := range p.Data {
-		i, sent := s.index[m.ID]
+func (s *subject) check(p client.Page[client.Message], seen map[uuid.UUID]bool) error {
+	for _, m := range p.Items {
+		id := uuid.UUID(m.ID)
+		i, sent := s.index[id]
 		switch {
-		case !sent || m.TenantID != s.id:
+		case !sent || uuid.UUID(m.TenantID) != s.id:
 			return fmt.Errorf("%w: tenant %s reads message %s of tenant %s", errDiffers, s.name, m.ID, m.TenantID)
-		case seen[m.ID]:
+		case seen[id]:
 			return fmt.Errorf("%w: tenant %s reads message %s twice", errDiffers, s.name, m.ID)
 		}
 		got, err := decode(m.Payload)
@@ -95,8 +79,8 @@ func (s *subject) check(p page, seen map[uuid.UUID]bool) error {
 		if !same(s.corpus.value(i), got) {
 			return fmt.Errorf("%w: message %s\n  sent %s\n  read %s", errDiffers, m.ID, s.corpus.document(i), m.Payload)
 		}
-		seen[m.ID] = true
-		s.order = append(s.order, m.ID)
+		seen[id] = true
+		s.order = append(s.order, id)
 	}
 	return nil
 }
@@ -106,16 +90,16 @@ func (s *subject) reread(ctx context.Context) error {
 	ahead := slices.Clone(s.order)
 	s.order = nil
 	seen := make(map[uuid.UUID]bool, len(ahead))
-	cursor := ""
+	reader := s.client.Messages(client.MessageQuery{Limit: pageSize, Descending: true})
 	for more := true; more; {
-		p, err := s.next(ctx, "desc", cursor)
+		p, err := s.next(ctx, reader)
 		if err != nil {
 			return err
 		}
 		if err := s.check(p, seen); err != nil {
 			return err
 		}
-		cursor, more = p.NextCursor, p.HasMore
+		more = p.HasMore
 	}
 	slices.Reverse(s.order)
 	if !slices.Equal(ahead, s.order) {
