@@ -23,8 +23,15 @@ func (r *Reader) onConnection(ctx context.Context, read func(db *gorm.DB, connec
 	})
 }
 
-// bind binds the current transaction to a tenant and makes it read-only.
-const bind = postgres.SetTenant + `, set_config('transaction_read_only', 'on', true)`
+// bind binds the current transaction to a tenant, makes it read-only, and has every list read in the order of its index. A
+// plan that sorts reads all that there may be first, and the planner takes to it where it knows nothing of a partition: after a
+// restore, say, until that is analyzed.
+const bind = postgres.SetTenant + `, set_config('transaction_read_only', 'on', true), set_config('enable_sort', 'off', true)`
+
+// bindAndAsk binds and asks for the current epoch. What a statement after it in the same transaction sees is as new at
+// the least: an epoch that has begun in between only makes it treat the one before as current a last time, and whatever
+// that one has below the horizon is settled.
+const bindAndAsk = bind + `, reading_epoch()`
 
 // bound begins a batch of statements that is a transaction of its own, read-only and bound to tenant: all of a batch
 // goes to the server at once, and PostgreSQL makes one transaction of what comes before the next synchronization. It

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -61,7 +62,7 @@ func (r *Reader) Page(ctx context.Context, query Query, each func(Message)) (Pag
 	if err != nil {
 		return Page{}, fmt.Errorf("read page: %w", err)
 	}
-	p := pageReader{query: query, span: span, maxBytes: r.pageBytes, each: each}
+	p := pageReader{query: query, span: span, newest: r.newest.Load(), maxBytes: r.pageBytes, each: each}
 	chunk := firstChunk
 	if r.heavy.has(query.Tenant) {
 		chunk = firstHeavyChunk
@@ -70,6 +71,7 @@ func (r *Reader) Page(ctx context.Context, query Query, each func(Message)) (Pag
 	if err != nil {
 		return Page{}, fmt.Errorf("read page: %w", err)
 	}
+	r.newest.Store(p.newest)
 	if p.more {
 		r.heavy.set(query.Tenant, p.messages < query.Limit)
 	}
@@ -83,7 +85,8 @@ func (r *Reader) Page(ctx context.Context, query Query, each func(Message)) (Pag
 // pageReader reads one page.
 type pageReader struct {
 	query    Query
-	span     span // what is still to be read
+	span     span  // what is still to be read
+	newest   int32 // the current epoch, as far as it is known
 	maxBytes int
 	each     func(Message)
 
@@ -92,38 +95,59 @@ type pageReader struct {
 	messages, bytes int      // on the page
 }
 
+// errDisorder says that PostgreSQL gave the parts of a page in another order than the one they were written in.
+var errDisorder = errors.New("the messages of the page came out of order")
+
 // read reads the page on connection, beginning with a chunk of so many rows.
 func (p *pageReader) read(ctx context.Context, db *gorm.DB, connection *pgx.Conn, chunk int) error {
 	// One row more than the page may have tells whether there is one.
-	for left := p.query.Limit + 1; left > 0; chunk *= chunkGrowth {
-		n := min(chunk, left)
+	for left := p.query.Limit + 1; left > 0; {
+		n, newest := min(chunk, left), p.newest
 		full, err := p.readChunk(ctx, db, connection, n)
 		if full || err != nil {
 			return err
 		}
+		if p.newest != newest { // nothing was read
+			continue
+		}
 		left -= n
+		chunk *= chunkGrowth
 		p.span.advance(p.query.Order, p.last)
 	}
 	return nil
 }
 
-// readChunk reads up to n rows. It reports true when the page is complete.
+// readChunk reads up to n rows. It reports true when the page is complete. If another epoch than newest has become the
+// current one it reads nothing and changes newest.
 //
 // This is where most of the time of the service goes, so GORM makes the statement and pgx runs it: the whole transaction
 // is one round trip, and rows are looked at where they were received, without database/sql's copies of each value.
 func (p *pageReader) readChunk(ctx context.Context, db *gorm.DB, connection *pgx.Conn, n int) (full bool, err error) {
 	got := 0
-	statement, args := pageSQL(db, p.query, p.span, n)
+	parts := p.span.parts(p.query.Order, p.newest)
+	if len(parts) == 0 {
+		parts = []part{{where("false")}}
+	}
+	statement, args := pageSQL(db, p.query, parts, n)
 	defer func(began time.Time) {
 		db.Logger.Trace(ctx, began, func() (string, int64) { return statement, int64(got) }, err)
 	}(time.Now())
-	batch := bound(p.query.Tenant)
+	var batch pgx.Batch
+	current := p.newest
+	batch.Queue(bindAndAsk, p.query.Tenant.String()).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, nil, &current) })
 	batch.Queue(statement, args...).Query(func(rows pgx.Rows) error {
+		if current != p.newest {
+			p.newest = current
+			return nil
+		}
 		var m Message
 		into := []any{(*[16]byte)(&m.ID), (*pgtype.DriverBytes)(&m.Payload), &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord}
 		for ; rows.Next(); got++ {
 			if err := rows.Scan(into...); err != nil {
 				return err
+			}
+			if p.messages > 0 && (m.Position.Compare(p.last) > 0) != (p.query.Order == Ascending) {
+				return errDisorder
 			}
 			if full = !p.add(m); full {
 				return nil
@@ -132,7 +156,7 @@ func (p *pageReader) readChunk(ctx context.Context, db *gorm.DB, connection *pgx
 		full = got < n
 		return nil
 	})
-	err = connection.SendBatch(ctx, batch).Close()
+	err = connection.SendBatch(ctx, &batch).Close()
 	return full, err
 }
 
@@ -149,43 +173,4 @@ func (p *pageReader) add(m Message) bool {
 	p.messages++
 	p.bytes += size
 	return true
-}
-
-// The horizon. As sub-selects its two parts are evaluated once a statement rather than once a row, in the snapshot of
-// the statement. It is an index condition.
-const beforeHorizon = `(epoch, xid) < ((SELECT reading_epoch()), (SELECT pg_snapshot_xmin(pg_current_snapshot())))`
-
-// pageSQL is the statement that reads the first n messages of span in the order of query.
-//
-// Of several conditions on one side of the index, PostgreSQL begins the scan at the one that it meets first, not at the
-// tightest, and reads everything between the two. So there is at most one on the side where the scan begins: where
-// another one is there, the horizon becomes a mere filter, as IS TRUE keeps it out of the index condition. A position
-// that comes from a page lies before the horizon already, so the filter has next to nothing to do.
-func pageSQL(db *gorm.DB, query Query, span span, n int) (statement string, args []any) {
-	tx := db.Session(&gorm.Session{DryRun: true, NewDB: true}).Table("messages").
-		Select("id, payload, created_at, epoch, xid, ord").Where("tenant_id = ?", query.Tenant)
-	if p := span.lower; p != nil {
-		tx = tx.Where("(epoch, xid, ord) > (?, ?, ?)", p.Epoch, p.Xid, p.Ord)
-	}
-	if p := span.upper; p != nil {
-		tx = tx.Where("(epoch, xid, ord) < (?, ?, ?)", p.Epoch, p.Xid, p.Ord)
-	}
-	if query.Order == Descending && span.upper != nil {
-		tx = tx.Where("(" + beforeHorizon + ") IS TRUE")
-	} else {
-		tx = tx.Where(beforeHorizon)
-	}
-	if query.CreatedFrom != nil {
-		tx = tx.Where("created_at >= ?", microseconds(*query.CreatedFrom))
-	}
-	if query.CreatedBefore != nil {
-		tx = tx.Where("created_at < ?", microseconds(*query.CreatedBefore))
-	}
-	if query.Order == Descending {
-		tx = tx.Order("epoch DESC, xid DESC, ord DESC")
-	} else {
-		tx = tx.Order("epoch, xid, ord")
-	}
-	made := tx.Limit(n).Find(&[]map[string]any{}).Statement
-	return made.SQL.String(), made.Vars
 }

@@ -17,6 +17,7 @@ import (
 type plan struct {
 	NodeType  string `json:"Node Type"`
 	IndexCond string `json:"Index Cond"`
+	Relation  string `json:"Relation Name"`
 	Removed   int    `json:"Rows Removed by Filter"`
 	Hit       int    `json:"Shared Hit Blocks"`
 	Read      int    `json:"Shared Read Blocks"`
@@ -34,6 +35,19 @@ func explain(t *testing.T, db executor, statement string, args ...any) plan {
 	t.Helper()
 	var text string
 	require.NoError(t, db.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+statement, args...).Scan(&text))
+	return parsePlan(t, text)
+}
+
+// explainGorm explains in a transaction of GORM.
+func explainGorm(t *testing.T, tx *gorm.DB, statement string, args ...any) plan {
+	t.Helper()
+	var text string
+	require.NoError(t, tx.Raw(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+statement, args...).Row().Scan(&text))
+	return parsePlan(t, text)
+}
+
+func parsePlan(t *testing.T, text string) plan {
+	t.Helper()
 	var explained []struct {
 		Plan plan `json:"Plan"`
 	}
@@ -103,10 +117,10 @@ func (f *fixture) requireGoodPlan(t *testing.T, db *gorm.DB, connection *pgx.Con
 		}
 	}
 
-	statement, args := pageSQL(db, query, span, query.Limit+1)
+	statement, args := pageSQL(db, query, span.parts(query.Order, 2), query.Limit+1)
 	// More often than the five times after which PostgreSQL would turn to a generic plan.
 	for range 8 {
-		p := pageReader{query: query, span: span, maxBytes: PageBytes, each: func(Message) {}}
+		p := pageReader{query: query, span: span, newest: 2, maxBytes: PageBytes, each: func(Message) {}}
 		_, err := p.readChunk(t.Context(), db, connection, query.Limit+1)
 		require.NoError(t, err)
 		require.NotZero(t, p.messages)
@@ -118,18 +132,17 @@ func (f *fixture) requireGoodPlan(t *testing.T, db *gorm.DB, connection *pgx.Con
 	// and the epochs. A generic plan takes hundreds.
 	require.LessOrEqual(t, locks, 12, "relation locks")
 
-	root, scans := explain(t, tx, statement, args...), 0
+	root, partitions := explain(t, tx, statement, args...), map[string]bool{}
 	root.each(func(node plan) {
 		require.NotContains(t, node.NodeType, "Sort")
 		require.NotContains(t, node.NodeType, "Seq Scan")
 		require.NotContains(t, node.NodeType, "Bitmap")
 		if node.NodeType == "Index Scan" {
-			scans++
+			partitions[node.Relation] = true
 			require.Contains(t, node.IndexCond, "tenant_id")
-			require.Contains(t, node.IndexCond, "ROW(epoch, xid")
 			t.Logf("page: %d rows removed, %d buffers", node.Removed, root.Hit+root.Read)
 		}
 	})
-	require.Equal(t, 1, scans, "one partition is read")
+	require.Len(t, partitions, 1, "one partition is read")
 	require.Less(t, root.Hit+root.Read, 60, "buffers of a page of 100")
 }

@@ -15,18 +15,6 @@ import (
 // between its begin and its first write, which the limits on statements and idle transactions bound.
 const disorder = postgres.MaxStatementTimeout
 
-// span is a part of the reading order; neither end belongs to it, nil is no bound.
-type span struct{ lower, upper *Position }
-
-// advance moves the end at which order begins.
-func (s *span) advance(order Order, to Position) {
-	if order == Descending {
-		s.upper = &to
-	} else {
-		s.lower = &to
-	}
-}
-
 // seek finds the part of the reading order in which all messages of query are.
 func (r *Reader) seek(ctx context.Context, query Query) (s span, err error) {
 	if query.CreatedFrom != nil || query.CreatedBefore != nil {

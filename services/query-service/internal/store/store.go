@@ -22,6 +22,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,10 +51,16 @@ type Reader struct {
 	// pageBytes is [PageBytes]; tests make it smaller.
 	pageBytes int
 	heavy     heavyTenants
+	// newest is the current epoch as the last page found it, so that the statement of the next one can name it.
+	newest atomic.Int32
 }
 
 // New makes a Reader of a database that was opened as [postgres.RoleQuery].
-func New(db *gorm.DB) *Reader { return &Reader{db: db, pageBytes: PageBytes} }
+func New(db *gorm.DB) *Reader {
+	r := &Reader{db: db, pageBytes: PageBytes}
+	r.newest.Store(1) // that of a database that was never restored; else the first page finds out
+	return r
+}
 
 const messageSQL = `SELECT id, payload, created_at, epoch, xid, ord FROM messages WHERE tenant_id = $1 AND id = $2`
 

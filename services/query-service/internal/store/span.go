@@ -1,0 +1,173 @@
+package store
+
+import (
+	"math"
+	"strings"
+
+	"gorm.io/gorm"
+)
+
+// The horizon. As sub-selects its parts are evaluated once a statement rather than once a row, in the snapshot of the
+// statement.
+const (
+	horizonXid = `(SELECT pg_snapshot_xmin(pg_current_snapshot()))`
+	// tighterXid and tighterOrd are the earlier one of a position in the newest epoch and the horizon.
+	tighterXid = `(SELECT least(?::xid8, pg_snapshot_xmin(pg_current_snapshot())))`
+	tighterOrd = `(SELECT CASE WHEN ?::xid8 < pg_snapshot_xmin(pg_current_snapshot()) THEN ?::integer ELSE -2147483648 END)`
+)
+
+// span is a part of the reading order; neither end belongs to it, nil is no bound.
+type span struct{ lower, upper *Position }
+
+// advance moves the end at which order begins.
+func (s *span) advance(order Order, to Position) {
+	if order == Descending {
+		s.upper = &to
+	} else {
+		s.lower = &to
+	}
+}
+
+// condition is one of a statement, with its arguments.
+type condition struct {
+	sql  string
+	args []any
+}
+
+func where(sql string, args ...any) condition { return condition{sql: sql, args: args} }
+
+// part is a piece of the reading order that an index scan both begins and ends at: what all of its conditions hold for.
+type part []condition
+
+// parts cuts the settled messages of s into parts that follow each other in order. newest is the current epoch.
+//
+// PostgreSQL begins a scan of an index at a row comparison as a whole, but ends it at the first member alone: no other
+// member is marked as required (nbtutils.c of versions 15 to 18), so "(epoch, xid) < (1, 900)" reads on to the end of epoch
+// 1. And of several conditions on the side where a scan begins it may take any, and read what lies between them. In
+// either case a reader would pay for what others have written and not committed yet. So a row comparison stands only on the side
+// where the scan begins, a single one, and the scan ends at plain comparisons, one epoch and one transaction at a time.
+func (s span) parts(order Order, newest int32) []part {
+	if s.upper != nil && s.upper.Epoch > newest {
+		s.upper = nil // the horizon comes before it
+	}
+	if order == Descending {
+		return s.descending(newest)
+	}
+	return s.ascending(newest)
+}
+
+func (s span) ascending(newest int32) (parts []part) {
+	lower, upper, epoch := s.lower, s.upper, newest
+	if upper != nil {
+		epoch = upper.Epoch
+	}
+	switch {
+	case lower == nil:
+		parts = append(parts, part{where("epoch < ?", epoch)})
+	case lower.Epoch > epoch:
+		return nil
+	case lower.Epoch < epoch:
+		parts = append(parts, part{where("(epoch, xid, ord) > (?, ?, ?)", lower.Epoch, lower.Xid, lower.Ord), where("epoch < ?", epoch)})
+		lower = nil
+	}
+	if lower != nil && upper != nil && lower.Xid >= upper.Xid {
+		return inTransaction(*lower, *upper, newest)
+	}
+	last := part{where("epoch = ?", epoch)}
+	if lower != nil {
+		last = append(last, where("(xid, ord) > (?, ?)", lower.Xid, lower.Ord))
+	}
+	if epoch == newest {
+		last = append(last, where("xid < "+horizonXid))
+	}
+	if upper == nil {
+		return append(parts, last)
+	}
+	last = append(last, where("xid < ?", upper.Xid))
+	return append(append(parts, last), inTransaction(Position{Epoch: epoch, Xid: upper.Xid, Ord: math.MinInt32}, *upper, newest)...)
+}
+
+func (s span) descending(newest int32) (parts []part) {
+	lower, upper, epoch := s.lower, s.upper, newest
+	if upper != nil {
+		epoch = upper.Epoch
+	}
+	switch {
+	case lower == nil:
+		return []part{{below("epoch, ", upper, newest, epoch)}}
+	case lower.Epoch > epoch:
+		return nil
+	case lower.Epoch < epoch:
+		parts = append(parts, part{below("epoch, ", upper, newest, epoch), where("epoch > ?", lower.Epoch)})
+		parts = append(parts, part{where("epoch = ?", lower.Epoch), where("xid > ?", lower.Xid)})
+	case upper != nil && lower.Xid >= upper.Xid:
+		return inTransaction(*lower, *upper, newest)
+	default:
+		parts = append(parts, part{where("epoch = ?", epoch), below("", upper, newest), where("xid > ?", lower.Xid)})
+	}
+	return append(parts, inTransaction(*lower, Position{Epoch: lower.Epoch, Xid: lower.Xid, Ord: math.MaxInt32}, newest)...)
+}
+
+// below is the one condition under which a descending scan begins: at upper or, in the newest epoch, at the horizon if that
+// comes first. prefix names what the comparison has before (xid, ord), prefixArgs its values.
+func below(prefix string, upper *Position, newest int32, prefixArgs ...any) condition {
+	values := strings.Repeat("?, ", len(prefixArgs))
+	switch {
+	case upper == nil:
+		return where("("+prefix+"xid) < ("+values+horizonXid+")", prefixArgs...)
+	case upper.Epoch == newest:
+		return where("("+prefix+"xid, ord) < ("+values+tighterXid+", "+tighterOrd+")", append(prefixArgs, upper.Xid, upper.Xid, upper.Ord)...)
+	default:
+		return where("("+prefix+"xid, ord) < ("+values+"?, ?)", append(prefixArgs, upper.Xid, upper.Ord)...)
+	}
+}
+
+// inTransaction is what lies between two messages of one transaction, or nothing if they are not of one, or not in order.
+func inTransaction(lower, upper Position, newest int32) []part {
+	if lower.Epoch != upper.Epoch || lower.Xid != upper.Xid || lower.Ord >= upper.Ord {
+		return nil
+	}
+	p := part{where("epoch = ?", lower.Epoch), where("xid = ?", lower.Xid), where("ord > ?", lower.Ord), where("ord < ?", upper.Ord)}
+	if lower.Epoch == newest {
+		p = append(p, where("xid < "+horizonXid))
+	}
+	return []part{p}
+}
+
+// pageSQL is the statement that reads the first n messages of parts in the order of query.
+func pageSQL(db *gorm.DB, query Query, parts []part, n int) (statement string, args []any) {
+	db = db.Session(&gorm.Session{DryRun: true, NewDB: true})
+	if len(parts) == 1 {
+		made := partSQL(db, query, parts[0], n).Find(&[]map[string]any{}).Statement
+		return made.SQL.String(), made.Vars
+	}
+	// PostgreSQL appends the parts one after the other, none before it is needed. readChunk checks that.
+	union := `(?)`
+	args = []any{partSQL(db, query, parts[0], n)}
+	for _, p := range parts[1:] {
+		union += ` UNION ALL (?)`
+		args = append(args, partSQL(db, query, p, n))
+	}
+	made := db.Raw(union+` LIMIT ?`, append(args, n)...).Find(&[]map[string]any{}).Statement
+	return made.SQL.String(), made.Vars
+}
+
+// partSQL reads the first n messages of p.
+func partSQL(db *gorm.DB, query Query, p part, n int) *gorm.DB {
+	tx := db.Table("messages").Select("id, payload, created_at, epoch, xid, ord").Where("tenant_id = ?", query.Tenant)
+	for _, c := range p {
+		tx = tx.Where(c.sql, c.args...)
+	}
+	if query.CreatedFrom != nil {
+		tx = tx.Where("created_at >= ?", microseconds(*query.CreatedFrom))
+	}
+	if query.CreatedBefore != nil {
+		tx = tx.Where("created_at < ?", microseconds(*query.CreatedBefore))
+	}
+	if query.Order == Descending {
+		tx = tx.Order("epoch DESC, xid DESC, ord DESC")
+	} else {
+		tx = tx.Order("epoch, xid, ord")
+	}
+	return tx.Limit(n)
+}
