@@ -31,7 +31,9 @@ func exec(t *testing.T, connection *pgx.Conn, sql string, args ...any) {
 	require.NoError(t, err)
 }
 
-func partition(tenant uuid.UUID) string { return "messages_" + strings.ReplaceAll(tenant.String(), "-", "") }
+func partition(tenant uuid.UUID) string {
+	return "messages_" + strings.ReplaceAll(tenant.String(), "-", "")
+}
 
 // A function that acts as the owner of the schema must not be led to tables of its caller's choice (PostgreSQL documentation,
 // CREATE FUNCTION, "Writing SECURITY DEFINER Functions Safely"), nor be called by whoever has a login: one of another

@@ -40,7 +40,7 @@ type plant struct {
 	puts       int                 // guarded by mu: statuses that were written
 	beat       uint64              // guarded by mu: revision of the heartbeat
 	begun      map[uuid.UUID]int64 // guarded by mu: the generation that was acted on last
-	faults     int                 // guarded by mu: calls that are still to fail
+	faults     []fault             // guarded by mu: calls that are still to fail
 	wrong      []string            // guarded by mu
 }
 
@@ -54,13 +54,25 @@ func newPlant() *plant {
 	}
 }
 
+// fault has calls fail: so many, after so many that do not, of one kind or, if kind is empty, of all.
+type fault struct {
+	kind         string
+	after, times int
+}
+
 // do runs one call, unless it is one of those that fail.
-func (p *plant) do(call func() error) error {
+func (p *plant) do(kind string, call func() error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.faults > 0 {
-		p.faults--
-		return errFault
+	for i := range p.faults {
+		switch f := &p.faults[i]; {
+		case f.kind != "" && f.kind != kind:
+		case f.after > 0:
+			f.after--
+		case f.times > 0:
+			f.times--
+			return errFault
+		}
 	}
 	return call()
 }
@@ -73,7 +85,7 @@ func (p *plant) require(fine bool, format string, args ...any) {
 }
 
 func (p *plant) Attach(_ context.Context, tenant uuid.UUID) error {
-	return p.do(func() error {
+	return p.do("attach", func() error {
 		if p.retired[tenant] {
 			return store.ErrRetired
 		}
@@ -89,14 +101,14 @@ func (p *plant) Attached(_ context.Context, tenant uuid.UUID) (bool, error) {
 }
 
 func (p *plant) Settled(context.Context, time.Duration) (tenants []uuid.UUID, err error) {
-	return tenants, p.do(func() error {
+	return tenants, p.do("settled", func() error {
 		tenants = slices.Collect(maps.Keys(p.partitions))
 		return nil
 	})
 }
 
 func (p *plant) Drop(_ context.Context, tenant uuid.UUID) error {
-	return p.do(func() error {
+	return p.do("drop", func() error {
 		p.require(p.consumers[tenant] == nil, "a partition is dropped under its consumer")
 		delete(p.partitions, tenant)
 		p.retired[tenant] = true
@@ -107,7 +119,7 @@ func (p *plant) Drop(_ context.Context, tenant uuid.UUID) error {
 func (*plant) Settle(context.Context, uuid.UUID) error { return nil }
 
 func (p *plant) Declare(_ context.Context, tenant uuid.UUID) error {
-	return p.do(func() error {
+	return p.do("declare", func() error {
 		p.require(p.partitions[tenant], "a queue without a partition")
 		if p.queues[tenant] == nil {
 			p.queues[tenant] = make(chan struct{})
@@ -117,7 +129,7 @@ func (p *plant) Declare(_ context.Context, tenant uuid.UUID) error {
 }
 
 func (p *plant) Delete(_ context.Context, tenant uuid.UUID) error {
-	return p.do(func() error {
+	return p.do("delete", func() error {
 		p.require(p.consumers[tenant] == nil, "a queue is deleted under its consumer")
 		p.loseLocked(tenant)
 		return nil
@@ -190,7 +202,7 @@ func (c *puppet) Run(ctx context.Context) error {
 type reports struct{ *plant }
 
 func (r reports) Put(_ context.Context, key string, value contract.TenantStatus) (uint64, error) {
-	return 1, r.do(func() error {
+	return 1, r.do("put", func() error {
 		r.puts++
 		r.statuses[key] = value
 		return nil
@@ -198,7 +210,7 @@ func (r reports) Put(_ context.Context, key string, value contract.TenantStatus)
 }
 
 func (r reports) Renew(_ context.Context, _ string, _ contract.TenantStatus, _ time.Duration, revision uint64) (beat uint64, err error) {
-	return beat, r.do(func() error {
+	return beat, r.do("renew", func() error {
 		if revision != 0 && revision != r.beat {
 			return control.ErrConflict
 		}
@@ -209,7 +221,7 @@ func (r reports) Renew(_ context.Context, _ string, _ contract.TenantStatus, _ t
 }
 
 func (r reports) Delete(_ context.Context, key string) error {
-	return r.do(func() error { delete(r.statuses, key); return nil })
+	return r.do("withdraw", func() error { delete(r.statuses, key); return nil })
 }
 
 // channel is the bucket of desired states, as one instance sees it: what it is told, in which order ever.
@@ -270,7 +282,7 @@ type event struct {
 	what    string
 	tenant  int
 	updates [][2]int // tenant and place in its life, of updates that arrive one right after the other
-	faults  int
+	faults  []fault
 	// snapshot is the place in its life at which a starting instance finds each tenant, -1 if the key is missing.
 	snapshot []int
 }
@@ -289,7 +301,12 @@ func drawEvent(t *rapid.T, lives []life) event {
 			e.snapshot = append(e.snapshot, rapid.IntRange(-1, len(l)-1).Draw(t, "snapshot"))
 		}
 	case "fault":
-		e.faults = rapid.IntRange(1, 6).Draw(t, "faults")
+		for range rapid.IntRange(1, 3).Draw(t, "faults") { // no more of them together than pass while everything settles
+			e.faults = append(e.faults, fault{
+				kind:  rapid.SampledFrom([]string{"", "", "attach", "declare", "delete", "drop", "put", "renew", "settled", "withdraw"}).Draw(t, "of"),
+				after: rapid.IntRange(0, 3).Draw(t, "after"), times: rapid.IntRange(1, 2).Draw(t, "times"),
+			})
+		}
 	}
 	return e
 }

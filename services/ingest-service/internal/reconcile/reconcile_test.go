@@ -618,3 +618,54 @@ func TestRetiredTenantIsNotRevived(t *testing.T) {
 	_, exists := r.queue(tenant)
 	require.False(t, exists)
 }
+
+// queueGauge is mtm_queue_messages of a tenant; -1 if there is none.
+func (r *rig) queueGauge(tenant uuid.UUID, state string) int64 {
+	r.t.Helper()
+	families, err := r.registry.Gather()
+	require.NoError(r.t, err)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			labels := map[string]string{}
+			for _, label := range metric.GetLabel() {
+				labels[label.GetName()] = label.GetValue()
+			}
+			if family.GetName() == "mtm_queue_messages" && labels["tenant_id"] == tenant.String() && labels["state"] == state {
+				return int64(metric.GetGauge().GetValue())
+			}
+		}
+	}
+	return -1
+}
+
+// The depth of a queue, in the status and in the metrics, is that of its tenant, and what is being worked on is a part of
+// it: a tenant whose messages the database does not take must not look idle.
+func TestDepthsAreReported(t *testing.T) {
+	r := newRig(t)
+	busy, suspended := uuid.New(), uuid.New()
+	r.start()
+	r.want(busy, contract.DesiredActive, 2, 1)
+	r.want(suspended, contract.DesiredSuspended, 2, 1)
+	r.observed(busy, contract.StateRunning, 1)
+	r.observed(suspended, contract.StateSuspended, 1)
+	lock, err := r.operator.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = lock.Rollback(context.WithoutCancel(t.Context())) })
+	_, err = lock.Exec(t.Context(), `LOCK TABLE messages_`+strings.ReplaceAll(busy.String(), "-", ""))
+	require.NoError(t, err)
+	r.publish(busy, 110) // ten more than the prefetch
+	r.publish(suspended, 4)
+
+	depths := func(tenant uuid.UUID, fine func(ready, unacked int64) bool) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			entry, err := r.statuses.Get(t.Context(), contract.StatusKey(tenant.String(), instance))
+			return err == nil && fine(entry.Value.QueueReady, entry.Value.QueueUnacked) &&
+				fine(r.queueGauge(tenant, "ready"), r.queueGauge(tenant, "unacked"))
+		}, patience, poll)
+	}
+	depths(busy, func(ready, unacked int64) bool { return ready == 10 && unacked > 0 && unacked <= 100 })
+	depths(suspended, func(ready, unacked int64) bool { return ready == 4 && unacked == 0 })
+	require.NoError(t, lock.Rollback(t.Context()))
+	require.Eventually(t, func() bool { return r.stored(busy) == 110 && r.queueGauge(busy, "unacked") == 0 }, patience, poll)
+}

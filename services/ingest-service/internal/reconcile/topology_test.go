@@ -158,3 +158,27 @@ func settle(ctx context.Context, topology *reconcile.Topology, tenant uuid.UUID)
 		}
 	}
 }
+
+// An operator who looks for the tenant whose messages pile up must be led to that one, also beside a queue that has gone.
+func TestDepthsAreThoseOfEachTenant(t *testing.T) {
+	r := newRig(t)
+	topology, _, _ := r.topology("depths")
+	depths := map[uuid.UUID]int64{}
+	var tenants []uuid.UUID
+	for _, n := range []int{3, -1, 0, 7, -1, 1} {
+		tenant := uuid.New()
+		tenants, depths[tenant] = append(tenants, tenant), int64(n)
+		if n < 0 {
+			continue // it has no queue
+		}
+		require.NoError(t, topology.Declare(t.Context(), tenant))
+		require.NoError(t, topology.Settle(t.Context(), tenant))
+		r.publish(tenant, n)
+	}
+	seen := map[uuid.UUID]int64{}
+	require.NoError(t, topology.Depths(t.Context(), tenants, func(tenant uuid.UUID, ready int64) {
+		require.NotContains(t, seen, tenant, "told once")
+		seen[tenant] = ready
+	}))
+	require.Equal(t, depths, seen)
+}
