@@ -158,6 +158,12 @@ func (c *Consumption) Ack(tag uint64, multiple bool) error {
 	return c.channel.Ack(tag, multiple)
 }
 
+// Return gives tag and everything before it that is not acknowledged back to the queue, as [Consumption.Release] does with
+// all.
+func (c *Consumption) Return(tag uint64) error {
+	return c.channel.Nack(tag, true, true)
+}
+
 // Depth is how many messages wait in the queue, without those that were delivered and are not acknowledged.
 func (c *Consumption) Depth(ctx context.Context) (int64, error) {
 	answer := make(chan int64, 1) // the request goes on when ctx ends first

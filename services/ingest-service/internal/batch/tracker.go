@@ -61,6 +61,28 @@ func (t *Tracker) Beyond(now time.Time, holeLimit time.Duration) []*Span {
 	return spans
 }
 
+// Run is a run of consecutive spans that are either all finished or all unfinished.
+type Run struct {
+	// Last is the last tag of the run that was not acknowledged by itself.
+	Last     uint64
+	Finished bool
+}
+
+// Rest are all runs that are still to be acknowledged or given back, in the order of their tags, at the end of a channel:
+// what comes before the last tag of one has been dealt with when the one before was. So each run takes one "multiple" frame.
+func (t *Tracker) Rest() (runs []Run) {
+	for _, span := range t.spans {
+		switch last := len(runs) - 1; {
+		case span.acked:
+		case last >= 0 && runs[last].Finished == span.finished:
+			runs[last].Last = span.Last
+		default:
+			runs = append(runs, Run{Last: span.Last, Finished: span.finished})
+		}
+	}
+	return runs
+}
+
 // Waiting reports whether finished spans wait behind a hole, and since when the first of them does.
 func (t *Tracker) Waiting() (since time.Time, waiting bool) {
 	for _, span := range t.spans {

@@ -140,3 +140,55 @@ func TestTrackerAgainstModel(t *testing.T) {
 		require.Zero(t, tracker.Unfinished())
 	})
 }
+
+// At the end of a channel each delivery is acknowledged or given back, as its span is finished or not, with as few frames as
+// there are changes from one to the other. A broker is played here that takes "multiple" as RabbitMQ does.
+func TestRestAgainstABroker(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var tracker batch.Tracker
+		unacked, finished := map[uint64]bool{}, map[uint64]bool{}
+		tag, now := uint64(0), time.Unix(0, 0)
+		var open []*batch.Span
+		changes, before := 0, false
+		for i := range rapid.IntRange(0, 12).Draw(t, "spans") {
+			size := rapid.Uint64Range(1, 4).Draw(t, "size")
+			open = append(open, tracker.Open(tag+1, tag+size))
+			done := rapid.Bool().Draw(t, "done")
+			for range size {
+				tag++
+				unacked[tag], finished[tag] = true, done
+			}
+			if done {
+				tracker.Finish(open[i], now)
+			}
+			if i == 0 || done != before {
+				changes++
+			}
+			before = done
+		}
+		if last, ok := tracker.Prefix(); ok {
+			for known := range last {
+				delete(unacked, known+1)
+			}
+		}
+		if rapid.Bool().Draw(t, "holes are passed") {
+			for _, span := range tracker.Beyond(now, 0) {
+				for known := span.First; known <= span.Last; known++ {
+					delete(unacked, known)
+				}
+			}
+		}
+		runs := tracker.Rest()
+		require.LessOrEqual(t, len(runs), changes)
+		for _, run := range runs {
+			require.True(t, unacked[run.Last], "a tag that the broker does not know closes the channel")
+			for known := uint64(1); known <= run.Last; known++ {
+				if unacked[known] {
+					require.Equal(t, finished[known], run.Finished, "tag %d", known)
+					delete(unacked, known)
+				}
+			}
+		}
+		require.Empty(t, unacked)
+	})
+}

@@ -327,6 +327,68 @@ func TestDeadLettersArePublishedUntilConfirmed(t *testing.T) {
 	})
 }
 
+// Of several dead letters the broker may have taken some and not others. Each must be published until it is confirmed, and
+// none that was confirmed again.
+func TestEachDeadLetterIsPublishedUntilConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for failures := range 12 {
+			f := newFixture(t, nil)
+			f.publisher.failures = failures
+			b := f.batch(5, 0)
+			want := make(map[string]bool)
+			for i, m := range b.Messages {
+				b.Rejected = append(b.Rejected, batch.Rejection{Delivery: i, ID: m.ID, Reason: contract.ReasonNotJSON, Err: errors.New("not JSON")})
+				want[m.ID.String()] = true
+			}
+			b.Messages, b.Index = nil, nil
+			require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
+			require.Len(t, f.publisher.published, len(want), "%d failures", failures)
+			for _, m := range f.publisher.published {
+				require.True(t, want[m.Publishing.MessageId], "published once")
+				delete(want, m.Publishing.MessageId)
+			}
+		}
+	})
+}
+
+// A dead letter or a retry that the broker does not take while the batch is held must send the batch back: acknowledged, the
+// message would be nowhere.
+func TestDeadLettersThatCannotBePublishedGoBack(t *testing.T) {
+	for name, code := range map[string]string{"dead letter": "22P02", "retry": "P0001"} {
+		for _, stopped := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%v", name, stopped), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFixture(t, nil)
+					f.publisher.failures = 1 << 30
+					b := f.batch(4, 0)
+					f.store.fail = refuses(map[uuid.UUID]bool{b.Messages[2].ID: true}, code)
+					patience, hurry := context.WithCancel(t.Context())
+					defer hurry()
+					want := batch.ErrHeld
+					if stopped {
+						time.AfterFunc(time.Minute, hurry)
+						want = context.Canceled
+					}
+					require.ErrorIs(t, f.writer.Write(t.Context(), patience, b, &f.stats), want)
+					require.Empty(t, f.publisher.published)
+					require.Zero(t, f.stats.DeadLettered(contract.ReasonRejected).Load()+f.stats.Retried.Load(), "nothing became of it")
+				})
+			})
+		}
+	}
+}
+
+// A message without an id that is tried again has one from then on, or each try could store it once more.
+func TestRetryOfAMessageWithoutAnIDHasOne(t *testing.T) {
+	f := newFixture(t, nil)
+	b := f.batch(2, 0)
+	b.Deliveries[1].MessageId = ""
+	f.store.fail = refuses(map[uuid.UUID]bool{b.Messages[1].ID: true}, "P0001")
+	require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
+	require.Len(t, f.publisher.published, 1)
+	require.Equal(t, b.Messages[1].ID.String(), f.publisher.published[0].Publishing.MessageId)
+}
+
 // The header counts only on what comes back from our own exchange: a producer could else skip the retries, or have none.
 func TestAttemptsOfAProducerDoNotCount(t *testing.T) {
 	for value, want := range map[any]int{int32(7): 7, int64(7): 7, "7": 0, int32(-1): 0, int64(math.MaxInt64): 1 << 20, nil: 0} {

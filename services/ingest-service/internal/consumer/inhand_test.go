@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -62,7 +63,9 @@ func (r *rig) awaitWrite() {
 func (r *rig) requireBack(messages int) {
 	r.t.Helper()
 	queue := contract.QueueName(r.tenant.String())
-	require.Eventually(r.t, func() bool { return r.depth(queue) == messages }, patience, poll, "what is not stored is back in its queue")
+	require.EventuallyWithT(r.t, func(c *assert.CollectT) {
+		assert.Equal(c, messages, r.depth(queue), "what is not stored is back in its queue")
+	}, patience, poll)
 }
 
 // A process that dies while a batch is being written has not committed it: the broker must still have every message of it.
@@ -160,6 +163,29 @@ func TestOneSlowWriteDoesNotStopTheTenant(t *testing.T) {
 	require.NoError(t, other.Rollback(t.Context()))
 	ids[slow] = true
 	r.requireStored(ids)
+}
+
+// What is stored behind a message that takes long is acknowledged when the consumer stops, and only the slow one is
+// delivered again.
+func TestStopBehindASlowWriteGivesBackThatOne(t *testing.T) {
+	r := newRig(t)
+	r.cfg.BatchMessages, r.cfg.HoleLimit = 3, time.Hour
+	slow := uuid.New()
+	other := r.begin()
+	_, err := other.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, '1')`, r.tenant, slow)
+	require.NoError(t, err)
+	r.publish(r.message(slow.String(), `1`))
+	stop := r.run(r.consumer().Run)
+	r.awaitWrite()
+	ids := r.publishMany(50)
+	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, patience, poll)
+	stop()
+	r.requireBack(1)
+	require.NoError(t, other.Rollback(t.Context()))
+	ids[slow] = true
+	r.run(r.consumer().Run)
+	r.requireStored(ids)
+	require.Zero(t, r.state.Duplicates.Load())
 }
 
 // Unacknowledged messages have a budget in bytes. Without it a hundred tenants with large messages and a slow database would

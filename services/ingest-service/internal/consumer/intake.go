@@ -358,8 +358,23 @@ func (in *intake) finish() {
 		in.dispatch()
 	}
 	in.collect()
-	in.passHoles(time.Now().Add(in.cfg.HoleLimit))
+	in.resolve()
 	in.consumption.Release()
+}
+
+// resolve acknowledges what is finished and gives back what is not, where one lies between the other. Single acks would be
+// too many: RabbitMQ 3.10 keeps those after the first 32 back until the quorum queue has taken some, and forgets them when
+// the channel is closed at once.
+func (in *intake) resolve() {
+	for _, run := range in.tracker.Rest() {
+		do := in.consumption.Return
+		if run.Finished {
+			do = func(tag uint64) error { return in.consumption.Ack(tag, true) }
+		}
+		if do(run.Last) != nil {
+			return // the channel is gone, and all that was not acknowledged is delivered again
+		}
+	}
 }
 
 // collect waits for all writers.

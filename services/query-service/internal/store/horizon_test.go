@@ -6,9 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 )
 
 // An operator has to see that a forgotten transaction keeps messages from every reader.
@@ -57,4 +62,41 @@ func horizonAge(t *testing.T, reg *prometheus.Registry) float64 {
 	require.Len(t, families, 1)
 	require.Equal(t, "mtm_reading_horizon_age_seconds", families[0].GetName())
 	return families[0].GetMetric()[0].GetGauge().GetValue()
+}
+
+// A transaction that was prepared and forgotten belongs to no session any more, and holds back readers until somebody finds
+// it.
+func TestHorizonAgeOfAPreparedTransaction(t *testing.T) {
+	services := backing.Dedicated(t, backing.ServicePostgres)
+	exec := func(sql string) {
+		t.Helper()
+		connection, err := pgx.Connect(t.Context(), services.DatabaseURL)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, connection.Close(context.WithoutCancel(t.Context()))) }()
+		_, err = connection.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	require.NoError(t, schema.Migrate(t.Context(), services.DatabaseURL, zap.NewNop()))
+	exec(`ALTER SYSTEM SET max_prepared_transactions = 2`)
+	server := services.Process(backing.ServicePostgres)
+	require.NoError(t, server.Kill(t.Context()))
+	require.NoError(t, server.Start(t.Context()))
+	cfg := postgres.DefaultConfig()
+	cfg.URL = services.DatabaseURL
+	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleQuery)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	h := NewHorizon(pool, prometheus.NewRegistry(), zap.NewNop())
+
+	age, err := h.sample(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, age, "nobody writes on this server")
+	exec(`BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'forgotten'`)
+	age, err = h.sample(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, age)
+	exec(`ROLLBACK PREPARED 'forgotten'`)
+	age, err = h.sample(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, age)
 }
