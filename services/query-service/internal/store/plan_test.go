@@ -146,3 +146,26 @@ func (f *fixture) requireGoodPlan(t *testing.T, db *gorm.DB, connection *pgx.Con
 	require.Len(t, partitions, 1, "one partition is read")
 	require.Less(t, root.Hit+root.Read, 60, "buffers of a page of 100")
 }
+
+// Row-level security keeps a message from other tenants, and it alone would still plan and lock the partitions of all of
+// them: at ten thousand tenants a request for one message would be as slow as ten thousand.
+func TestOneMessageLocksOnePartition(t *testing.T) {
+	f := newFixture(t)
+	tenant := f.tenant(t)
+	for range 100 {
+		f.tenant(t)
+	}
+	id, err := store(t.Context(), f.operator, tenant, 0, `1`)
+	require.NoError(t, err)
+	require.NoError(t, f.reader.inTenant(t.Context(), tenant, func(tx *gorm.DB) error {
+		for range 8 { // more often than the five times after which PostgreSQL would turn to a generic plan
+			_, err := scanMessage(tx, tenant, id)
+			require.NoError(t, err)
+		}
+		var locks int
+		require.NoError(t, tx.Raw(`SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()
+			AND locktype = 'relation' AND relation::regclass::text NOT LIKE 'pg\_%'`).Row().Scan(&locks))
+		require.LessOrEqual(t, locks, 12, "relation locks, as for a page")
+		return nil
+	}))
+}

@@ -67,9 +67,9 @@ const messageSQL = `SELECT id, payload, created_at, epoch, xid, ord FROM message
 // Message reads the message of tenant with that id, or returns [ErrNotStored].
 func (r *Reader) Message(ctx context.Context, tenant, id uuid.UUID) (Message, error) {
 	var message Message
-	err := r.inTenant(ctx, tenant, func(tx *gorm.DB) error {
-		return tx.Raw(messageSQL, tenant, id).Row().Scan(&message.ID, &message.Payload, &message.CreatedAt,
-			&message.Position.Epoch, &message.Position.Xid, &message.Position.Ord)
+	err := r.inTenant(ctx, tenant, func(tx *gorm.DB) (err error) {
+		message, err = scanMessage(tx, tenant, id)
+		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return Message{}, ErrNotStored
@@ -79,6 +79,11 @@ func (r *Reader) Message(ctx context.Context, tenant, id uuid.UUID) (Message, er
 	}
 	message.CreatedAt = message.CreatedAt.UTC()
 	return message, nil
+}
+
+func scanMessage(tx *gorm.DB, tenant, id uuid.UUID) (m Message, err error) {
+	return m, tx.Raw(messageSQL, tenant, id).Row().
+		Scan(&m.ID, &m.Payload, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
 }
 
 func (r *Reader) inTenant(ctx context.Context, tenant uuid.UUID, read func(tx *gorm.DB) error) error {
