@@ -165,6 +165,29 @@ func TestOneSlowWriteDoesNotStopTheTenant(t *testing.T) {
 	r.requireStored(ids)
 }
 
+// More workers are given to a tenant because its messages wait. They must begin at once, not with the next message that
+// arrives.
+func TestMoreWorkersBeginAtOnce(t *testing.T) {
+	r := newRig(t)
+	slow := uuid.New()
+	other := r.begin()
+	_, err := other.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, '1')`, r.tenant, slow)
+	require.NoError(t, err)
+	r.publish(r.message(slow.String(), `1`))
+	c := r.consumer()
+	c.Configure(1, 3)
+	r.run(c.Run)
+	r.awaitWrite()
+	ids := r.publishMany(20)
+	require.Eventually(t, func() bool { return r.state.Unacked.Load() == 21 }, patience, poll)
+	require.Empty(t, r.stored(), "the one worker is busy")
+	c.Configure(2, 3)
+	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, patience, poll)
+	require.NoError(t, other.Rollback(t.Context()))
+	ids[slow] = true
+	r.requireStored(ids)
+}
+
 // What is stored behind a message that takes long is acknowledged when the consumer stops, and only the slow one is
 // delivered again.
 func TestStopBehindASlowWriteGivesBackThatOne(t *testing.T) {

@@ -45,7 +45,8 @@ func newLibrary(t *testing.T) *library {
 	rows, err := l.operator.Query(t.Context(), `SELECT id, created_at, epoch, xid, ord FROM messages WHERE tenant_id = $1 ORDER BY epoch, xid, ord`, l.tenant)
 	require.NoError(t, err)
 	l.settled, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Message, err error) {
-		return m, row.Scan(&m.ID, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
+		err = row.Scan(&m.ID, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
+		return m, err
 	})
 	require.NoError(t, err)
 	require.Len(t, l.settled, libraryRows)

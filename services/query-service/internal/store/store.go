@@ -82,8 +82,9 @@ func (r *Reader) Message(ctx context.Context, tenant, id uuid.UUID) (Message, er
 }
 
 func scanMessage(tx *gorm.DB, tenant, id uuid.UUID) (m Message, err error) {
-	return m, tx.Raw(messageSQL, tenant, id).Row().
+	err = tx.Raw(messageSQL, tenant, id).Row().
 		Scan(&m.ID, &m.Payload, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
+	return m, err
 }
 
 func (r *Reader) inTenant(ctx context.Context, tenant uuid.UUID, read func(tx *gorm.DB) error) error {

@@ -103,9 +103,10 @@ func (w *world) js() jetstream.JetStream {
 
 type options struct {
 	relay.Options
-	registry relay.Registry
-	observed func(uuid.UUID) int64
-	reg      *prometheus.Registry
+	registry  relay.Registry
+	observed  func(uuid.UUID) int64
+	connected func() <-chan struct{} // tells of connects to NATS in place of the connection
+	reg       *prometheus.Registry
 }
 
 // start runs a relay until the end of the test, or until stop.
@@ -121,6 +122,9 @@ func (w *world) start(o options) (running *relay.Relay, stop func()) {
 		o.reg = prometheus.NewRegistry()
 	}
 	running = relay.New(o.registry, w.connect(), o.observed, o.Options, o.reg, zap.NewNop())
+	if o.connected != nil {
+		running.OnConnect(o.connected)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- running.Run(ctx) }()
