@@ -347,30 +347,3 @@ func TestQueueDisappears(t *testing.T) {
 		t.Fatal("the consumer goes on without a queue")
 	}
 }
-
-// Large messages must not fill the memory: the prefetch is lowered, and everything arrives.
-func TestLargeMessagesLowerThePrefetch(t *testing.T) {
-	r := newRig(t)
-	r.cfg.MaxPayload = 1 << 20
-	r.cfg.BatchBytes = 1 << 18
-	r.budget = consumer.NewBudget(1 << 20)
-	ids := make(map[uuid.UUID]bool)
-	body := `"` + string(make16k()) + `"`
-	messages := make([]rabbitmq.Message, 0, 300)
-	for range 300 {
-		id := uuid.New()
-		ids[id] = true
-		messages = append(messages, r.message(id.String(), body))
-	}
-	r.publish(messages...)
-	r.run(r.consumer().Run)
-	r.requireStored(ids)
-}
-
-func make16k() []byte {
-	body := make([]byte, 16<<10)
-	for i := range body {
-		body[i] = 'x'
-	}
-	return body
-}

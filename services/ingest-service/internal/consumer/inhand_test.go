@@ -213,7 +213,7 @@ func TestStopBehindASlowWriteGivesBackThatOne(t *testing.T) {
 
 // Unacknowledged messages have a budget in bytes. Without it a hundred tenants with large messages and a slow database would
 // be more than the process has memory.
-func TestUnacknowledgedBytesHaveALimit(t *testing.T) {
+func TestLargeMessagesLowerThePrefetch(t *testing.T) {
 	r := newRig(t)
 	r.cfg.BatchBytes = 1 << 17
 	const size, messages, limit = 16 << 10, 300, 1 << 20
