@@ -327,6 +327,24 @@ func TestDeadLettersArePublishedUntilConfirmed(t *testing.T) {
 	})
 }
 
+// What one statement of one tenant has met, a limit of time or a lock, must not make the others wait: the gate stays open, and
+// nobody is there to open it here.
+func TestFaultsOfOneTenantLeaveTheGateOpen(t *testing.T) {
+	for _, code := range []string{"57014", "55P03", "40001", "40P01", "42501", "23505"} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFixture(t, nil)
+			f.store.fail = func(_ []store.Message, statement int) error {
+				if statement == 1 {
+					return &pgconn.PgError{Code: code}
+				}
+				return nil
+			}
+			require.NoError(t, f.writer.Write(t.Context(), t.Context(), f.batch(2, 0), &f.stats), code)
+			require.Len(t, f.store.stored, 2)
+		})
+	}
+}
+
 // Of several dead letters the broker may have taken some and not others. Each must be published until it is confirmed, and
 // none that was confirmed again.
 func TestEachDeadLetterIsPublishedUntilConfirmed(t *testing.T) {

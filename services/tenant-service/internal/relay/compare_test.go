@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
@@ -68,4 +70,28 @@ func TestComparesAfterAReconnect(t *testing.T) {
 		close(<-connects)
 		w.bucketHas(a.Spec())
 	}
+}
+
+// blind does not list what it has, as one that reads while a tenant is being made.
+type blind struct{ relay.Registry }
+
+func (blind) Batch(context.Context, uuid.UUID, int) ([]tenant.Tenant, error) { return nil, nil }
+
+// A tenant that was made during a comparison is in the control channel and not in what was read of the registry. It must not
+// be taken for one that the registry does not know: its instances would not hear of it.
+func TestTenantThatAppearsDuringAComparisonStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a := w.create("a")
+	_, stop := w.start(often())
+	w.bucketHas(a.Spec())
+	w.allPublished()
+	stop()
+	before, err := w.bucket.Get(t.Context(), a.ID.String())
+	require.NoError(t, err)
+	comparing := relay.New(blind{w.registry}, w.connect(), func(uuid.UUID) int64 { return 0 }, relay.Options{}, prometheus.NewRegistry(), zap.NewNop())
+	require.NoError(t, comparing.Pass(t.Context(), true))
+	after, err := w.bucket.Get(t.Context(), a.ID.String())
+	require.NoError(t, err)
+	require.Equal(t, before, after)
 }
