@@ -153,3 +153,32 @@ func TestGateReportsWhatItKnows(t *testing.T) {
 		require.NoError(t, reports[2])
 	})
 }
+
+// A database that answers each probe and refuses what is written is asked less and less often: ten thousand tenants that each
+// close the gate as soon as it opens must not have it asked at the speed of the network.
+func TestGatePausesBeforeItTrustsAnAnswerAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var probes []time.Time
+		gate := batch.NewGate(func(context.Context) error {
+			probes = append(probes, time.Now())
+			return nil
+		}, func(error) {}, zap.NewNop())
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- gate.Run(ctx) }()
+		const outages = 12
+		for range outages {
+			synctest.Wait()
+			gate.Close(errors.New("refused"))
+			require.NoError(t, gate.Wait(t.Context()))
+		}
+		synctest.Wait()
+		require.Len(t, probes, outages)
+		for i := range outages - 1 {
+			require.True(t, probes[i+1].After(probes[i]), "probe %d follows without a pause", i+1)
+		}
+		require.Greater(t, probes[outages-1].Sub(probes[outages-2]), time.Second, "the pauses have grown, by the clock of the bubble")
+		stop()
+		require.NoError(t, <-done)
+	})
+}

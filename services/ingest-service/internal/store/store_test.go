@@ -290,3 +290,26 @@ func TestInsertHasATimeout(t *testing.T) {
 	_, err = f.store.Insert(ctx, tenant, messages(1))
 	require.Equal(t, postgres.FaultInfrastructure, postgres.Classify(err))
 }
+
+// A standby, or a database that an operator has made read-only, answers and takes nothing: to count it as up would have
+// writers try again and again, and readiness say that all is well.
+func TestPingAsksForADatabaseThatTakesWrites(t *testing.T) {
+	url := backing.Postgres(t)
+	operator, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(operator.Close)
+	ping := func() error {
+		cfg := postgres.DefaultConfig()
+		cfg.URL = url
+		pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
+		require.NoError(t, err)
+		defer pool.Close()
+		return store.New(pool, 10*time.Second).Ping(t.Context())
+	}
+	require.NoError(t, ping())
+	var database string
+	require.NoError(t, operator.QueryRow(t.Context(), `SELECT current_database()`).Scan(&database))
+	_, err = operator.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{database}.Sanitize()+` SET default_transaction_read_only = on`)
+	require.NoError(t, err)
+	require.ErrorContains(t, ping(), "read-only")
+}
