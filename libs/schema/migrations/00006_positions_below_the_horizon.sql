@@ -1,8 +1,8 @@
--- The search for a time looks at settled messages alone. Owner: query-service.
+-- The search for a time ends at the horizon. Owner: query-service.
 -- +goose Up
 
--- The first and the last message of a tenant were looked for among all: whoever had written a hundred thousand and not
--- committed them made every search step over each of those. Nothing above the horizon belongs to a page, so the search
+-- The first and the last message of a tenant were looked for among all: where somebody had written a hundred thousand and not
+-- committed them, every search stepped over each of those. Nothing above the horizon belongs to a page, so the search
 -- ends there, in the newest epoch; as "epoch = … AND xid < …", since PostgreSQL does not end a scan at the second member of a row
 -- comparison. And a time that falls into the gap between two transactions is answered with the last message of the one and
 -- the first of the other, so that a page neither reads the rest of a big transaction nor stops inside it. The function is that
