@@ -252,7 +252,7 @@ func TestInvalidPayloadsOverAMQP(t *testing.T) {
 	w.must(t, http.StatusOK, w.call(t, http.MethodPost, w.Ingest.URL+"/dead-letters/replay?reason=not_json", token, "", nil)).into(t, &replayed)
 	require.Zero(t, replayed.Replayed)
 	require.Positive(t, replayed.Refused)
-	w.must(t, http.StatusOK, w.call(t, http.MethodDelete, w.Ingest.URL+"/dead-letters", token, "", nil))
+	w.must(t, http.StatusOK, w.call(t, http.MethodDelete, w.Ingest.URL+"/dead-letters?all=true", token, "", nil))
 	require.Empty(t, w.letters(t, token, ""))
 	w.awaitAll(t, token, good)
 }

@@ -141,8 +141,8 @@ func TestRetriesAndReplaysOfWhatTheDatabaseRefuses(t *testing.T) {
 		Replayed int  `json:"replayed"`
 		HasMore  bool `json:"has_more"`
 	}
-	all := w.Ingest.URL + "/dead-letters/replay"
-	w.must(t, http.StatusOK, w.call(t, http.MethodPost, all+"?dry_run=true", token, "", nil)).into(t, &many)
+	all := w.Ingest.URL + "/dead-letters/replay?all=true"
+	w.must(t, http.StatusOK, w.call(t, http.MethodPost, all+"&dry_run=true", token, "", nil)).into(t, &many)
 	require.Equal(t, 1, many.Count)
 	require.Zero(t, many.Replayed)
 	w.must(t, http.StatusOK, w.call(t, http.MethodPost, all, token, "", nil)).into(t, &many)

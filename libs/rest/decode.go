@@ -10,7 +10,9 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
@@ -22,12 +24,15 @@ import (
 // DecodeJSON reads the request body into the value that into points to, strictly: what a client sent and
 // the service did not understand is an error and not a surprise later.
 //
-//   - The content type must be application/json, in UTF-8 (415 unsupported_media_type).
+//   - The content type must be application/json, in UTF-8 (415 unsupported_media_type). A body may be compressed: see [Body].
 //   - The body must be one JSON value and nothing behind it (400 empty_body, malformed_json).
 //   - Keys of a struct are matched exactly, case included, and each may occur once (400 unknown_field,
 //     duplicate_field). What is inside a json.RawMessage, a map or an interface is not looked into.
 //   - Values must have the field's type (400 wrong_type); null only fits pointers, raw messages, maps,
-//     slices and interfaces. A uuid.UUID has the form that UUID takes (400 invalid_uuid).
+//     slices and interfaces. A uuid.UUID has the form that UUID takes (400 invalid_uuid), a time.Time that of RFC 3339
+//     (400 invalid_time). A whole number may be written as any number of that value is: 5, 5.0 and 50e-1 are one.
+//   - Strings and keys have no half of a surrogate pair ("\ud800"), which encoding/json would replace in silence (400
+//     invalid_string).
 //
 // errors[] names each field by its path, such as "items[3].id"; up to 20 of them. Nesting beyond 10,000
 // levels is malformed_json (a limit of encoding/json). The size is bounded by the server.
@@ -35,7 +40,11 @@ func DecodeJSON(c *fiber.Ctx, into any) error {
 	if err := JSONContent(c); err != nil {
 		return err
 	}
-	return Decode(c.BodyRaw(), into)
+	body, err := Body(c, c.App().Config().BodyLimit)
+	if err != nil {
+		return err
+	}
+	return Decode(body, into)
 }
 
 // Decode is DecodeJSON for bytes that did not come as a body of their own, such as a line of NDJSON.
@@ -62,18 +71,27 @@ func Decode(body []byte, into any) error {
 
 // JSONContent refuses bodies of other types than JSON (415 unsupported_media_type), even when the bytes would parse: a form
 // post from a foreign page can be text/plain without a preflight, but not application/json.
-func JSONContent(c *fiber.Ctx) error {
+func JSONContent(c *fiber.Ctx) error { return Content(c, fiber.MIMEApplicationJSON) }
+
+// Content refuses bodies of other media types than those given (415 unsupported_media_type), and those in another encoding of
+// characters than UTF-8 and ASCII, which is a part of it.
+func Content(c *fiber.Ctx, types ...string) error {
 	header := c.Get(fiber.HeaderContentType)
-	if header == fiber.MIMEApplicationJSON {
+	if slices.Contains(types, header) {
 		return nil
 	}
 	media, params, err := mime.ParseMediaType(header)
 	charset := params["charset"]
-	if err == nil && media == fiber.MIMEApplicationJSON && (charset == "" || strings.EqualFold(charset, "utf-8")) {
-		return nil
+	known := charset == "" || slices.ContainsFunc([]string{"utf-8", "utf8", "us-ascii"}, func(name string) bool { return strings.EqualFold(charset, name) })
+	switch {
+	case err != nil || !slices.Contains(types, media):
+		return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be "+types[0]).
+			WithField(fiber.HeaderContentType, "must be "+strings.Join(types, " or "))
+	case !known:
+		return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be in UTF-8").
+			WithField(fiber.HeaderContentType, "must have the charset utf-8, or none")
 	}
-	return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be JSON").
-		WithField(fiber.HeaderContentType, "must be application/json")
+	return nil
 }
 
 func malformed(why string) *problem.Problem {
@@ -146,6 +164,9 @@ func (d *decoder) value(raw []byte, v reflect.Value, path string) error {
 	case v.Type() == reflect.TypeFor[uuid.UUID]():
 		d.uuid(raw, v, path)
 		return nil
+	case v.Type() == reflect.TypeFor[time.Time]():
+		d.time(raw, v, path)
+		return nil
 	case ownForm(v):
 		return d.leaf(raw, v, path)
 	case v.Kind() == reflect.Struct && raw[0] == '{':
@@ -186,15 +207,37 @@ func (d *decoder) uuid(raw []byte, v reflect.Value, path string) {
 	v.Set(reflect.ValueOf(id))
 }
 
+func (d *decoder) time(raw []byte, v reflect.Value, path string) {
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		d.mistake("wrong_type", path, "must be a time in a string, not "+kind(raw))
+		return
+	}
+	t, err := ParseTime(s)
+	if err != nil {
+		d.mistake("invalid_time", path, mustBeTime)
+		return
+	}
+	v.Set(reflect.ValueOf(t))
+}
+
 func (d *decoder) leaf(raw []byte, v reflect.Value, path string) error {
-	err := json.Unmarshal(raw, v.Addr().Interface())
+	if loneSurrogate(raw) {
+		d.mistake("invalid_string", path, noSurrogate)
+		return nil
+	}
+	text := raw
+	if v.CanInt() || v.CanUint() {
+		text = wholeNumber(raw)
+	}
+	err := json.Unmarshal(text, v.Addr().Interface())
 	if err == nil {
 		return nil
 	}
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number "):
-		d.mistake("wrong_type", join(path, wrong.Field), "must be "+expected(v)+" that fits, not "+short(wrong.Value))
+		d.mistake("wrong_type", join(path, wrong.Field), "must be "+expected(v)+" that fits, not number "+short(string(raw)))
 	case errors.As(err, &wrong):
 		d.mistake("wrong_type", join(path, wrong.Field), "must be "+expected(v)+", not "+kind(raw))
 	default: // the type's own UnmarshalJSON or UnmarshalText
@@ -211,24 +254,28 @@ func (d *decoder) object(raw []byte, v reflect.Value, path string) error {
 		return fmt.Errorf("read object: %w", err)
 	}
 	for dec.More() {
+		before := dec.InputOffset()
 		token, err := dec.Token()
 		if err != nil {
 			return fmt.Errorf("read key: %w", err)
 		}
 		key, _ := token.(string)
-		var raw json.RawMessage
-		if err := dec.Decode(&raw); err != nil {
+		broken := loneSurrogate(raw[before:dec.InputOffset()])
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
 			return fmt.Errorf("read value: %w", err)
 		}
 		index, known := fields[key]
 		switch at := join(path, key); {
+		case broken:
+			d.mistake("invalid_string", at, noSurrogate)
 		case !known:
 			d.mistake("unknown_field", at, "is not a field of this request")
 		case seen[key]:
 			d.mistake("duplicate_field", at, "must be given once")
 		default:
 			seen[key] = true
-			if err := d.value(raw, v.FieldByIndex(index), at); err != nil {
+			if err := d.value(value, v.FieldByIndex(index), at); err != nil {
 				return err
 			}
 		}

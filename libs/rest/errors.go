@@ -86,29 +86,35 @@ func noRoute(err error) bool {
 // protocolError answers a request that fasthttp could not read. The connection is closed after it. The
 // text of err is not used: it quotes the header, and with it the token.
 func (s *Server) protocolError(ctx *fasthttp.RequestCtx, err error) {
-	if own, ok := ctx.Conn().(*conn); ok {
-		own.refused.Store(true)
-	}
+	refuseConnection(ctx)
 	c := s.app.AcquireCtx(ctx)
 	defer s.app.ReleaseCtx(c)
 	setRequestID(c)
-	if err := write(c, s.unreadable(err)); err != nil {
+	if err := write(c, s.unreadable(ctx, err)); err != nil {
 		s.log.Error("answer a request that could not be read", zap.Error(err))
 	}
 	s.done(c, unmatched, 0)
 }
 
-func (s *Server) unreadable(err error) *problem.Problem {
+// refuseConnection lets the client read the answer although it may be sending still.
+func refuseConnection(ctx *fasthttp.RequestCtx) {
+	if own, ok := ctx.Conn().(*conn); ok {
+		own.refused.Store(true)
+	}
+}
+
+func (s *Server) unreadable(ctx *fasthttp.RequestCtx, err error) *problem.Problem {
 	var network net.Error
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return problem.New(http.StatusRequestEntityTooLarge, "body_too_large",
-			fmt.Sprintf("the request body is larger than %d bytes", s.cfg.BodyLimit))
+		return bodyTooLarge(s.cfg.BodyLimit)
 	case errors.As(err, new(*fasthttp.ErrSmallBuffer)):
 		return problem.New(http.StatusRequestHeaderFieldsTooLarge, "header_too_large",
 			fmt.Sprintf("the request line and the header are larger than %d bytes", headerLimit))
 	case errors.As(err, &network) && network.Timeout():
 		return problem.New(http.StatusRequestTimeout, "request_timeout", "the request did not arrive in time")
+	case errors.Is(err, fasthttp.ErrUnsupportedTransferEncoding) && ctx.Request.Header.IsHTTP11():
+		return unknownCoding()
 	default:
 		return problem.New(http.StatusBadRequest, "malformed_request", "the request is not valid HTTP/1.1")
 	}

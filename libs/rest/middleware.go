@@ -14,8 +14,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
-
-	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 )
 
 // localKey is the type of this package's keys in a request's locals.
@@ -25,6 +23,8 @@ const (
 	requestIDKey localKey = iota
 	tenantKey
 	methodKey
+	unpackerKey
+	heldKey
 )
 
 // unmatched is the route of requests that no route has taken, in logs and metrics.
@@ -52,8 +52,10 @@ func (s *Server) handle(c *fiber.Ctx) error {
 	defer cancel()
 	c.SetUserContext(ctx)
 
+	defer s.unpacker.release(c)
+
 	route := unmatched
-	err := refuseEncoding(c)
+	err := s.admissible(c)
 	if err == nil {
 		err = s.next(c)
 		if !noRoute(err) {
@@ -70,6 +72,21 @@ func (s *Server) handle(c *fiber.Ctx) error {
 	}
 	s.done(c, route, time.Since(start))
 	return nil
+}
+
+// admissible refuses requests before any route sees them: those that are not framed well, whose connection ends with the
+// answer, and those with a body in a coding that no route knows.
+func (s *Server) admissible(c *fiber.Ctx) error {
+	if err := checkFraming(c); err != nil {
+		refuseConnection(c.Context())
+		c.Response().SetConnectionClose()
+		return err
+	}
+	coding, err := contentCoding(c)
+	if coding != "" {
+		c.Locals(unpackerKey, s.unpacker)
+	}
+	return err
 }
 
 // next calls the route and turns a panic into an error. The stack is in the log, never in the answer.
@@ -139,18 +156,6 @@ func sane(id string) bool {
 		}
 	}
 	return true
-}
-
-// refuseEncoding keeps compressed bodies out: Fiber's c.Body() unpacks them without a limit, so that a
-// megabyte becomes a gigabyte. RFC 9110 section 15.5.16 has 415 for it and section 12.5.3 the header.
-func refuseEncoding(c *fiber.Ctx) error {
-	encoding := c.Get(fiber.HeaderContentEncoding)
-	if encoding == "" || strings.EqualFold(encoding, "identity") {
-		return nil
-	}
-	c.Set(fiber.HeaderAcceptEncoding, "identity")
-	return problem.New(fiber.StatusUnsupportedMediaType, "unsupported_encoding", "a request body must not be compressed").
-		WithField(fiber.HeaderContentEncoding, "must be identity or absent")
 }
 
 // knownMethods replaces a method that Fiber does not know by one that no route has. Fiber would answer

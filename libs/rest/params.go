@@ -27,12 +27,13 @@ func UUID(field, s string) (uuid.UUID, error) {
 	return id, nil
 }
 
-// Limit reads the query parameter limit, a number from 1 to maximum, or def if it is absent.
+// Limit reads the query parameter limit, a number from 1 to maximum, or def if it is absent or empty.
 func Limit(c *fiber.Ctx, def, maximum int) (int, error) {
-	if !c.Context().QueryArgs().Has("limit") {
+	text := c.Query("limit")
+	if text == "" {
 		return def, nil
 	}
-	n, err := strconv.Atoi(c.Query("limit"))
+	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > maximum {
 		return 0, problem.New(http.StatusBadRequest, "invalid_limit", "limit is out of range").
 			WithField("limit", fmt.Sprintf("must be a number from 1 to %d", maximum))
@@ -42,14 +43,21 @@ func Limit(c *fiber.Ctx, def, maximum int) (int, error) {
 
 // UnknownQuery refuses query parameters that are not in allowed, since a misspelt filter would otherwise
 // give more than was asked for, and parameters that come twice, of which one would be ignored.
+//
+// A parameter with an empty value is as if it were absent, since that is what forms and many client libraries send for "none":
+// UnknownQuery takes it out of the query, so that nothing behind it can tell the difference. Where none of something means all
+// of it, a handler has to ask for the word "all".
 func UnknownQuery(c *fiber.Ctx, allowed ...string) error {
 	if c.Context().QueryArgs().Len() == 0 {
 		return nil
 	}
 	seen := map[string]bool{}
-	var unknown, repeated []string
-	c.Context().QueryArgs().VisitAll(func(key, _ []byte) {
+	var unknown, repeated, empty []string
+	c.Context().QueryArgs().VisitAll(func(key, value []byte) {
 		name := string(key)
+		if len(value) == 0 {
+			empty = append(empty, name)
+		}
 		switch {
 		case !slices.Contains(allowed, name):
 			unknown = append(unknown, name)
@@ -65,9 +73,11 @@ func UnknownQuery(c *fiber.Ctx, allowed ...string) error {
 	case len(repeated) > 0:
 		p := problem.New(http.StatusBadRequest, "repeated_parameter", "the query has a parameter more than once")
 		return withFields(p, repeated, "must be given once")
-	default:
-		return nil
 	}
+	for _, name := range empty {
+		c.Context().QueryArgs().Del(name)
+	}
+	return nil
 }
 
 const (

@@ -44,12 +44,12 @@ func TestLimit(t *testing.T) {
 			return c.SendString(fmt.Sprint(n))
 		})
 	})
-	for query, want := range map[string]string{"": "100", "?x=1": "100", "?limit=1": "1", "?limit=1000": "1000", "?limit=007": "7"} {
+	for query, want := range map[string]string{"": "100", "?x=1": "100", "?limit=": "100", "?limit": "100", "?limit=1": "1", "?limit=1000": "1000", "?limit=007": "7"} {
 		resp := a.get(t, "/"+query)
 		require.Equal(t, 200, resp.StatusCode, query)
 		require.Equal(t, want, resp.body, query)
 	}
-	for _, value := range []string{"", "0", "-1", "1001", "x", "1.5", "1e2", "99999999999999999999", " 5", "0x10"} {
+	for _, value := range []string{"0", "-1", "1001", "x", "1.5", "1e2", "99999999999999999999", " 5", "0x10"} {
 		p := a.get(t, "/?limit="+url.QueryEscape(value)).problem(t, 400, "invalid_limit")
 		require.Equal(t, []problem.FieldError{{Field: "limit", Detail: "must be a number from 1 to 1000"}}, p.Errors, value)
 	}
@@ -62,6 +62,11 @@ func TestUnknownQuery(t *testing.T) {
 	for _, query := range []string{"", "?", "?limit=1", "?limit=1&cursor=2", "?cursor="} {
 		require.Equal(t, 200, a.get(t, "/"+query).StatusCode, query)
 	}
+	for _, query := range []string{"?limit=&limit=1", "?limit=1&limit=", "?limit=&limit="} {
+		a.get(t, "/"+query).problem(t, 400, "repeated_parameter")
+	}
+	a.get(t, "/?unknown=").problem(t, 400, "unknown_parameter")
+
 	p := a.get(t, "/?limit=1&cusror=2&Limit=1&cusror=3").problem(t, 400, "unknown_parameter")
 	require.Equal(t, []string{"Limit", "cusror"}, []string{p.Errors[0].Field, p.Errors[1].Field})
 	require.Len(t, p.Errors, 2)
@@ -74,6 +79,21 @@ func TestUnknownQuery(t *testing.T) {
 		fmt.Fprintf(&many, "&p%d=1", i)
 	}
 	require.Len(t, a.get(t, "/?x"+many.String()).problem(t, 400, "unknown_parameter").Errors, 20)
+}
+
+// Forms and many client libraries send an empty parameter for one that was not given.
+func TestEmptyParametersAreAbsent(t *testing.T) {
+	a := start(t, rest.Config{}, func(app *fiber.App) {
+		app.Get("/", func(c *fiber.Ctx) error {
+			if err := rest.UnknownQuery(c, "a", "b", "c"); err != nil {
+				return err
+			}
+			return c.SendString(c.Context().QueryArgs().String())
+		})
+	})
+	for query, want := range map[string]string{"?a=&b=1&c": "b=1", "?a&b&c=": "", "?a=%20&b=": "a=+"} {
+		require.Equal(t, want, a.get(t, "/"+query).body, query)
+	}
 }
 
 func TestPreferWait(t *testing.T) {

@@ -79,7 +79,9 @@ type Server struct {
 	app     *fiber.App
 	log     *zap.Logger
 	metrics *metrics
-	drain   time.Duration
+	// unpacker is for the bodies of all routes.
+	unpacker *unpacker
+	drain    time.Duration
 	// stopping has every answer from here on end its connection. fasthttp does the same by CloseOnShutdown, but only once
 	// the listener has been closed for a while: an answer that came in between would invite another request.
 	stopping atomic.Bool
@@ -92,10 +94,13 @@ type Server struct {
 // defaults. Routes are added to App before Run.
 func New(cfg Config, service string, reg prometheus.Registerer, log *zap.Logger) *Server {
 	s := &Server{cfg: cfg.withDefaults(), log: log, metrics: newMetrics(reg, service), drain: drainTimeout}
+	s.unpacker = newUnpacker(s.cfg.BodyLimit)
 	s.app = fiber.New(fiber.Config{
 		AppName:               service,
 		DisableStartupMessage: true,
 		CaseSensitive:         true,
+		// An empty id is no id: /dead-letters/ is not /dead-letters.
+		StrictRouting: true,
 		// Without it parameters and bodies are views of memory that the next request overwrites.
 		Immutable:                    true,
 		BodyLimit:                    s.cfg.BodyLimit,
@@ -109,7 +114,9 @@ func New(cfg Config, service string, reg prometheus.Registerer, log *zap.Logger)
 	server := s.app.Server()
 	server.MaxIdleWorkerDuration = idleWorker
 	server.ErrorHandler = s.protocolError
-	server.Handler = s.knownMethods(server.Handler)
+	// Without it errors quote the header, and with it the token.
+	server.SecureErrorLogMessage = true
+	server.Handler = routable(s.knownMethods(server.Handler))
 	s.app.Use(s.handle)
 	return s
 }

@@ -63,7 +63,7 @@ func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *O
 	return &Ops{
 		addr: cfg.Addr,
 		server: &http.Server{
-			Handler:           mux,
+			Handler:           framed(mux),
 			ReadHeaderTimeout: readTimeout,
 			ReadTimeout:       readTimeout,
 			WriteTimeout:      writeTimeout,
@@ -71,6 +71,24 @@ func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *O
 			ErrorLog:          zap.NewStdLog(log),
 		},
 	}
+}
+
+// framed refuses chunked bodies, of which no request here has one, and keeps no connection of HTTP/1.0 open. net/http lets
+// Transfer-Encoding stand beside Content-Length, or ignores it in HTTP/1.0, and goes on to what it takes for the next request;
+// a proxy in front may have taken that for a body (RFC 9112 section 6.1 wants the connection closed).
+func framed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if chunked := len(r.TransferEncoding) > 0; chunked || !r.ProtoAtLeast(1, 1) {
+			w.Header().Set("Connection", "close")
+			if chunked {
+				// What is left of the body is not waited for.
+				_ = http.NewResponseController(w).SetReadDeadline(time.Now())
+				http.Error(w, "no request here has a chunked body", http.StatusBadRequest)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 const (

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 )
 
@@ -272,4 +273,13 @@ func TestPortInUseIsNamed(t *testing.T) {
 
 	require.ErrorContains(t, err, "ops.addr "+taken.Addr().String())
 	require.ErrorContains(t, err, "address already in use")
+}
+
+// Whatever framing a proxy lets pass, the listener answers no request that is hidden in another.
+func TestNoRequestIsHiddenInAnother(t *testing.T) {
+	o := start(t)
+	resttest.Framing(t, resttest.Target{
+		Addr: strings.TrimPrefix(o.url, "http://"), Method: http.MethodGet, Path: "/healthz", Body: "{}", Repairs: true,
+		Hidden: "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+	})
 }

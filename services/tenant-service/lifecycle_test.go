@@ -35,7 +35,7 @@ func TestLifeOfATenant(t *testing.T) {
 	require.Equal(t, 4, got.Workers)
 	require.Equal(t, 8, got.MaxAttempts)
 	require.EqualValues(t, 1, got.Generation)
-	require.WithinDuration(t, time.Now(), got.CreatedAt, time.Minute)
+	require.WithinDuration(t, time.Now(), got.CreatedAt.Time, time.Minute)
 	require.Equal(t, got.CreatedAt, got.UpdatedAt)
 	require.Equal(t, "running", got.Status.State)
 	require.Equal(t, 4, got.Status.Workers)

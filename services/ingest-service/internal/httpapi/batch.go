@@ -5,9 +5,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"mime"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -50,20 +48,20 @@ type BatchResult struct {
 // publishBatch takes in many messages.
 //
 //	@summary		Publish a batch of messages
-//	@description	NDJSON: one message a line, as in POST /messages. Each line has a result of its own, in order; a line that is refused does not touch the others. 202 says that the batch was worked on: look at `failed`. Lines with status 503 are safe to repeat with the `id` of their result.
+//	@description	NDJSON: one message a line, as in POST /messages. It may be compressed with gzip or zstd; the limits are those of what it is without. Each line has a result of its own, in order; a line that is refused does not touch the others. 202 says that the batch was worked on: look at `failed`. Lines with status 503 are safe to repeat with the `id` of their result.
 //	@tags			messages
 //	@security		Bearer
-//	@accept			application/x-ndjson
+//	@accept			application/x-ndjson,json
 //	@param			messages	body		string		true	"one message a line"	example({"payload":{"a":1}})
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	BatchResult
-//	@failure		400			{object}	problem.Problem	"`empty_body`, `unknown_parameter`"
+//	@failure		400			{object}	problem.Problem	"`empty_body`, `malformed_encoding`, `unknown_parameter`"
 //	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"`body_too_large`, or `too_many_lines`"
-//	@failure		415			{object}	problem.Problem	"the body is not application/x-ndjson"
+//	@failure		415			{object}	problem.Problem	"the body is not NDJSON in UTF-8 under one of its names (application/x-ndjson, application/ndjson, application/jsonl, application/jsonlines, application/x-jsonlines, application/json), or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`tenant_provisioning`: try again after the time in Retry-After"
 //	@router			/messages/batch [post]
 func (a *api) publishBatch(c *fiber.Ctx) error {
@@ -74,11 +72,16 @@ func (a *api) publishBatch(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := ndjsonContent(c.Get(fiber.HeaderContentType)); err != nil {
+	// The names under which NDJSON goes.
+	if err := rest.Content(c, "application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines",
+		"application/x-jsonlines", fiber.MIMEApplicationJSON); err != nil {
 		return err
 	}
 	// Not a copy: nothing of it is kept beyond this call.
-	body := c.Request().Body()
+	body, err := rest.Body(c, a.cfg.BatchBody)
+	if err != nil {
+		return err
+	}
 	if err := a.checkBatch(body); err != nil {
 		return err
 	}
@@ -90,21 +93,8 @@ func (a *api) publishBatch(c *fiber.Ctx) error {
 	return c.Status(http.StatusAccepted).JSON(a.work(ctx, tenant, body))
 }
 
-// ndjsonContent takes the names under which NDJSON goes.
-func ndjsonContent(header string) error {
-	media, _, err := mime.ParseMediaType(header)
-	if err == nil && slices.Contains([]string{"application/x-ndjson", "application/ndjson", "application/jsonl"}, media) {
-		return nil
-	}
-	return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "the body must be NDJSON").
-		WithField(fiber.HeaderContentType, "must be application/x-ndjson")
-}
-
 // checkBatch refuses a batch as a whole, before anything of it is published.
 func (a *api) checkBatch(body []byte) error {
-	if len(body) > a.cfg.BatchBody {
-		return bodyTooLarge(a.cfg.BatchBody)
-	}
 	count := 0
 	for range lines(body) {
 		count++

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"bytes"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -42,7 +41,7 @@ const (
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
 //	@success		200				{object}	LetterPage
-//	@failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `invalid_reason`, `invalid_time`, `unknown_parameter`"
+//	@failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `invalid_reason`, `invalid_time`, `unknown_parameter`, `unexpected_body`"
 //	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
@@ -88,7 +87,7 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 //	@param			id			path		string	true	"id of the dead letter"	format(uuid)
 //	@param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		200			{object}	DeadLetter
-//	@failure		400			{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		400			{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
 //	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`"
@@ -116,7 +115,7 @@ func (a *api) getLetter(c *fiber.Ctx) error {
 //	@param			id			path	string	true	"id of the dead letter"	format(uuid)
 //	@param			tenant_id	query	string	false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		204
-//	@failure		400	{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		400	{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
 //	@failure		401	{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403	{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404	{object}	problem.Problem	"`dead_letter_not_found`"
@@ -138,25 +137,23 @@ func (a *api) dropLetter(c *fiber.Ctx) error {
 // dropLetters removes many dead letters.
 //
 //	@summary		Drop dead letters
-//	@description	All of them, or those that the parameters name. `has_more` says that the time of the request was over before all were dropped: repeat it.
+//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true`. Without either it is 400 `selection_required`, and with both 400 `selection_conflict`: nothing is dropped. `has_more` says that the time of the request was over before all were dropped: repeat it.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			reason			query		string	false	"only those of this reason"
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
+//	@param			all				query		string	false	"true: all of them. Instead of a filter"	Enums(true)
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
 //	@success		200				{object}	Dropped
-//	@failure		400				{object}	problem.Problem	"`invalid_reason`, `invalid_time`, `unknown_parameter`, `unexpected_body`"
+//	@failure		400				{object}	problem.Problem	"`selection_required`, `selection_conflict`, `invalid_all`, `invalid_reason`, `invalid_time`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
 //	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@router			/dead-letters [delete]
 func (a *api) dropLetters(c *fiber.Ctx) error {
-	tenant, filter, err := selection(c)
+	tenant, filter, err := many(c)
 	if err != nil {
-		return err
-	}
-	if err := noBody(c); err != nil {
 		return err
 	}
 	ctx, cancel := ahead(c.UserContext())
@@ -177,7 +174,7 @@ type Edit struct {
 // replayLetter publishes the message of one dead letter again.
 //
 //	@summary		Replay a dead letter
-//	@description	Its message is published again under the same id, with the payload in the body if there is one, and the dead letter is removed. AMQP properties and headers of its producer are published again, except `expiration` (it would expire before anybody can look), `delivery_mode` (it is persistent), `user_id` (the broker compares it with the platform's own), the headers `CC`, `BCC`, `x-death` and others that act on the broker, headers that nest over 32 levels or have lists over 8,192 elements (other clients could not read them), and what does not fit into a frame of 128 KiB. If a message of this id is stored already, nothing is published, the letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
+//	@description	Its message is published again under the same id, with the payload in the body if there is one (`{}` is none), and the dead letter is removed. AMQP properties and headers of its producer are published again, except `expiration` (it would expire before anybody can look), `delivery_mode` (it is persistent), `user_id` (the broker compares it with the platform's own), the headers `CC`, `BCC`, `x-death` and others that act on the broker, headers that nest over 32 levels or have lists over 8,192 elements (other clients could not read them), and what does not fit into a frame of 128 KiB. If a message of this id is stored already, nothing is published, the letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			id			path		string	true	"id of the dead letter"	format(uuid)
@@ -191,7 +188,7 @@ type Edit struct {
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`, `tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"the body is over the limit"
-//	@failure		415			{object}	problem.Problem	"the body is not application/json"
+//	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		422			{object}	problem.Problem	"`payload_not_json`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: the message cannot be stored as it is; send another payload"
 //	@failure		503			{object}	problem.Problem	"as for POST /messages, or `database_unavailable`: try again after the time in Retry-After"
 //	@router			/dead-letters/{id}/replay [post]
@@ -222,12 +219,9 @@ func (a *api) replayLetter(c *fiber.Ctx) error {
 
 // edit reads the optional body of a replay; nil without one.
 func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
-	body := c.Request().Body()
-	if len(body) == 0 {
-		return nil, nil
-	}
-	if len(body) > a.cfg.MessageBody {
-		return nil, bodyTooLarge(a.cfg.MessageBody)
+	body, err := rest.Body(c, a.cfg.MessageBody)
+	if err != nil || rest.EmptyBody(body) {
+		return nil, err //nolint:wrapcheck // a problem
 	}
 	var edit Edit
 	if err := rest.DecodeJSON(c, &edit); err != nil {
@@ -242,17 +236,18 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 // replayLetters publishes the messages of many dead letters again.
 //
 //	@summary		Replay dead letters
-//	@description	All of them, or those that the parameters name, oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` goes on. Letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many letters there are.
+//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` goes on. Letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many letters there are.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			reason			query		string	false	"only those of this reason"
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
+//	@param			all				query		string	false	"true: all of them. Instead of a filter"	Enums(true)
 //	@param			dry_run			query		bool	false	"only count"
 //	@param			cursor			query		string	false	"next_cursor of the request before"
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
 //	@success		200				{object}	LettersReplayed
-//	@failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_reason`, `invalid_time`, `invalid_boolean`, `unknown_parameter`, `unexpected_body`"
+//	@failure		400				{object}	problem.Problem	"`selection_required`, `selection_conflict`, `invalid_all`, `bad_cursor`, `invalid_reason`, `invalid_time`, `invalid_boolean`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
 //	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404				{object}	problem.Problem	"`tenant_not_found`"
@@ -260,11 +255,8 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 //	@failure		503				{object}	problem.Problem	"as for POST /messages, or `database_unavailable`; nothing was replayed"
 //	@router			/dead-letters/replay [post]
 func (a *api) replayLetters(c *fiber.Ctx) error {
-	tenant, filter, err := selection(c, "cursor", "dry_run")
+	tenant, filter, err := many(c, "cursor", "dry_run")
 	if err != nil {
-		return err
-	}
-	if err := noBody(c); err != nil {
 		return err
 	}
 	dryRun, err := boolParameter(c, "dry_run")
@@ -348,6 +340,31 @@ func selection(c *fiber.Ctx, others ...string) (uuid.UUID, deadletter.Filter, er
 	return tenant, filter, err
 }
 
+// many is [selection] for requests that change all dead letters that are meant. Those that are meant by nothing are none, and not
+// all: a client that forgets a filter, or whose filter is empty, must not lose what it has not named. So it is a filter or the
+// word all, and not both, of which one would be ignored.
+func many(c *fiber.Ctx, others ...string) (uuid.UUID, deadletter.Filter, error) {
+	tenant, filter, err := selection(c, append(others, "all")...)
+	if err != nil {
+		return uuid.Nil, filter, err
+	}
+	all := c.Query("all")
+	given := filter != (deadletter.Filter{})
+	const either = "must be true, unless one of reason, failed_after and failed_before is given"
+	switch {
+	case all != "" && all != "true":
+		return uuid.Nil, filter, problem.New(http.StatusBadRequest, "invalid_all", "all takes the value true, or is absent").
+			WithField("all", either)
+	case all == "" && !given:
+		return uuid.Nil, filter, problem.New(http.StatusBadRequest, "selection_required",
+			"say which dead letters are meant: all=true, or at least one of reason, failed_after and failed_before").WithField("all", either)
+	case all != "" && given:
+		return uuid.Nil, filter, problem.New(http.StatusBadRequest, "selection_conflict",
+			"all=true means all dead letters, and a filter some: give one of the two").WithField("all", either)
+	}
+	return tenant, filter, nil
+}
+
 func reasonParameter(c *fiber.Ctx) (contract.Reason, error) {
 	if !c.Context().QueryArgs().Has("reason") {
 		return "", nil
@@ -364,18 +381,13 @@ func reasonParameter(c *fiber.Ctx) (contract.Reason, error) {
 		WithField("reason", "must be one of "+strings.Join(names, ", "))
 }
 
-// timeParameter reads a time in RFC 3339; the zero time if it is absent.
+// timeParameter reads a time; the zero time, which is no limit, if it is absent.
 func timeParameter(c *fiber.Ctx, name string) (time.Time, error) {
-	var t time.Time
-	if !c.Context().QueryArgs().Has(name) {
-		return t, nil
+	t, given, err := rest.Time(c, name)
+	if given && t.IsZero() {
+		t = t.Add(time.Microsecond) // the first moment of year 1 is a limit like any other, and nothing was there before it
 	}
-	// Unlike time.Parse, this takes exactly what RFC 3339 allows.
-	if err := t.UnmarshalText([]byte(c.Query(name))); err != nil || t.IsZero() {
-		return t, problem.New(http.StatusBadRequest, "invalid_time", name+" is not a time").
-			WithField(name, "must be a time in RFC 3339 such as 2026-01-31T08:00:00Z; a + in it is written %2B in a URL")
-	}
-	return t, nil
+	return t, err //nolint:wrapcheck // a problem
 }
 
 func boolParameter(c *fiber.Ctx, name string) (bool, error) {
@@ -390,13 +402,4 @@ func boolParameter(c *fiber.Ctx, name string) (bool, error) {
 	}
 	return false, problem.New(http.StatusBadRequest, "invalid_boolean", name+" is not a boolean").
 		WithField(name, "must be true or false")
-}
-
-// noBody refuses a body where none is looked at: a filter in it would otherwise be ignored, and more replayed or dropped
-// than was meant.
-func noBody(c *fiber.Ctx) error {
-	if len(bytes.TrimSpace(c.Request().Body())) == 0 {
-		return nil
-	}
-	return problem.New(http.StatusBadRequest, "unexpected_body", "this request has no body; which dead letters are meant is in the query")
 }

@@ -60,7 +60,7 @@ func TestDeadLetterShowsWhatIsKnown(t *testing.T) {
 	require.Equal(t, http.StatusOK, answer.status)
 	require.JSONEq(t, `{"id":"`+stored.ID.String()+`","tenant_id":"`+active.String()+`","message_id":"`+stored.MessageID.String()+`","original_message_id":"1",
 		"reason":"rejected","error":"refused","attempts":3,"payload":{"a":1},"payload_size":8,"content_type":"application/json","properties":{"content_type":"application/json"},"headers":{"trace":"abc"},
-		"first_failed_at":"2026-01-02T03:04:06Z","last_failed_at":"2026-01-02T04:04:06Z"}`, answer.body)
+		"first_failed_at":"2026-01-02T03:04:06.000000Z","last_failed_at":"2026-01-02T04:04:06.000000Z"}`, answer.body)
 
 	var got DeadLetter
 	s.manage(t, active, http.MethodGet, "/dead-letters/"+broken.ID.String(), "").into(t, http.StatusOK, &got)
@@ -201,7 +201,6 @@ func TestDeadLettersRefuseBadRequests(t *testing.T) {
 		{"GET", "/dead-letters?limit=0", "", 400, "invalid_limit", "limit"},
 		{"GET", "/dead-letters?limit=1001", "", 400, "invalid_limit", "limit"},
 		{"GET", "/dead-letters?limit=x", "", 400, "invalid_limit", "limit"},
-		{"GET", "/dead-letters?cursor=", "", 400, "bad_cursor", "cursor"},
 		{"GET", "/dead-letters?cursor=x", "", 400, "bad_cursor", "cursor"},
 		{"GET", "/dead-letters?cursor=" + foreign, "", 400, "bad_cursor", "cursor"},
 		{"GET", "/dead-letters?cursor=" + ofReplay, "", 400, "bad_cursor", "cursor"},
@@ -221,14 +220,12 @@ func TestDeadLettersRefuseBadRequests(t *testing.T) {
 		{"POST", "/dead-letters/x/replay", "", 400, "invalid_uuid", "id"},
 		{"POST", "/dead-letters/" + someID + "/replay", "", 404, "dead_letter_not_found", ""},
 		{"POST", one + "/replay", "x", 400, "malformed_json", ""},
-		{"POST", one + "/replay", "{}", 400, "validation_failed", "payload"},
 		{"POST", one + "/replay", `{"payload":1,"id":"x"}`, 400, "unknown_field", "id"},
 		{"POST", one + "/replay", `{"payload":"\u0000"}`, 400, "payload_unstorable", "payload"},
 		{"POST", one + "/replay", `{"payload":"` + strings.Repeat("x", 6000) + `"}`, 413, "body_too_large", ""},
-		{"POST", "/dead-letters/replay?dry_run=yes", "", 400, "invalid_boolean", "dry_run"},
-		{"POST", "/dead-letters/replay?dry_run=", "", 400, "invalid_boolean", "dry_run"},
+		{"POST", "/dead-letters/replay?all=true&dry_run=yes", "", 400, "invalid_boolean", "dry_run"},
 		{"POST", "/dead-letters/replay?dryrun=true", "", 400, "unknown_parameter", "dryrun"},
-		{"POST", "/dead-letters/replay?cursor=" + ofList, "", 400, "bad_cursor", "cursor"},
+		{"POST", "/dead-letters/replay?all=true&cursor=" + ofList, "", 400, "bad_cursor", "cursor"},
 		{"POST", "/dead-letters/replay", `{"dry_run":true}`, 400, "unexpected_body", ""},
 		{"PUT", one, "", 405, "method_not_allowed", ""},
 		{"POST", one, "", 405, "method_not_allowed", ""},
@@ -259,10 +256,10 @@ func TestDeadLettersOfAnotherTenant(t *testing.T) {
 	s.manage(t, suspended, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
 	require.Empty(t, page.Data)
 	var dropped Dropped
-	s.manage(t, suspended, http.MethodDelete, "/dead-letters", "").into(t, http.StatusOK, &dropped)
+	s.manage(t, suspended, http.MethodDelete, "/dead-letters?all=true", "").into(t, http.StatusOK, &dropped)
 	require.Zero(t, dropped.Dropped)
 	var replayed LettersReplayed
-	s.manage(t, suspended, http.MethodPost, "/dead-letters/replay", "").into(t, http.StatusOK, &replayed)
+	s.manage(t, suspended, http.MethodPost, "/dead-letters/replay?all=true", "").into(t, http.StatusOK, &replayed)
 	require.Zero(t, replayed.Replayed)
 	require.Empty(t, o.published)
 	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, one, "").status)
@@ -276,7 +273,7 @@ func TestReplayOfOneDeadLetter(t *testing.T) {
 	}
 	l := s.letter(t, active, 1, `{"n":1}`, contract.ReasonRejected)
 	var got LetterReplayed
-	replay(l, "").into(t, http.StatusAccepted, &got)
+	replay(l, " {\n} ").into(t, http.StatusAccepted, &got) // says as much as nothing
 	require.Equal(t, LetterReplayed{ID: l.ID, MessageID: *l.MessageID, Result: "replayed"}, got)
 	require.Equal(t, "1", o.published[0].Publishing.MessageId)
 	require.Equal(t, `{"n":1}`, string(o.published[0].Publishing.Body))
@@ -300,7 +297,7 @@ func TestReplayOfOneDeadLetter(t *testing.T) {
 
 	for tenant, want := range map[uuid.UUID]string{unknown: "tenant_not_found", deleting: "tenant_deleting", provisioning: "tenant_provisioning"} {
 		l := s.letter(t, tenant, 1, "1", contract.ReasonRejected)
-		for _, path := range []string{"/dead-letters/" + l.ID.String() + "/replay", "/dead-letters/replay"} {
+		for _, path := range []string{"/dead-letters/" + l.ID.String() + "/replay", "/dead-letters/replay?all=true"} {
 			require.Contains(t, s.manage(t, tenant, http.MethodPost, path, "").body, want)
 		}
 	}
@@ -308,7 +305,7 @@ func TestReplayOfOneDeadLetter(t *testing.T) {
 	o.fail = func(context.Context, rabbitmq.Message) error { return rabbitmq.ErrBlocked }
 	p = replay(last, "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
 	require.Equal(t, last.MessageID.String(), field(t, p, "id"))
-	s.manage(t, active, http.MethodPost, "/dead-letters/replay", "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
+	s.manage(t, active, http.MethodPost, "/dead-letters/replay?all=true", "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
 	o.fail = func(ctx context.Context, _ rabbitmq.Message) error {
 		<-ctx.Done()
 		return fmt.Errorf("%w: %w", rabbitmq.ErrUnconfirmed, ctx.Err())
@@ -383,7 +380,7 @@ func TestDroppingDeadLetters(t *testing.T) {
 	var got Dropped
 	s.manage(t, active, http.MethodDelete, "/dead-letters?reason=not_json", "").into(t, http.StatusOK, &got)
 	require.Equal(t, Dropped{Dropped: 5}, got)
-	s.manage(t, active, http.MethodDelete, "/dead-letters", "").into(t, http.StatusOK, &got)
+	s.manage(t, active, http.MethodDelete, "/dead-letters?all=true", "").into(t, http.StatusOK, &got)
 	require.Equal(t, Dropped{Dropped: 5}, got)
 }
 
@@ -395,10 +392,10 @@ func TestDeadLettersWhenTheDatabaseIsAway(t *testing.T) {
 		{"GET", "/dead-letters"},
 		{"GET", one},
 		{"DELETE", one},
-		{"DELETE", "/dead-letters"},
+		{"DELETE", "/dead-letters?all=true"},
 		{"POST", one + "/replay"},
-		{"POST", "/dead-letters/replay"},
-		{"POST", "/dead-letters/replay?dry_run=true"},
+		{"POST", "/dead-letters/replay?all=true"},
+		{"POST", "/dead-letters/replay?all=true&dry_run=true"},
 	} {
 		began := time.Now()
 		s.manage(t, active, c.method, c.path, "").problem(t, http.StatusServiceUnavailable, "database_unavailable")

@@ -73,11 +73,6 @@ func payloadProblem(err error) error {
 		WithField("payload", refused.Detail)
 }
 
-// bodyTooLarge is for routes whose limit is below that of the server.
-func bodyTooLarge(limit int) error {
-	return problem.New(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the request body is larger than %d bytes", limit))
-}
-
 // letterProblem words the errors of dead letters. Whatever is not known is the database's.
 func letterProblem(err error) error {
 	switch {

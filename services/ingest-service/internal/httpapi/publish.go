@@ -39,13 +39,13 @@ type Accepted struct {
 //	@param			message		body		Message		true	"the message"
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	Accepted
-//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `wrong_type`, `invalid_uuid`, `validation_failed`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
+//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
 //	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"the body is over the limit"
-//	@failure		415			{object}	problem.Problem	"the body is not application/json"
+//	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `queue_unanswered`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
 //	@router			/messages [post]
 func (a *api) publish(c *fiber.Ctx) error {
@@ -56,12 +56,12 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	// Not a copy: nothing of it is kept beyond this call.
-	body := c.Request().Body()
-	if len(body) > a.cfg.MessageBody {
-		return bodyTooLarge(a.cfg.MessageBody)
-	}
 	if err := rest.JSONContent(c); err != nil {
+		return err
+	}
+	// Not a copy: nothing of it is kept beyond this call.
+	body, err := rest.Body(c, a.cfg.MessageBody)
+	if err != nil {
 		return err
 	}
 	id, payload, err := a.read(body)

@@ -175,11 +175,11 @@ func TestAuthorization(t *testing.T) {
 		{call{method: http.MethodPost, path: "/messages", body: `{"payload":1}`}, auth.ScopeMessagesWrite},
 		{call{method: http.MethodPost, path: "/messages/batch", body: `{"payload":1}`, contentType: "application/x-ndjson"}, auth.ScopeMessagesWrite},
 		{call{method: http.MethodGet, path: "/dead-letters"}, auth.ScopeDeadLettersManage},
-		{call{method: http.MethodDelete, path: "/dead-letters"}, auth.ScopeDeadLettersManage},
+		{call{method: http.MethodDelete, path: "/dead-letters?all=true"}, auth.ScopeDeadLettersManage},
 		{call{method: http.MethodGet, path: "/dead-letters/" + someID}, auth.ScopeDeadLettersManage},
 		{call{method: http.MethodDelete, path: "/dead-letters/" + someID}, auth.ScopeDeadLettersManage},
 		{call{method: http.MethodPost, path: "/dead-letters/" + someID + "/replay"}, auth.ScopeDeadLettersManage},
-		{call{method: http.MethodPost, path: "/dead-letters/replay"}, auth.ScopeDeadLettersManage},
+		{call{method: http.MethodPost, path: "/dead-letters/replay?all=true"}, auth.ScopeDeadLettersManage},
 	}
 	all := []auth.Scope{auth.ScopeMessagesRead, auth.ScopeMessagesWrite, auth.ScopeDeadLettersManage}
 	for _, r := range routes {
@@ -189,6 +189,9 @@ func TestAuthorization(t *testing.T) {
 			}
 			as := func(query string, tenant uuid.UUID, scopes ...auth.Scope) answer {
 				c := r.call
+				if strings.Contains(c.path, "?") {
+					query = strings.Replace(query, "?", "&", 1)
+				}
 				c.path, c.token = c.path+query, token(t, tenant, scopes...)
 				return s.call(t, c)
 			}
@@ -291,13 +294,19 @@ func TestBatchRefusesBadRequests(t *testing.T) {
 	}
 	s.publishBatch(t, active, strings.Repeat("1", limits.BatchBody+1)).problem(t, http.StatusRequestEntityTooLarge, "body_too_large")
 	write := token(t, active, auth.ScopeMessagesWrite)
-	for _, contentType := range []string{"", "application/json", "text/plain", "x"} {
+	for _, contentType := range []string{
+		"", "text/plain", "x", "application/x-ndjson; charset=UTF-16", "application/json;charset=iso-8859-1", "application/jsonl; charset=latin1",
+		"application/json-seq", "application/problem+json", "multipart/form-data", "application/x-ndjson; charset=utf-8; charset=utf-16",
+	} {
 		s.call(t, call{http.MethodPost, "/messages/batch", contentType, `{"payload":1}`, write}).
 			problem(t, http.StatusUnsupportedMediaType, "unsupported_media_type")
 	}
 	s.call(t, call{http.MethodPost, "/messages/batch?x=1", "application/x-ndjson", `{"payload":1}`, write}).problem(t, http.StatusBadRequest, "unknown_parameter")
 	require.Empty(t, o.published)
-	for _, contentType := range []string{"application/x-ndjson", "application/x-ndjson; charset=utf-8", "application/ndjson", "application/jsonl"} {
+	for _, contentType := range []string{
+		"application/x-ndjson", "application/x-ndjson; charset=utf-8", "application/ndjson", "application/jsonl", "application/jsonlines",
+		"application/x-jsonlines", "application/json", "Application/JSON; Charset=UTF8", `application/jsonl; charset="us-ascii"`,
+	} {
 		require.Equal(t, http.StatusAccepted, s.call(t, call{http.MethodPost, "/messages/batch", contentType, `{"payload":1}`, write}).status)
 	}
 }

@@ -4,12 +4,12 @@ import (
 	"encoding/json"
 	"math"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 )
 
@@ -42,9 +42,9 @@ type DeadLetter struct {
 	// Properties or headers could not be read from some byte on. What comes before is shown, and all of them are in properties_base64.
 	PropertiesUnreadable bool `json:"properties_unreadable,omitempty"`
 	// The bytes of properties and headers as on the wire (AMQP 0-9-1, section 4.2.6.1) in base64, if they could not be read.
-	PropertiesBase64 []byte    `json:"properties_base64,omitempty" swaggertype:"string" format:"byte"`
-	FirstFailedAt    time.Time `json:"first_failed_at" format:"date-time"`
-	LastFailedAt     time.Time `json:"last_failed_at" format:"date-time"`
+	PropertiesBase64 []byte         `json:"properties_base64,omitempty" swaggertype:"string" format:"byte"`
+	FirstFailedAt    rest.Timestamp `json:"first_failed_at" swaggertype:"string" format:"date-time"`
+	LastFailedAt     rest.Timestamp `json:"last_failed_at" swaggertype:"string" format:"date-time"`
 }
 
 // Properties are the AMQP properties of a message, as its producer has set them. What is not UTF-8 in them is shown as U+FFFD.
@@ -112,7 +112,7 @@ func show(l *deadletter.Letter) DeadLetter {
 	letter := DeadLetter{
 		ID: l.ID, TenantID: l.TenantID, MessageID: l.MessageID, OriginalMessageID: l.OriginalMessageID,
 		Reason: string(l.Reason), Error: l.Error, Attempts: l.Attempts, PayloadSize: l.PayloadSize,
-		ContentType: l.ContentType, Headers: l.Headers, FirstFailedAt: l.FirstFailedAt, LastFailedAt: l.LastFailedAt,
+		ContentType: l.ContentType, Headers: l.Headers, FirstFailedAt: rest.Timestamp{Time: l.FirstFailedAt}, LastFailedAt: rest.Timestamp{Time: l.LastFailedAt},
 	}
 	letter.showProperties(l.Properties)
 	switch {

@@ -254,6 +254,11 @@ func (s *service) call(t *testing.T, c call) answer {
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
+	return s.do(t, req)
+}
+
+func (s *service) do(t *testing.T, req *http.Request) answer {
+	t.Helper()
 	res, err := s.client.Do(req)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, res.Body.Close()) }()

@@ -43,15 +43,15 @@ type api struct{ reader *store.Reader }
 func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
 	a := api{reader: reader}
 	authenticate, mayRead := verifier.Authenticate(), auth.Require(auth.ScopeMessagesRead)
-	server.App().Get("/messages", authenticate, mayRead, a.list)
-	server.App().Get("/messages/:id", authenticate, mayRead, a.one)
+	server.App().Get("/messages", authenticate, mayRead, rest.NoBody, a.list)
+	server.App().Get("/messages/:id", authenticate, mayRead, rest.NoBody, a.one)
 	server.Swagger(document)
 }
 
 // list answers a page.
 //
 //	@Summary		Read a page of messages
-//	@Description	Messages of the tenant in the order in which they were stored, or in the exact reverse of it. Following next_cursor in ascending order meets every message exactly once, also while messages are being stored; created_at may step back a little between neighbours. A page ends at the limit, at 8 MiB, or where there are no more messages yet. next_cursor is on every page, so that a reader can come back with it for what is new. Messages become visible here once no transaction is open that began writing before theirs, usually within milliseconds.
+//	@Description	Messages of the tenant in the order in which they were stored, or in the exact reverse of it. Following next_cursor in ascending order meets every message exactly once, also while messages are being stored; created_at, which has six digits of fraction, may step back a little between neighbours. A page ends at the limit, at 8 MiB, or where there are no more messages yet. next_cursor is on every page, so that a reader can come back with it for what is new. Messages become visible here once no transaction is open that began writing before theirs, usually within milliseconds.
 //	@Tags			messages
 //	@Produce		json
 //	@Security		Bearer
@@ -62,7 +62,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
 //	@Param			created_before	query		string		false	"only messages created before this time (RFC 3339)"			format(date-time)
 //	@Param			tenant_id		query		string		false	"the tenant, for a token that is not bound to one"			format(uuid)
 //	@Success		200				{object}	pageDocument
-//	@Failure		400				{object}	problem.Problem	"bad_cursor, or a parameter that is unknown, repeated or not valid"
+//	@Failure		400				{object}	problem.Problem	"bad_cursor, a parameter that is unknown, repeated or not valid, or unexpected_body"
 //	@Failure		401				{object}	problem.Problem	"no token, or not a good one"
 //	@Failure		403				{object}	problem.Problem	"the token lacks messages:read, or is bound to another tenant"
 //	@Failure		503				{object}	problem.Problem	"the database can't be read at the moment; see Retry-After"
@@ -107,7 +107,7 @@ func (a api) list(c *fiber.Ctx) error {
 //	@Param			id			path		string	true	"id of the message"	format(uuid)
 //	@Param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@Success		200			{object}	messageDocument
-//	@Failure		400			{object}	problem.Problem	"the id is not a UUID"
+//	@Failure		400			{object}	problem.Problem	"the id is not a UUID, or unexpected_body"
 //	@Failure		401			{object}	problem.Problem	"no token, or not a good one"
 //	@Failure		403			{object}	problem.Problem	"the token lacks messages:read, or is bound to another tenant"
 //	@Failure		404			{object}	problem.Problem	"not_stored"
@@ -180,16 +180,11 @@ func orderParameter(c *fiber.Ctx) (store.Order, error) {
 	}
 }
 
-// timeParameter reads a time in RFC 3339; nil if it is absent.
+// timeParameter reads a time; nil if it is absent.
 func timeParameter(c *fiber.Ctx, name string) (*time.Time, error) {
-	if !c.Context().QueryArgs().Has(name) {
-		return nil, nil // no time and no error: no limit
-	}
-	var t time.Time
-	// Unlike time.Parse, this takes exactly what RFC 3339 allows.
-	if err := t.UnmarshalText([]byte(c.Query(name))); err != nil {
-		return nil, problem.New(http.StatusBadRequest, "invalid_time", name+" is not a time").
-			WithField(name, "must be a time in RFC 3339 such as 2026-01-31T08:00:00Z; a + in it is written %2B in a URL")
+	t, given, err := rest.Time(c, name)
+	if err != nil || !given {
+		return nil, err //nolint:wrapcheck // a problem, or no limit
 	}
 	return &t, nil
 }

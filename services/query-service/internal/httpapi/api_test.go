@@ -180,7 +180,7 @@ func TestShape(t *testing.T) {
 	tenant, ids := s.tenant(t, payload)
 	reader := token(t, tenant, auth.ScopeMessagesRead)
 
-	message := fmt.Sprintf(`{"id":"%s","tenant_id":"%s","payload":{"a": "<b> & </b> é", "n": 12345678901234567890.50, "list": [true, null]},"created_at":"2026-02-03T04:05:06.1234Z"}`,
+	message := fmt.Sprintf(`{"id":"%s","tenant_id":"%s","payload":{"a": "<b> & </b> é", "n": 12345678901234567890.50, "list": [true, null]},"created_at":"2026-02-03T04:05:06.123400Z"}`,
 		ids[0], tenant)
 	one := s.get(t, reader, "/messages/"+ids[0])
 	require.Equal(t, http.StatusOK, one.status)
@@ -284,19 +284,15 @@ func TestBadRequests(t *testing.T) {
 		{"/messages?limit=0", "invalid_limit", "limit"},
 		{"/messages?limit=1001", "invalid_limit", "limit"},
 		{"/messages?limit=-1", "invalid_limit", "limit"},
-		{"/messages?limit=", "invalid_limit", "limit"},
 		{"/messages?limit=ten", "invalid_limit", "limit"},
 		{"/messages?limit=99999999999999999999", "invalid_limit", "limit"},
 		{"/messages?order=up", "invalid_order", "order"},
-		{"/messages?order=", "invalid_order", "order"},
 		{"/messages?order=ASC", "invalid_order", "order"},
 		{"/messages?created_after=yesterday", "invalid_time", "created_after"},
-		{"/messages?created_after=", "invalid_time", "created_after"},
 		{"/messages?created_after=2026-01-01", "invalid_time", "created_after"},
 		{"/messages?created_before=2026-01-01T00:00:00+01:00", "invalid_time", "created_before"},
 		{"/messages?created_before=2026-02-30T00:00:00Z", "invalid_time", "created_before"},
 		{"/messages?created_before=1767225600", "invalid_time", "created_before"},
-		{"/messages?cursor=", "bad_cursor", "cursor"},
 		{"/messages?cursor=x", "bad_cursor", "cursor"},
 		{"/messages?cursor=" + mine[1:], "bad_cursor", "cursor"},
 		{"/messages?cursor=" + mine + "=", "bad_cursor", "cursor"},

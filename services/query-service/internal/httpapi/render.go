@@ -3,10 +3,10 @@ package httpapi
 import (
 	"encoding/hex"
 	"strconv"
-	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
 )
 
@@ -31,7 +31,7 @@ func appendMessage(body []byte, tenant uuid.UUID, m store.Message) []byte {
 	body = append(body, `","payload":`...)
 	body = append(body, m.Payload...)
 	body = append(body, `,"created_at":"`...)
-	body = m.CreatedAt.AppendFormat(body, time.RFC3339Nano)
+	body = m.CreatedAt.UTC().AppendFormat(body, rest.TimeLayout)
 	return append(body, `"}`...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
 )
 
@@ -18,7 +19,7 @@ func TestAppendMessage(t *testing.T) {
 		id := uuid.UUID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(r, "id"))
 		tenant := uuid.UUID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(r, "tenant"))
 		at := time.UnixMicro(rapid.Int64Range(0, 1<<52).Draw(r, "microseconds")).UTC()
-		when, err := at.MarshalJSON()
+		when, err := rest.Timestamp{Time: at}.MarshalJSON()
 		require.NoError(r, err)
 		require.Equal(r, `{"id":"`+id.String()+`","tenant_id":"`+tenant.String()+`","payload":[1, 2],"created_at":`+string(when)+`}`,
 			string(appendMessage(nil, tenant, store.Message{ID: id, Payload: []byte(`[1, 2]`), CreatedAt: at})))

@@ -49,12 +49,12 @@ func New(registry Registry, reports Reports, policy tenant.Policy) *API {
 func (a *API) Register(app *fiber.App, verifier *auth.Verifier) {
 	authenticated, admin, unbound := verifier.Authenticate(), auth.Require(auth.ScopeTenantsAdmin), auth.RequireUnbound()
 	app.Post("/tenants", authenticated, admin, unbound, a.create)
-	app.Get("/tenants", authenticated, admin, unbound, a.list)
-	app.Get("/tenants/:id", authenticated, orOwn(admin), a.get)
+	app.Get("/tenants", authenticated, admin, unbound, rest.NoBody, a.list)
+	app.Get("/tenants/:id", authenticated, orOwn(admin), rest.NoBody, a.get)
 	app.Put("/tenants/:id/config/concurrency", authenticated, admin, a.resize)
-	app.Post("/tenants/:id/suspend", authenticated, admin, a.suspend)
-	app.Post("/tenants/:id/resume", authenticated, admin, a.resume)
-	app.Delete("/tenants/:id", authenticated, admin, a.delete)
+	app.Post("/tenants/:id/suspend", authenticated, admin, rest.NoBody, a.suspend)
+	app.Post("/tenants/:id/resume", authenticated, admin, rest.NoBody, a.resume)
+	app.Delete("/tenants/:id", authenticated, admin, rest.NoBody, a.delete)
 }
 
 // EndWaits answers all requests that wait, now and from now on, so that they do not hold up a stop.
@@ -64,7 +64,7 @@ func (a *API) EndWaits() { a.stop.Do(func() { close(a.stopping) }) }
 type CreateTenant struct {
 	// Without one the tenant gets a new id. An id is used once: that of a deleted tenant is refused.
 	ID *uuid.UUID `json:"id" swaggertype:"string" format:"uuid" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
-	// 1 to 200 characters without line breaks; white space around it is cut off. Names need not be unique.
+	// 1 to 200 characters that can be seen: no controls, no line breaks, and nothing that is invisible or changes the direction of the text. White space around it is cut off. It is kept as it is otherwise, and need not be unique.
 	Name *string `json:"name" validate:"required" example:"ACME, production" minLength:"1" maxLength:"200"`
 	// Concurrent writers. Default and maximum are set by the installation.
 	Workers *int `json:"workers" example:"3" minimum:"1"`
@@ -83,12 +83,12 @@ type CreateTenant struct {
 //	@success		201		{object}	Tenant
 //	@header			201		{string}	Location			"the path of the tenant"
 //	@header			201		{string}	Preference-Applied	"wait=n, if that was asked for"
-//	@failure		400		{object}	problem.Problem	"`malformed_json`, `unknown_field`, `wrong_type`, `invalid_uuid`, `validation_failed`: errors[] names the field"
+//	@failure		400		{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`: errors[] names the field"
 //	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403		{object}	problem.Problem	"`insufficient_scope`, or `tenant_bound_token`"
 //	@failure		409		{object}	problem.Problem	"`tenant_exists`, or `tenant_id_retired`"
 //	@failure		413		{object}	problem.Problem	"the body is over the limit"
-//	@failure		415		{object}	problem.Problem	"the body is not application/json"
+//	@failure		415		{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@router			/tenants [post]
 func (a *API) create(c *fiber.Ctx) error {
@@ -123,7 +123,7 @@ func (a *API) create(c *fiber.Ctx) error {
 //	@param			cursor	query		string	false	"next_cursor of another page; without it the list begins at its start"
 //	@param			limit	query		int		false	"tenants a page"	minimum(1)	maximum(1000)	default(100)
 //	@success		200		{object}	Page
-//	@failure		400		{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `unknown_parameter`"
+//	@failure		400		{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
 //	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403		{object}	problem.Problem	"`insufficient_scope`, or `tenant_bound_token`"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
@@ -163,7 +163,7 @@ func (a *API) list(c *fiber.Ctx) error {
 //	@security		Bearer
 //	@param			id	path		string	true	"id of the tenant"	format(uuid)
 //	@success		200	{object}	Tenant
-//	@failure		400	{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		400	{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
 //	@failure		401	{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403	{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404	{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
@@ -197,13 +197,13 @@ type Concurrency struct {
 //	@param			concurrency	body		Concurrency	true	"the number of workers"
 //	@param			Prefer		header		string		false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
 //	@success		200			{object}	Tenant
-//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `wrong_type`, `invalid_uuid`, `validation_failed`: errors[] names the field"
+//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`: errors[] names the field"
 //	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403			{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"the body is over the limit"
-//	@failure		415			{object}	problem.Problem	"the body is not application/json"
+//	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@router			/tenants/{id}/config/concurrency [put]
 func (a *API) resize(c *fiber.Ctx) error {
@@ -233,7 +233,7 @@ func (a *API) resize(c *fiber.Ctx) error {
 //	@param			id		path		string	true	"id of the tenant"	format(uuid)
 //	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
 //	@success		200		{object}	Tenant
-//	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
 //	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403		{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
@@ -257,7 +257,7 @@ func (a *API) suspend(c *fiber.Ctx) error {
 //	@param			id		path		string	true	"id of the tenant"	format(uuid)
 //	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
 //	@success		200		{object}	Tenant
-//	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
 //	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403		{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
@@ -291,7 +291,7 @@ func (a *API) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) err
 //	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
 //	@success		202		{object}	Tenant
 //	@header			202		{string}	Preference-Applied	"wait=n, if that was asked for"
-//	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`"
+//	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
 //	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403		{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"

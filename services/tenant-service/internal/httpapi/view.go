@@ -1,9 +1,8 @@
 package httpapi
 
 import (
-	"time"
-
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
@@ -19,10 +18,10 @@ type Tenant struct {
 	// Desired state. `suspended`: messages are accepted and kept in the queue, none is consumed. `deleting`: consumer, queue and partition are being removed; then the tenant is gone (404). `deleted` is only seen in the answer to a DELETE that has waited for it.
 	State string `json:"state" example:"active" enums:"active,suspended,deleting,deleted"`
 	// Rises with every change.
-	Generation int64     `json:"generation" example:"1"`
-	CreatedAt  time.Time `json:"created_at" format:"date-time" example:"2026-01-31T12:00:00.123456Z"`
-	UpdatedAt  time.Time `json:"updated_at" format:"date-time" example:"2026-01-31T12:00:00.123456Z"`
-	Status     Status    `json:"status"`
+	Generation int64          `json:"generation" example:"1"`
+	CreatedAt  rest.Timestamp `json:"created_at" swaggertype:"string" format:"date-time" example:"2026-01-31T12:00:00.123456Z"`
+	UpdatedAt  rest.Timestamp `json:"updated_at" swaggertype:"string" format:"date-time" example:"2026-01-31T12:00:00.123456Z"`
+	Status     Status         `json:"status"`
 }
 
 // Status is what the instances of ingest-service observe of a tenant.
@@ -56,7 +55,7 @@ type Instance struct {
 	ObservedGeneration int64  `json:"observed_generation" example:"1"`
 	Error              string `json:"error,omitempty" example:"ping the database: connection refused"`
 	// When the instance has seen this. It repeats itself every 10 seconds; after 30 seconds of silence it is left out.
-	ObservedAt time.Time `json:"observed_at" format:"date-time" example:"2026-01-31T12:00:07.654321Z"`
+	ObservedAt rest.Timestamp `json:"observed_at" swaggertype:"string" format:"date-time" example:"2026-01-31T12:00:07.654321Z"`
 }
 
 // Page is a part of the list of tenants, in the order of their creation.
@@ -76,8 +75,8 @@ func render(t tenant.Tenant, s tenant.Status) Tenant {
 		MaxAttempts: t.MaxAttempts,
 		State:       string(t.State),
 		Generation:  t.Generation,
-		CreatedAt:   t.CreatedAt,
-		UpdatedAt:   t.UpdatedAt,
+		CreatedAt:   rest.Timestamp{Time: t.CreatedAt},
+		UpdatedAt:   rest.Timestamp{Time: t.UpdatedAt},
 		Status: Status{
 			State:              s.State,
 			Workers:            s.Workers,
@@ -101,7 +100,7 @@ func renderInstance(report contract.TenantStatus) Instance {
 		Queue:              queue(report.QueueReady, report.QueueUnacked),
 		ObservedGeneration: report.ObservedGeneration,
 		Error:              report.Error,
-		ObservedAt:         report.ObservedAt.UTC(),
+		ObservedAt:         rest.Timestamp{Time: report.ObservedAt},
 	}
 }
 

@@ -127,12 +127,31 @@ func checkName(name string, wrong *ValidationError) {
 	switch {
 	case !utf8.ValidString(name):
 		wrong.add("name", "must be valid UTF-8")
-	case strings.ContainsFunc(name, unprintable):
-		wrong.add("name", "must not contain control characters or line breaks")
+	case invisible(name):
+		wrong.add("name", "must not contain control characters, line breaks, or characters that cannot be seen")
 	case name == "", utf8.RuneCountInString(name) > contract.MaxNameLength:
 		wrong.add("name", fmt.Sprintf("must have between 1 and %d characters", contract.MaxNameLength))
 	}
 }
 
-// unprintable finds what would break a line or hide text in a log or a table: controls, line and paragraph separators.
-func unprintable(r rune) bool { return unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp) }
+// invisible finds what makes two names look like one, or hides text in a log or a table: controls, line and paragraph
+// separators, everything of zero width, marks that turn the direction of text, fillers, and characters that mean something in
+// one installation only. The joiners are among them, although some scripts and emoji sequences are written with them: without
+// them such a name is readable still, and with them anybody can write another tenant's name a second time. Of the selectors
+// of a presentation, those that phones put behind a symbol are let pass there.
+//
+// Names are compared by nobody and need not be unique: composed and decomposed letters are kept as they come.
+func invisible(name string) bool {
+	const blank, text, emoji = '\u2800', '\ufe0e', '\ufe0f'
+	var before rune
+	for _, r := range name {
+		switch {
+		case (r == text || r == emoji) && unicode.Is(unicode.So, before):
+		case r == blank, unicode.In(r, unicode.C, unicode.Zl, unicode.Zp, unicode.Variation_Selector,
+			unicode.Other_Default_Ignorable_Code_Point, unicode.Noncharacter_Code_Point):
+			return true
+		}
+		before = r
+	}
+	return false
+}
