@@ -48,7 +48,7 @@ demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N
 TIMEOUT ?= 15m
 PKG ?= work
 
-.PHONY: test test-rabbitmq4 bench chaos soak lint verify vuln fmt generate compose-test
+.PHONY: test test-rabbitmq4 bench chaos soak lint verify vuln deps fmt generate compose-test
 test: bin/gotestsum ## every test of every module, with -race; PKG=./libs/… and RUN=TestName narrow it down
 	@tools/compiler
 	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
@@ -77,6 +77,9 @@ verify: bin/gofumpt bin/swag ## go.mod files tidy, generated files fresh, every 
 
 vuln: bin/govulncheck ## known vulnerabilities in what the services call
 	@tools/vuln
+
+deps: ## dependencies, direct and indirect, that are behind their newest release; ALL=1 for those that nothing is built from, too
+	@tools/deps
 
 fmt: bin/golangci-lint ## format all Go files
 	@bin/golangci-lint fmt $(MODULES:%=%/...)
