@@ -16,6 +16,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
+	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
 )
 
@@ -44,7 +45,8 @@ type Extra[C any] struct {
 // ErrArgument refuses a misspelt command, which would otherwise run the service.
 var ErrArgument = errors.New("unknown command or argument")
 
-// Command builds the command line. Logs and what is printed go to out.
+// Command builds the command line. Logs and what is printed go to out. A service goes on when nobody reads out any more, see
+// [logging.Sink]; other commands end then, as programs in a pipe do.
 func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name:        s.Name,
@@ -58,7 +60,9 @@ func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
 	}
 	logged := func(run func(context.Context, C, *zap.Logger) error) func(context.Context, C) error {
 		return func(ctx context.Context, cfg C) error {
-			log, err := logging.New(s.Log(cfg), s.Name, out)
+			sink := logging.NewSink(out)
+			defer sink.Close()
+			log, err := logging.New(s.Log(cfg), s.Name, sink)
 			if err != nil {
 				return err
 			}
@@ -77,7 +81,10 @@ func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
 			return run(ctx, cfg)
 		}
 	}
-	serve := action(logged(s.Serve))
+	serve := action(logged(func(ctx context.Context, cfg C, log *zap.Logger) error {
+		lifecycle.OutliveReaders()
+		return s.Serve(ctx, cfg, log)
+	}))
 	root.Action = serve
 	root.Commands = []*cli.Command{
 		{Name: "serve", Usage: "run the service (the default)", Action: serve},

@@ -7,16 +7,30 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // Main is the body of a binary's main function. It calls run with the program's arguments and a context
-// that ends at SIGINT or SIGTERM. A second signal exits with status 1 at once, for whoever does not want
+// that ends at SIGINT, SIGTERM or SIGHUP. A second signal exits with status 1 at once, for whoever does not want
 // to wait for a graceful stop. An error of run is printed to standard error and makes the status 1.
+//
+// SIGHUP, which a terminal sends when it is closed, is left alone where it is ignored already: that is what nohup does. SIGQUIT
+// stays what it is to Go: a dump of all goroutines on standard error, and status 2.
 func Main(run func(ctx context.Context, args []string) error) {
 	signals := make(chan os.Signal, 2) // the first one, and the one that is in a hurry
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	p := process{args: os.Args, stderr: os.Stderr, exit: os.Exit, signals: signals}
 	p.exit(p.main(run))
+}
+
+// OutliveReaders lets the process go on when whoever reads its standard output or standard error ends: Go kills a process that
+// writes to such a pipe (package os/signal, SIGPIPE) unless the signal is taken. Writes fail with EPIPE from now on. It is taken
+// and not ignored, since programs that are started inherit what is ignored.
+func OutliveReaders() {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // nobody reads it: a full channel drops signals
 }
 
 // process is what Main takes from the operating system.
@@ -46,10 +60,26 @@ func (p process) main(run func(ctx context.Context, args []string) error) int {
 	<-watched
 
 	if err != nil {
-		fmt.Fprintln(p.stderr, err) //nolint:errcheck // there is nowhere left to report it
+		p.say(err)
 		return 1
 	}
 	return 0
+}
+
+// sayTimeout is how long the end of a process waits for standard error, which may be a pipe that nobody reads.
+const sayTimeout = time.Second
+
+// say prints to standard error, if that takes it.
+func (p process) say(words ...any) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		fmt.Fprintln(p.stderr, words...) //nolint:errcheck // there is nowhere left to report it
+	}()
+	select {
+	case <-said:
+	case <-time.After(sayTimeout):
+	}
 }
 
 // watch turns the first signal into the end of the context and the second into the end of the process.
@@ -62,7 +92,7 @@ func (p process) watch(finished <-chan struct{}, cancel context.CancelCauseFunc)
 	}
 	select {
 	case s := <-p.signals:
-		fmt.Fprintln(p.stderr, "second signal, exiting at once:", s) //nolint:errcheck // about to exit anyway
+		p.say("second signal, exiting at once:", s)
 		p.exit(1)
 	case <-finished:
 	}

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,7 +45,7 @@ func TestMainPrintsTheErrorAndReturnsOne(t *testing.T) {
 }
 
 func TestFirstSignalEndsTheContext(t *testing.T) {
-	for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		p, signals, _, exits := newProcess()
 		signals <- signal
 		var cause error
@@ -113,11 +115,16 @@ func TestSignalsToARealProcess(t *testing.T) {
 		stderr  string
 	}{
 		"SIGTERM":          {"stops", []os.Signal{syscall.SIGTERM}, 0, ""},
+		"SIGHUP":           {"stops", []os.Signal{syscall.SIGHUP}, 0, ""},
 		"SIGINT":           {"stops", []os.Signal{syscall.SIGINT}, 0, ""},
 		"failure to stop":  {"fails", []os.Signal{syscall.SIGTERM}, 1, "could not flush\n"},
 		"twice":            {"hangs", []os.Signal{syscall.SIGTERM, syscall.SIGTERM}, 1, "second signal"},
 		"one of each kind": {"hangs", []os.Signal{syscall.SIGTERM, syscall.SIGINT}, 1, "second signal"},
 	}
+	// A child does not inherit what is taken here: it would a SIGHUP that is ignored, as under nohup.
+	taken := make(chan os.Signal, 1)
+	signal.Notify(taken, syscall.SIGHUP)
+	defer signal.Stop(taken)
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHelperProcess$")
@@ -142,4 +149,14 @@ func TestSignalsToARealProcess(t *testing.T) {
 			require.Contains(t, stderr.String(), tt.stderr)
 		})
 	}
+}
+
+// Standard error may be a pipe that nobody reads: the end of a process must not wait for it.
+func TestTheEndDoesNotWaitForStandardError(t *testing.T) {
+	p, _, _, _ := newProcess()
+	reader, writer := io.Pipe()
+	p.stderr = writer
+
+	require.Equal(t, 1, p.main(func(context.Context, []string) error { return errors.New("no key") }))
+	require.NoError(t, reader.Close()) // lets the goroutine end
 }
