@@ -464,6 +464,12 @@ func TestRabbitMQIsFoundByItsURLAlone(t *testing.T) {
 	}
 }
 
+// Strict clients take a path of "/" for the virtual host without a name, which nobody has.
+func TestTheURLOfRabbitMQNamesTheDefaultVirtualHost(t *testing.T) {
+	addr := rabbitKind{}.address(record{Password: "secret", Port: 5673})
+	require.Equal(t, "amqp://"+rabbitUser+":secret@127.0.0.1:5673", addr.URL)
+}
+
 func TestTheNewestPostgreSQLIsTaken(t *testing.T) {
 	require.Equal(t, "/usr/lib/postgresql/17/bin", newest([]string{
 		"/usr/lib/postgresql/9.6/bin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/15/bin",

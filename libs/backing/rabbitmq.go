@@ -70,7 +70,9 @@ func (rabbitKind) newRecord(ctx context.Context, source Source) (record, error) 
 
 func (rabbitKind) address(rec record) address {
 	login := url.UserPassword(rabbitUser, rec.Password)
-	broker := url.URL{Scheme: "amqp", User: login, Host: hostPort(rec.Port), Path: "/"}
+	// Without a path it is the virtual host "/" to every client; with the path "/" it is one without a name to strict ones
+	// (https://www.rabbitmq.com/docs/uri-spec).
+	broker := url.URL{Scheme: "amqp", User: login, Host: hostPort(rec.Port)}
 	management := url.URL{Scheme: "http", User: login, Host: hostPort(rec.ManagementPort)}
 	return address{URL: broker.String(), ManagementURL: management.String()}
 }

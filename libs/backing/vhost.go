@@ -11,7 +11,7 @@ import (
 func newVHost(ctx context.Context, services *Services) (Broker, error) {
 	address, err := url.Parse(services.RabbitMQURL)
 	if err != nil || address.User == nil {
-		return Broker{}, fmt.Errorf("RABBITMQ_URL is not a URL with a login: amqp://user:password@host:port/")
+		return Broker{}, fmt.Errorf("RABBITMQ_URL is not a URL with a login: amqp://user:password@host:port")
 	}
 	broker := Broker{ManagementURL: services.RabbitMQManagementURL, VHost: testName("mtm_test_")}
 	api, err := newManagement(broker.ManagementURL)

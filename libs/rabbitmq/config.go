@@ -4,7 +4,8 @@ import "time"
 
 // Config is the section rabbitmq of a service's configuration.
 type Config struct {
-	// URL is amqp:// or amqps://, with user, password and virtual host.
+	// URL is amqp:// or amqps://, with user, password and virtual host. The virtual host "/" is named by no path at all or by
+	// /%2F. Here a path of "/" names it, too, while strict clients take that for the virtual host without a name.
 	URL string `koanf:"url" validate:"required,url" secret:"true" usage:"AMQP URL of the broker, amqp://user:password@host:5672/vhost"`
 	// Connections is how many connections the consumers of an instance share. A connection carries at most 2,047
 	// channels, and a consumer takes one: the default is enough for ten thousand tenants, and for half as many more.

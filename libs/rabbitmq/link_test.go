@@ -3,7 +3,9 @@ package rabbitmq_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/url"
 	"testing"
 	"time"
 
@@ -152,4 +154,32 @@ func TestRequestsToASilentBrokerEndWithTheirContext(t *testing.T) {
 	started := time.Now()
 	stop()
 	require.Less(t, time.Since(started), 5*time.Second)
+}
+
+// An operator writes the URL as another client wants it, and must not end up in another virtual host.
+func TestURLsThatNameTheDefaultVirtualHost(t *testing.T) {
+	t.Parallel()
+	broker := backing.RabbitMQ(t)
+	named, err := url.Parse(broker.URL)
+	require.NoError(t, err)
+	for _, path := range []string{"", "/", "/%2F", "/%2f", "//"} {
+		t.Run("path "+path, func(t *testing.T) {
+			base := *named
+			base.Path, base.RawPath = "", ""
+			address := base.String() + path
+			uri, err := amqp.ParseURI(address)
+			require.NoError(t, err)
+			require.Equal(t, "/", uri.Vhost)
+			require.NoError(t, session(t, startLink(t, address, nil)).Err())
+		})
+	}
+	// Every other one is named by its path, encoded or not.
+	encoded := named.String()[:len(named.String())-len(broker.VHost)]
+	for i := range len(broker.VHost) {
+		encoded += fmt.Sprintf("%%%02X", broker.VHost[i])
+	}
+	declare(t, startLink(t, broker.URL, nil), rabbitmq.QueueOptions{}, tenantA)
+	link := startLink(t, encoded, nil)
+	require.NoError(t, startPublisher(t, link, 1).Publish(deadline(t, patience), message(tenantA, "m1")))
+	require.Equal(t, []string{"m1"}, drain(t, link, contract.QueueName(tenantA)))
 }

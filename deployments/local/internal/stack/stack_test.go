@@ -120,6 +120,20 @@ func TestEnvFile(t *testing.T) {
 	require.Equal(t, "http://elsewhere:8081", got["TENANT_URL"])
 }
 
+// Scripts of every language read the file: the virtual host "/" is named so that all of them understand it.
+func TestTheDefaultVirtualHostHasNoPath(t *testing.T) {
+	for given, want := range map[string]string{
+		"amqp://u:p@h:5672/":        "amqp://u:p@h:5672",
+		"amqp://u:p@h:5672":         "amqp://u:p@h:5672",
+		"amqp://u:p@h:5672/%2F":     "amqp://u:p@h:5672/%2F",
+		"amqp://u:p@h:5672/v":       "amqp://u:p@h:5672/v",
+		"amqps://u:p%2F@h/?verify=": "amqps://u:p%2F@h?verify=",
+		"":                          "",
+	} {
+		require.Equal(t, want, defaultVHost(given))
+	}
+}
+
 func TestEnvWithoutStack(t *testing.T) {
 	s, _ := newTestStack(t, sleeper)
 	_, err := s.Env()

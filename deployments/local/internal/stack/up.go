@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -207,6 +208,18 @@ func notReady(ctx context.Context, opsURL string) string {
 	return strings.Join(reasons, "; ")
 }
 
+// defaultVHost names the virtual host "/" so that every client understands it. An address that came from the environment may end
+// in a slash: to the services that is the same, and to strict clients, which read stack.env as well, a virtual host without a
+// name.
+func defaultVHost(address string) string {
+	parsed, err := url.Parse(address)
+	if err != nil || parsed.EscapedPath() != "/" {
+		return address
+	}
+	parsed.Path, parsed.RawPath = "", ""
+	return parsed.String()
+}
+
 // tell writes stack.env and prints what a newcomer needs next.
 func (s *Stack) tell(settings map[string]string) error {
 	admin, err := s.Token(uuid.Nil, []auth.Scope{auth.ScopeTenantsAdmin}, TokenLifetime)
@@ -217,6 +230,7 @@ func (s *Stack) tell(settings map[string]string) error {
 	for _, key := range []string{"DATABASE_URL", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "NATS_URL"} {
 		values[key] = settings[key]
 	}
+	values["RABBITMQ_URL"] = defaultVHost(values["RABBITMQ_URL"])
 	s.say("")
 	for _, v := range s.services() {
 		values[v.prefix+"_URL"], values[v.prefix+"_OPS_URL"] = v.url(), v.opsURL()
