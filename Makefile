@@ -37,7 +37,7 @@ logs: stack ## the newest log lines; NAME=ingest-service for one of them, FOLLOW
 	@bin/stack logs $(if $(FOLLOW),--follow) $(NAME)
 
 token: stack ## print a token: TENANT=<id> SCOPE="messages:read messages:write", or SCOPE=tenants:admin
-	@bin/stack token $(if $(TENANT),--tenant "$(TENANT)") --scope "$(SCOPE)"
+	@bin/stack token $(if $(filter-out undefined,$(origin TENANT)),--tenant "$(TENANT)") --scope "$(SCOPE)"
 
 demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N=messages a tenant
 	@bin/stack demo $(if $(FILE),--file "$(FILE)") $(if $(N),--messages "$(N)")

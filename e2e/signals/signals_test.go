@@ -66,7 +66,7 @@ type service struct {
 	*exec.Cmd
 	url, ops string
 	client   *http.Client
-	done     chan error // one value, the result of Wait
+	done     chan struct{} // closed when it has ended
 }
 
 // start runs a binary whose standard output and standard error are the file given, as "service 2>&1 | reader" does.
@@ -75,7 +75,7 @@ func start(t *testing.T, path string, log *os.File) *service {
 	ports, err := port.Free(t.Context(), 2)
 	require.NoError(t, err)
 	s := &service{
-		Cmd: exec.CommandContext(t.Context(), path), done: make(chan error, 1),
+		Cmd: exec.CommandContext(t.Context(), path), done: make(chan struct{}),
 		url: "http://127.0.0.1:" + strconv.Itoa(ports[0]), ops: "http://127.0.0.1:" + strconv.Itoa(ports[1]),
 		client: &http.Client{Timeout: wait, Transport: &http.Transport{}},
 	}
@@ -87,12 +87,14 @@ func start(t *testing.T, path string, log *os.File) *service {
 	}
 	s.Stdout, s.Stderr = log, log
 	require.NoError(t, s.Start())
-	go func() { s.done <- s.Wait() }()
+	go func() {
+		defer close(s.done)
+		_ = s.Wait() // its status is looked at
+	}()
 	t.Cleanup(func() {
 		s.client.CloseIdleConnections()
-		if s.ProcessState == nil {
-			_ = s.Process.Kill()
-		}
+		_ = s.Process.Kill() // unless it has ended
+		<-s.done
 	})
 	require.Eventually(t, func() bool {
 		status, err := s.get(t.Context(), s.url+"/nothing")

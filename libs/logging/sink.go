@@ -42,7 +42,7 @@ func NewSink(w io.Writer) *Sink {
 	go func() {
 		defer close(s.ended)
 		for line := range s.lines {
-			_, _ = w.Write(line) //nolint:errcheck // see the type
+			_, _ = w.Write(line)
 			s.done <- struct{}{}
 		}
 	}()

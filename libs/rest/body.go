@@ -98,10 +98,10 @@ func contentCoding(c *fiber.Ctx) (string, error) {
 	for _, line := range c.Request().Header.PeekAll(fiber.HeaderContentEncoding) {
 		for item := range strings.SplitSeq(string(line), ",") {
 			item = strings.ToLower(strings.Trim(item, " \t"))
-			switch {
-			case item == "" || item == "identity":
+			switch item {
+			case "", "identity":
 				continue
-			case item == "x-gzip": // RFC 9110 section 8.4.1.3
+			case "x-gzip": // RFC 9110 section 8.4.1.3
 				item = "gzip"
 			}
 			if coding != "" || item != "gzip" && item != "zstd" {

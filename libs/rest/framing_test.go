@@ -22,7 +22,7 @@ func TestNoRequestIsHiddenInAnother(t *testing.T) {
 			_, err := rest.Body(c, 1<<20)
 			return err
 		})
-		app.Delete("/things", func(c *fiber.Ctx) error { carriedOut.Add(1); return nil })
+		app.Delete("/things", func(*fiber.Ctx) error { carriedOut.Add(1); return nil })
 	})
 	resttest.Framing(t, resttest.Target{
 		Addr: a.addr, Method: http.MethodPost, Path: "/things", Header: "Authorization: Bearer hunter2\r\n", Body: "{}",

@@ -53,7 +53,7 @@ func UnknownQuery(c *fiber.Ctx, allowed ...string) error {
 	}
 	seen := map[string]bool{}
 	var unknown, repeated, empty []string
-	c.Context().QueryArgs().VisitAll(func(key, value []byte) {
+	for key, value := range c.Context().QueryArgs().All() {
 		name := string(key)
 		if len(value) == 0 {
 			empty = append(empty, name)
@@ -65,7 +65,7 @@ func UnknownQuery(c *fiber.Ctx, allowed ...string) error {
 			repeated = append(repeated, name)
 		}
 		seen[name] = true
-	})
+	}
 	switch {
 	case len(unknown) > 0:
 		p := problem.New(http.StatusBadRequest, "unknown_parameter", "the query has a parameter that is not known here")

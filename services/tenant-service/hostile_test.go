@@ -126,7 +126,7 @@ func TestNames(t *testing.T) {
 		})
 	}
 	for sent, want := range map[string]string{
-		" \u00a0ACME, production\u3000 ": "ACME, production", "caf\u00e9": "caf\u00e9", "cafe\u0301": "cafe\u0301", "株式会社\u3000例": "株式会社\u3000例", `\ud83d\ude00`: "\U0001f600",
+		"\u00a0ACME, production\u3000": "ACME, production", "caf\u00e9": "caf\u00e9", "cafe\u0301": "cafe\u0301", "株式会社\u3000例": "株式会社\u3000例", `\ud83d\ude00`: "\U0001f600",
 		"\u2764\ufe0f": "\u2764\ufe0f", "\U0001f44d\U0001f3fd": "\U0001f44d\U0001f3fd", "\u0645\u062b\u0627\u0644": "\u0645\u062b\u0627\u0644", "x\u00a0y": "x\u00a0y",
 	} {
 		got := create(sent)

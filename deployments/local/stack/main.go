@@ -17,6 +17,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
 
 func main() {
@@ -74,10 +75,10 @@ func tokenCommand(local *stack.Stack) *cli.Command {
 		},
 		Action: func(_ context.Context, command *cli.Command) error {
 			var tenant uuid.UUID
-			if given := command.String("tenant"); given != "" {
+			if command.IsSet("tenant") { // an empty one, or the nil UUID, must not become a token for all of them
 				var err error
-				if tenant, err = uuid.Parse(given); err != nil {
-					return fmt.Errorf("the tenant %q is not a UUID: %w", given, err)
+				if tenant, err = rest.UUID("tenant", command.String("tenant")); err != nil {
+					return fmt.Errorf("the tenant %q is not the id of one: %w", command.String("tenant"), err)
 				}
 			}
 			var scopes []auth.Scope

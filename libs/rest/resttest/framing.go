@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -148,9 +149,7 @@ func headed(version, header string) func(Target) string {
 func forms() map[string]form {
 	all := map[string]form{}
 	for _, part := range []map[string]form{lengths(), codings(), chunks(), lines(), hosts(), versions()} {
-		for name, f := range part {
-			all[name] = f
-		}
+		maps.Copy(all, part)
 	}
 	return all
 }
