@@ -108,7 +108,7 @@ func TestPanicIsAnInternalErrorWithoutItsStack(t *testing.T) {
 func routes(app *fiber.App) {
 	ok := func(c *fiber.Ctx) error { return c.SendString("ok") }
 	app.Get("/things", ok)
-	app.Post("/things", func(c *fiber.Ctx) error { return c.SendString(fmt.Sprint(len(c.Body()))) })
+	app.Post("/things", func(c *fiber.Ctx) error { return c.SendString(fmt.Sprint(len(c.BodyRaw()))) })
 	app.Delete("/things/:id", ok)
 }
 
