@@ -49,7 +49,12 @@ type world struct {
 // newWorld starts the platform, with more settings for all services. The control channel is that of natsURL.
 func newWorld(t *testing.T, natsURL string, settings ...string) *world {
 	t.Helper()
-	databaseURL := backing.Postgres(t)
+	return newWorldOn(t, backing.Postgres(t), natsURL, settings...)
+}
+
+// newWorldOn is newWorld on a database that the test has prepared.
+func newWorldOn(t *testing.T, databaseURL, natsURL string, settings ...string) *world {
+	t.Helper()
 	w := &world{t: t, broker: backing.RabbitMQ(t), natsURL: natsURL}
 	transport := &http.Transport{MaxIdleConnsPerHost: clients}
 	t.Cleanup(transport.CloseIdleConnections)

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"time"
@@ -71,6 +72,7 @@ func Open(ctx context.Context, cfg Config, role string) (*pgxpool.Pool, error) {
 	config.ConnConfig.ConnectTimeout = cfg.ConnectTimeout
 	config.ConnConfig.DialFunc = withWriteBuffer(config.ConnConfig.DialFunc)
 	parameters := config.ConnConfig.RuntimeParams
+	maps.Copy(parameters, Settings())
 	parameters["application_name"] = role
 	parameters["plan_cache_mode"] = "force_custom_plan"
 	parameters["statement_timeout"] = strconv.FormatInt(cfg.StatementTimeout.Milliseconds(), 10)
@@ -104,9 +106,13 @@ func withWriteBuffer(dial pgconn.DialFunc) pgconn.DialFunc {
 // errTooPowerful says that a connection would not be bound by row-level security.
 var errTooPowerful = errors.New("the role is a superuser or may bypass row-level security; the service refuses to run as such")
 
+// durable raises synchronous_commit where an operator has turned it off: what is acknowledged after its commit must survive a
+// crash of the server.
+const durable = `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; `
+
 // assume makes connection act as role and nothing more, and begins a new reading epoch if the cluster has changed.
 func assume(ctx context.Context, connection *pgx.Conn, role string) error {
-	if _, err := connection.Exec(ctx, `SET ROLE `+pgx.Identifier{role}.Sanitize()); err != nil {
+	if _, err := connection.Exec(ctx, unlimited(connection)+durable+`SET ROLE `+pgx.Identifier{role}.Sanitize()); err != nil {
 		return fmt.Errorf("switch to role %s (has the schema been migrated, and is the login a member?): %w", role, err)
 	}
 	var powerful bool
@@ -173,7 +179,8 @@ const (
 	pingTimeout  = 2 * time.Second
 )
 
-// Watch reports to check whether the database answers, until ctx ends. It returns nil then.
+// Watch reports to check whether the database answers, until ctx ends. It returns nil then. A database that is read-only by
+// default answers; once it is so no more, every connection of pool knows within seconds.
 func Watch(ctx context.Context, pool *pgxpool.Pool, check *telemetry.Check) error {
 	ticker := time.NewTicker(pingInterval)
 	defer ticker.Stop()
@@ -187,11 +194,18 @@ func Watch(ctx context.Context, pool *pgxpool.Pool, check *telemetry.Check) erro
 	}
 }
 
+// ping asks whether the database answers. Connections that were made while the database was read-only by default stay so when
+// it is not any more, so they are replaced for as long as there are some.
 func ping(ctx context.Context, pool *pgxpool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if err := pool.Ping(ctx); err != nil {
+	var readOnly bool
+	err := pool.QueryRow(ctx, `SELECT current_setting('default_transaction_read_only')::boolean`).Scan(&readOnly)
+	if err != nil {
 		return fmt.Errorf("ping the database: %w", err)
+	}
+	if readOnly {
+		pool.Reset()
 	}
 	return nil
 }

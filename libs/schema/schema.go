@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -60,6 +61,7 @@ func Migrate(ctx context.Context, url string, log *zap.Logger) error {
 	if err != nil {
 		return fmt.Errorf("parse the database URL for migrations: %w", err)
 	}
+	maps.Copy(config.RuntimeParams, postgres.MigrationSettings())
 	if err := ensureRoles(ctx, config); err != nil {
 		return err
 	}
@@ -72,7 +74,7 @@ func Migrate(ctx context.Context, url string, log *zap.Logger) error {
 	if err != nil {
 		return fmt.Errorf("make the migration lock: %w", err)
 	}
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(postgres.Unlimit))
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, sub, goose.WithSessionLocker(locker))
 	if err != nil {
 		return errors.Join(fmt.Errorf("load migrations: %w", err), db.Close())
@@ -198,6 +200,7 @@ func connect(ctx context.Context, url string, timeout time.Duration) (*pgx.Conn,
 	if err != nil {
 		return nil, fmt.Errorf("parse the database URL: %w", err)
 	}
+	maps.Copy(config.RuntimeParams, postgres.MigrationSettings())
 	if timeout > 0 {
 		config.ConnectTimeout = timeout
 	}

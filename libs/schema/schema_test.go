@@ -135,3 +135,22 @@ func TestEpochRisesWithTheCluster(t *testing.T) {
 	require.NoError(t, operator.QueryRow(t.Context(), `SELECT reading_epoch()`).Scan(&after))
 	require.Equal(t, before+1, after)
 }
+
+// A database whose defaults would end every migration is migrated all the same.
+func TestMigrateUnderHostileDefaults(t *testing.T) {
+	operator, address := empty(t)
+	parsed, err := url.Parse(address)
+	require.NoError(t, err)
+	for _, setting := range []string{
+		"statement_timeout = '1ms'", "lock_timeout = '1ms'", "idle_in_transaction_session_timeout = '1ms'",
+		"default_transaction_isolation = 'serializable'", "search_path = 'nowhere'", "row_security = off",
+		"standard_conforming_strings = off", "client_encoding = 'LATIN1'", "DateStyle = 'SQL, DMY'",
+	} {
+		_, err := operator.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{parsed.Path[1:]}.Sanitize()+` SET `+setting)
+		require.NoError(t, err)
+	}
+	require.NoError(t, schema.Migrate(t.Context(), address, zap.NewNop()))
+	cfg := postgres.DefaultConfig()
+	cfg.URL = address
+	require.NoError(t, schema.Prepare(t.Context(), cfg, postgres.RoleTenant, zap.NewNop(), func(error) {}))
+}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -44,11 +45,16 @@ func (s *Store) session(ctx context.Context) (db *gorm.DB, done func()) {
 func (s *Store) Create(ctx context.Context, t *tenant.Tenant) error {
 	db, done := s.session(ctx)
 	defer done()
-	result := db.Clauses(clause.OnConflict{DoNothing: true}).Create(t)
-	if result.Error != nil {
-		return wrap("create tenant", result.Error)
+	var created bool
+	err := repeated(db, func() error {
+		result := db.Clauses(clause.OnConflict{DoNothing: true}).Create(t)
+		created = result.RowsAffected > 0
+		return result.Error
+	})
+	if err != nil {
+		return wrap("create tenant", err)
 	}
-	if result.RowsAffected == 0 {
+	if !created {
 		var taken tenant.Tenant
 		if err := db.Take(&taken, "id = ?", t.ID).Error; err != nil {
 			return wrap("look at the tenant that has the id", err)
@@ -74,26 +80,16 @@ func (s *Store) Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error) {
 }
 
 // Change applies change to a tenant, deleted ones included, while its row is locked, and returns what became of it. If
-// change returns an error, or leaves the generation as it was, nothing is written. change must not block.
+// change returns an error, or leaves the generation as it was, nothing is written. change must not block, and may be called
+// again on what the row has become.
 func (s *Store) Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error) {
 	db, done := s.session(ctx)
 	defer done()
 	var t tenant.Tenant
 	var written bool
-	err := db.Transaction(func(tx *gorm.DB) error {
-		if err := tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate}).Take(&t, "id = ?", id).Error; err != nil {
-			return err
-		}
-		t = utc(t)
-		before := t.Generation
-		if err := change(&t); err != nil {
-			return err
-		}
-		if t.Generation == before {
-			return nil
-		}
-		written = true
-		return tx.Model(&t).Select("name", "workers", "max_attempts", "state", "generation", "updated_at", "deleted_at").UpdateColumns(&t).Error
+	err := repeated(db, func() error {
+		t, written = tenant.Tenant{}, false
+		return s.changeOnce(db, id, change, &t, &written)
 	})
 	if err != nil {
 		return tenant.Tenant{}, wrap("change tenant", err)
@@ -102,6 +98,25 @@ func (s *Store) Change(ctx context.Context, id uuid.UUID, change func(*tenant.Te
 		s.changed(t)
 	}
 	return t, nil
+}
+
+// changeOnce is one transaction of Change.
+func (s *Store) changeOnce(db *gorm.DB, id uuid.UUID, change func(*tenant.Tenant) error, t *tenant.Tenant, written *bool) error {
+	return db.Transaction(func(tx *gorm.DB) error {
+		if err := tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate}).Take(t, "id = ?", id).Error; err != nil {
+			return err
+		}
+		*t = utc(*t)
+		before := t.Generation
+		if err := change(t); err != nil {
+			return err
+		}
+		if t.Generation == before {
+			return nil
+		}
+		*written = true
+		return tx.Model(t).Select("name", "workers", "max_attempts", "state", "generation", "updated_at", "deleted_at").UpdateColumns(t).Error
+	})
 }
 
 // List returns up to limit tenants behind after, in the order of their creation, without deleted ones, and whether
@@ -162,8 +177,10 @@ func (s *Store) MarkPublished(ctx context.Context, tenants []tenant.Tenant) erro
 	for i, t := range tenants {
 		pairs[i] = []any{t.ID, t.Generation}
 	}
-	err := db.Model(&tenant.Tenant{}).Where("(id, generation) IN ?", pairs).
-		UpdateColumn("published_generation", gorm.Expr("generation")).Error
+	err := repeated(db, func() error {
+		return db.Model(&tenant.Tenant{}).Where("(id, generation) IN ?", pairs).
+			UpdateColumn("published_generation", gorm.Expr("generation")).Error
+	})
 	if err != nil {
 		return wrap("mark tenants as published", err)
 	}
@@ -188,6 +205,34 @@ func (s *Store) Counts(ctx context.Context) (map[tenant.State]int, error) {
 		counts[row.State] = row.Count
 	}
 	return counts, nil
+}
+
+const (
+	// writeTries is how often a write is tried that PostgreSQL has rolled back in favor of another one: two relays that mark the
+	// same tenants in another order lock each other out, and one of the two is chosen to go first.
+	writeTries = 5
+	// writePause is the longest pause before the first repetition; each further one may be twice as long.
+	writePause = 20 * time.Millisecond
+)
+
+// repeated calls write until PostgreSQL does not roll it back in favor of another transaction, writeTries times at most. The
+// connections are at READ COMMITTED (see [postgres.Settings]), which leaves deadlocks; should a pooler in between have
+// another idea of the isolation, its serialization failures end the same way.
+func repeated(db *gorm.DB, write func() error) error {
+	for try := 1; ; try++ {
+		err := write()
+		refused, ok := errors.AsType[*pgconn.PgError](err)
+		if !ok || try == writeTries || refused.Code != "40001" && refused.Code != "40P01" {
+			return err
+		}
+		pause := time.NewTimer(rand.N(writePause << try)) //nolint:gosec // spreads load, decides nothing
+		select {
+		case <-db.Statement.Context.Done():
+			pause.Stop()
+			return err
+		case <-pause.C:
+		}
+	}
 }
 
 // utc undoes the driver's local time zone.
