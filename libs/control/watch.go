@@ -36,8 +36,13 @@ var (
 // nil, is called after every complete snapshot, the first one included. Both are called from the goroutine of Watch, so
 // a slow handle holds up this watch and nothing else.
 func (b *Bucket[T]) Watch(ctx context.Context, handle func(Entry[T]), synced func()) error {
-	w := watch[T]{bucket: b, handle: handle, synced: synced, known: make(ledger)}
-	source := "watch of bucket " + b.config.Bucket
+	return b.WatchKeys(ctx, jetstream.AllKeys, handle, synced)
+}
+
+// WatchKeys is Watch of the keys that match a pattern, in which * is one part between two points, and > the rest.
+func (b *Bucket[T]) WatchKeys(ctx context.Context, pattern string, handle func(Entry[T]), synced func()) error {
+	w := watch[T]{bucket: b, pattern: pattern, handle: handle, synced: synced, known: make(ledger)}
+	source := w.source()
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = firstRetry, slowestRetry
 	for ctx.Err() == nil {
@@ -70,10 +75,16 @@ func (b *Bucket[T]) Watch(ctx context.Context, handle func(Entry[T]), synced fun
 
 // watch is the state of one call of [Bucket.Watch], owned by its goroutine.
 type watch[T any] struct {
-	bucket *Bucket[T]
-	handle func(Entry[T])
-	synced func()
-	known  ledger
+	bucket  *Bucket[T]
+	pattern string
+	handle  func(Entry[T])
+	synced  func()
+	known   ledger
+}
+
+// source is the name of the watch among the faults of its connection.
+func (w *watch[T]) source() string {
+	return "watch of " + w.pattern + " in bucket " + w.bucket.config.Bucket
 }
 
 // session is one snapshot and the changes after it. It ends without an error when it is time to start over: connected
@@ -83,7 +94,7 @@ func (w *watch[T]) session(ctx context.Context, connected <-chan struct{}) (comp
 	if err != nil {
 		return false, err
 	}
-	watcher, release, err := watchAll(ctx, o.kv)
+	watcher, release, err := watchKeys(ctx, o.kv, w.pattern)
 	defer release()
 	if err != nil {
 		w.bucket.open.CompareAndSwap(o, nil)
@@ -124,7 +135,7 @@ func (w *watch[T]) session(ctx context.Context, connected <-chan struct{}) (comp
 					return false, err
 				}
 				present, complete = nil, true
-				w.bucket.conn.fault("watch of bucket "+w.bucket.config.Bucket, nil)
+				w.bucket.conn.fault(w.source(), nil)
 				over.Reset(jitter(w.bucket.conn.resync))
 				if w.synced != nil {
 					w.synced()
@@ -137,12 +148,16 @@ func (w *watch[T]) session(ctx context.Context, connected <-chan struct{}) (comp
 // isOnTheWay reports whether update is part of a snapshot of which more is to come. With the last one its end is due.
 func isOnTheWay(update jetstream.KeyValueEntry) bool { return update.Delta() > 0 }
 
-// watchAll starts a watcher, as long as ctx has not ended. After that the watcher is independent of ctx and must be
+// watchKeys starts a watcher, as long as ctx has not ended. After that the watcher is independent of ctx and must be
 // ended by stop, then release: the library ends a watcher whose context ends in a goroutine that nobody can wait for.
-func watchAll(ctx context.Context, kv jetstream.KeyValue) (watcher jetstream.KeyWatcher, release func(), err error) {
+func watchKeys(ctx context.Context, kv jetstream.KeyValue, pattern string) (watcher jetstream.KeyWatcher, release func(), err error) {
 	own, release := context.WithCancel(context.WithoutCancel(ctx))
 	defer context.AfterFunc(ctx, release)()
-	watcher, err = kv.WatchAll(own)
+	if pattern == jetstream.AllKeys {
+		watcher, err = kv.WatchAll(own)
+	} else {
+		watcher, err = kv.Watch(own, pattern)
+	}
 	return watcher, release, err
 }
 

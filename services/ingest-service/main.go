@@ -79,6 +79,8 @@ type IngestConfig struct {
 	HoldTimeout   time.Duration   `koanf:"hold_timeout" validate:"min=1s,max=20m" usage:"how long deliveries are held during an outage before they go back to their queue; well below the broker's consumer timeout of 30m"`
 	WriteTimeout  time.Duration   `koanf:"write_timeout" validate:"min=100ms,max=30s" usage:"how long one batch may take to commit"`
 	Provisioning  int             `koanf:"provisioning" validate:"min=1,max=64" usage:"tenants that are provisioned or torn down at a time"`
+	// Resync is how often what runs is compared with the registry of tenants, give or take a third.
+	Resync time.Duration `koanf:"resync" validate:"min=1s,max=10m" usage:"how often what runs is compared with the registry of tenants, give or take a third; it bounds how long a control channel that has gone wrong counts"`
 	// BatchBody is the limit of POST /messages/batch; http.body_limit is that of every other request, and of a line.
 	BatchBody    int `koanf:"batch_body" validate:"min=1024,max=67108864" usage:"largest body of POST /messages/batch, in bytes"`
 	BatchLines   int `koanf:"batch_lines" validate:"min=1,max=100000" usage:"lines of POST /messages/batch at the most"`
@@ -113,6 +115,7 @@ func defaultConfig() Config {
 			HoldTimeout:   5 * time.Minute,
 			WriteTimeout:  10 * time.Second,
 			Provisioning:  8,
+			Resync:        45 * time.Second,
 			BatchBody:     10 << 20,
 			BatchLines:    10_000,
 			ReplayPerSec:  500,

@@ -158,18 +158,18 @@ func newController(
 	}
 	synced := health.Check("tenants")
 	return reconcile.New(
-		reconcile.Config{Instance: in.Instance, MaxAttempts: in.MaxAttempts, Concurrency: in.Provisioning},
+		reconcile.Config{Instance: in.Instance, MaxAttempts: in.MaxAttempts, Concurrency: in.Provisioning, Resync: in.Resync},
 		reconcile.Dependencies{
 			Specs: control.Tenants(conn), Statuses: control.Statuses(conn), Partitions: messages,
 			Topology: topology,
 			NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
 				return consumer.New(consuming, tenant, broker.consuming(tenant), gate, writer, budget, state, onChange, log)
 			},
-			Assignment: reconcile.EveryTenant,
-			Synced:     func() { synced.Set(nil) },
-			Forget:     forget,
-			Outage:     gate.Err,
-			Step:       step,
-			Log:        log,
+			Heartbeats: control.Statuses(conn), Presence: messages, Registry: messages,
+			Synced: func() { synced.Set(nil) },
+			Forget: forget,
+			Outage: gate.Err,
+			Step:   step,
+			Log:    log,
 		})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,13 +58,6 @@ type Consumer interface {
 // NewConsumer makes the consumer of a tenant. onChange is to hear when it starts to consume, and what keeps it from it.
 type NewConsumer func(tenant uuid.UUID, state *consumer.State, onChange func(error)) Consumer
 
-// Assignment decides which tenants this instance works for. It is the one place where that is decided.
-type Assignment func(tenant uuid.UUID) bool
-
-// EveryTenant is the assignment of an instance that works for all tenants. Several such instances share each queue:
-// the broker deals its messages out, the number of workers adds up, and nothing is stored twice.
-func EveryTenant(uuid.UUID) bool { return true }
-
 // Config is how a controller works.
 type Config struct {
 	// Instance names this instance in its reports.
@@ -72,6 +66,8 @@ type Config struct {
 	MaxAttempts int
 	// Concurrency is how many tenants are provisioned or torn down at a time.
 	Concurrency int
+	// Resync is how often what runs is compared with the registry, give or take a third.
+	Resync time.Duration
 }
 
 // Dependencies are what a controller acts on.
@@ -81,7 +77,12 @@ type Dependencies struct {
 	Partitions  Partitions
 	Topology    Queues
 	NewConsumer NewConsumer
-	Assignment  Assignment
+	// Heartbeats are those of all instances, among which the workers of a tenant are divided.
+	Heartbeats Heartbeats
+	// Presence tells an instance that cannot reach the control channel whether others can; nil: it never knows.
+	Presence Presence
+	// Registry is what the control channel is compared with; nil: what the channel says is all there is.
+	Registry Registry
 	// Synced is called once the first full snapshot of the control channel has been taken in.
 	Synced func()
 	// Forget is called when a tenant's teardown is done, and again when it is let go: what others keep of it must go, too.
@@ -99,11 +100,16 @@ type Controller struct {
 	deps     Dependencies
 	reporter *reporter
 	census   *census
+	members  *members
+	resynced resynced      // owned by the goroutine of resync
 	slots    chan struct{} // capacity Concurrency: held while a partition is made, or a tenant torn down
 	declares chan struct{} // capacity declaresPerSlot * Concurrency: held while a queue is made
 	starts   chan struct{} // capacity maxStarts: held while a consumer starts
 	first    chan struct{} // closed once the first snapshot was taken in
 	work     sync.WaitGroup
+
+	heard  atomic.Int64 // entries that the control channel has told of
+	healed healed       // by the comparison with the registry
 
 	mu      sync.RWMutex
 	tenants map[uuid.UUID]*tenant // guarded by mu
@@ -132,14 +138,15 @@ func (c *Controller) mayStart(ctx context.Context) bool {
 // New returns a controller that works once Run is called.
 func New(cfg Config, deps Dependencies) *Controller {
 	c := &Controller{
-		cfg: cfg, deps: deps, census: newCensus(),
+		cfg: cfg, deps: deps, census: newCensus(), healed: newHealed(),
 		slots:    make(chan struct{}, cfg.Concurrency),
 		declares: make(chan struct{}, declaresPerSlot*cfg.Concurrency),
 		starts:   make(chan struct{}, maxStarts),
 		first:    make(chan struct{}),
 		tenants:  make(map[uuid.UUID]*tenant),
 	}
-	c.reporter = newReporter(deps.Statuses, cfg.Instance, c.step, deps.Log)
+	c.members = newMembers(cfg.Instance, deps.Presence, c.divide, deps.Log)
+	c.reporter = newReporter(deps.Statuses, cfg.Instance, c.step, c.members.beaten, deps.Log)
 	return c
 }
 
@@ -151,8 +158,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	background.Go(func() { c.reporter.run(reports) })
 	background.Go(func() { c.pollDepths(ctx) })
 	background.Go(func() { c.check(ctx) })
+	background.Go(func() { c.members.run(ctx, c.deps.Heartbeats) })
 
+	var learning sync.WaitGroup // of tenants; what it has begun is waited for after it has ended
+	learning.Go(func() { c.resync(ctx) })
 	err := c.deps.Specs.Watch(ctx, func(entry control.Entry[contract.TenantSpec]) { c.apply(ctx, entry) }, c.setSynced)
+	learning.Wait()
 	c.work.Wait()
 	stopReports()
 	background.Wait()
@@ -171,6 +182,9 @@ const withdrawTimeout = 2 * time.Second
 func (c *Controller) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, withdrawTimeout)
 	defer cancel()
+	if err := c.members.leave(ctx); err != nil {
+		c.deps.Log.Info("the database could not be told that this instance ends", zap.Error(err))
+	}
 	keys := []string{contract.InstanceKey(c.cfg.Instance)}
 	for _, t := range c.all() {
 		keys = append(keys, contract.StatusKey(t.id.String(), c.cfg.Instance))
@@ -194,8 +208,9 @@ func (c *Controller) setSynced() {
 	}
 }
 
-// apply takes in one change of the control channel. It is called from one goroutine.
+// apply takes in one change of the control channel.
 func (c *Controller) apply(ctx context.Context, entry control.Entry[contract.TenantSpec]) {
+	c.heard.Add(1)
 	id, err := uuid.Parse(entry.Key)
 	if err != nil {
 		c.deps.Log.Warn("the control channel has a key that is no tenant id", zap.String("key", entry.Key))
@@ -205,7 +220,8 @@ func (c *Controller) apply(ctx context.Context, entry control.Entry[contract.Ten
 		c.vanish(id)
 		return
 	}
-	if !c.deps.Assignment(id) {
+	if err := verify(id, entry.Value); err != nil {
+		c.deps.Log.Warn("the control channel has a value that is ignored", zap.Stringer("tenant_id", id), zap.Error(err))
 		return
 	}
 	c.mu.Lock()
@@ -214,9 +230,36 @@ func (c *Controller) apply(ctx context.Context, entry control.Entry[contract.Ten
 		t.want(entry.Value)
 		return
 	}
-	t := newTenant(c, id, entry.Value)
-	c.tenants[id] = t
+	c.add(ctx, newTenant(c, id, entry.Value))
+}
+
+// add begins to work for a tenant. The caller holds the lock.
+func (c *Controller) add(ctx context.Context, t *tenant) {
+	c.tenants[t.id] = t
 	c.work.Go(func() { t.run(ctx) })
+}
+
+// verify says what is wrong with a value of the control channel: it belongs to another tenant, or asks for what nobody can do.
+func verify(id uuid.UUID, spec contract.TenantSpec) error {
+	switch spec.State {
+	case contract.DesiredActive, contract.DesiredSuspended, contract.DesiredDeleting:
+	default:
+		return fmt.Errorf("unknown desired state %q", spec.State)
+	}
+	switch {
+	case spec.TenantID != id.String():
+		return fmt.Errorf("it is that of tenant %q", spec.TenantID)
+	case spec.Workers < 1 || spec.Generation < 1 || spec.MaxAttempts < 0:
+		return fmt.Errorf("workers %d, max_attempts %d, generation %d", spec.Workers, spec.MaxAttempts, spec.Generation)
+	}
+	return nil
+}
+
+// divide has the tenants of which this instance's share of the workers has changed apply it.
+func (c *Controller) divide() {
+	for _, t := range c.all() {
+		t.divide()
+	}
 }
 
 // vanish takes in that the control channel no longer names a tenant. One whose teardown is done, or is under way, ends
@@ -307,9 +350,12 @@ func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.Te
 	if err == nil {
 		return entry.Value, false, true
 	}
-	if errors.Is(err, control.ErrNotFound) {
-		attached, err := c.deps.Partitions.Attached(ctx, id)
-		return unknown, false, err != nil || attached
+	if !errors.Is(err, control.ErrNotFound) {
+		return unknown, false, true
 	}
-	return unknown, false, true
+	if spec, registered, retired, err := c.registered(ctx, id); err != nil || registered {
+		return spec, false, err != nil || !retired
+	}
+	attached, err := c.deps.Partitions.Attached(ctx, id)
+	return unknown, false, err != nil || attached
 }

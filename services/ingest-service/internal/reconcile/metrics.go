@@ -11,8 +11,8 @@ import (
 type Collector struct {
 	controller *Controller
 
-	consumers, queue, workers, desired                   *prometheus.Desc
-	stored, duplicates, retried, deadLettered, withoutID *prometheus.Desc
+	consumers, queue, workers, desired, instances, healed *prometheus.Desc
+	stored, duplicates, retried, deadLettered, withoutID  *prometheus.Desc
 }
 
 // NewCollector returns the collector of c.
@@ -26,7 +26,9 @@ func NewCollector(c *Controller) *Collector {
 		consumers:    desc("mtm_consumers", "Tenants of this instance by the observed state of their consumer.", "state"),
 		queue:        desc("mtm_queue_messages", "Messages in a tenant's queue: ready, as of the last round of reading, and unacked by this instance.", "tenant_id", "state"),
 		workers:      desc("mtm_workers", "Workers of a tenant on this instance: busy writing a batch, or idle.", "tenant_id", "state"),
-		desired:      desc("mtm_workers_desired", "Workers that a tenant is to have.", tenant...),
+		desired:      desc("mtm_workers_desired", "Workers that a tenant is to have on this instance: its share.", tenant...),
+		instances:    desc("mtm_ingest_instances", "Instances among which workers are divided, as this one knows; 0 while it is cut off from the others."),
+		healed:       desc("mtm_registry_corrections_total", "Tenants of which the control channel had said something else than the registry.", "disagreement"),
 		stored:       desc("mtm_messages_stored_total", "Messages committed to the database for the first time.", tenant...),
 		duplicates:   desc("mtm_messages_duplicate_total", "Messages that were stored before and changed nothing.", tenant...),
 		retried:      desc("mtm_messages_retried_total", "Messages sent to a retry tier.", tenant...),
@@ -38,7 +40,7 @@ func NewCollector(c *Controller) *Collector {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		c.consumers, c.queue, c.workers, c.desired, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID,
+		c.consumers, c.queue, c.workers, c.desired, c.instances, c.healed, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID,
 	} {
 		ch <- desc
 	}
@@ -49,7 +51,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	states := make(map[contract.ConsumerState]int)
 	for _, t := range c.controller.all() {
 		t.mu.Lock()
-		observed, ready, desired := t.observed, t.ready, t.spec.Workers
+		observed, ready, desired := t.observed, t.ready, t.share
 		t.mu.Unlock()
 		states[observed]++
 		if observed != contract.StateDeleted {
@@ -61,6 +63,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		contract.StateDeleting, contract.StateDeleted, contract.StateFailed,
 	} {
 		ch <- prometheus.MustNewConstMetric(c.consumers, prometheus.GaugeValue, float64(states[state]), string(state))
+	}
+	ch <- prometheus.MustNewConstMetric(c.instances, prometheus.GaugeValue, float64(c.controller.members.size()))
+	for _, how := range disagreements() {
+		ch <- prometheus.MustNewConstMetric(c.healed, prometheus.CounterValue, float64(c.controller.healed[how].Load()), string(how))
 	}
 }
 

@@ -220,6 +220,12 @@ func (r reports) Renew(_ context.Context, _ string, _ contract.TenantStatus, _ t
 	})
 }
 
+func (reports) WatchKeys(ctx context.Context, _ string, _ func(control.Entry[contract.TenantStatus]), synced func()) error {
+	synced()
+	<-ctx.Done()
+	return nil
+}
+
 func (r reports) Delete(_ context.Context, key string) error {
 	return r.do("withdraw", func() error { delete(r.statuses, key); return nil })
 }
@@ -424,7 +430,7 @@ func (in *instanceUnderTest) start(first []contract.TenantSpec) {
 		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
 			return &puppet{plant: p, tenant: tenant, state: state, onChange: onChange}
 		},
-		Assignment: reconcile.EveryTenant, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: func() error { return nil },
+		Heartbeats: reports{p}, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: func() error { return nil },
 		Log:  zap.NewNop(),
 		Step: p.step,
 	})

@@ -116,7 +116,7 @@ func newRig(t *testing.T) *rig {
 		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
 			return consumer.New(consuming, tenant, r.link, gate, writer, budget, state, onChange, log)
 		},
-		Assignment: reconcile.EveryTenant, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: gate.Err, Log: log,
+		Heartbeats: r.statuses, Presence: messages, Registry: messages, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: gate.Err, Log: log,
 	}
 	return r
 }

@@ -39,12 +39,13 @@ type reporter struct {
 	instance string
 	process  string // another one after each start
 	step     Hook
+	beaten   func(lapsed bool) // is told of every heartbeat that was written
 	log      *zap.Logger
 	wake     chan struct{} // capacity 1
 
 	// Owned by the goroutine of run.
 	revision uint64    // of the heartbeat, 0 before the first one
-	beaten   time.Time // when that was
+	last     time.Time // when that was
 
 	mu      sync.Mutex
 	tenants map[uuid.UUID]*tenant  // guarded by mu: everything ever reported and not forgotten
@@ -53,9 +54,9 @@ type reporter struct {
 	cycle   []uuid.UUID            // guarded by mu: still to be repeated before those that were repeated first come again
 }
 
-func newReporter(statuses Statuses, instance string, step Hook, log *zap.Logger) *reporter {
+func newReporter(statuses Statuses, instance string, step Hook, beaten func(lapsed bool), log *zap.Logger) *reporter {
 	return &reporter{
-		statuses: statuses, instance: instance, process: uuid.NewString(), step: step, log: log, wake: make(chan struct{}, 1),
+		statuses: statuses, instance: instance, process: uuid.NewString(), step: step, beaten: beaten, log: log, wake: make(chan struct{}, 1),
 		tenants: make(map[uuid.UUID]*tenant), changed: make(map[uuid.UUID]struct{}), gone: make(map[uuid.UUID]struct{}),
 	}
 }
@@ -113,7 +114,7 @@ func (r *reporter) beat(ctx context.Context) (next time.Duration) {
 	defer cancel()
 	key := contract.InstanceKey(r.instance)
 	value := contract.TenantStatus{Instance: r.instance, Run: r.process, ObservedAt: time.Now().UTC()}
-	lapsed := r.revision > 0 && time.Since(r.beaten) >= contract.HeartbeatTTL
+	lapsed := r.revision > 0 && time.Since(r.last) >= contract.HeartbeatTTL
 	revision, err := r.statuses.Renew(ctx, key, value, contract.HeartbeatTTL, r.revision)
 	if errors.Is(err, control.ErrConflict) {
 		lapsed = true
@@ -125,7 +126,8 @@ func (r *reporter) beat(ctx context.Context) (next time.Duration) {
 		}
 		return beatRetry
 	}
-	r.revision, r.beaten = revision, time.Now()
+	r.revision, r.last = revision, time.Now()
+	r.beaten(lapsed)
 	if lapsed {
 		r.log.Info("the heartbeat had lapsed; everything is reported again")
 	}
@@ -260,7 +262,7 @@ func (t *tenant) status() contract.TenantStatus {
 		QueueReady: t.ready, QueueUnacked: t.unacked,
 		ObservedAt: time.Now().UTC(),
 	}
-	if t.observed == contract.StateRunning {
+	if t.observed == contract.StateRunning && !t.standby {
 		status.Workers = int(t.state.Workers.Load())
 	}
 	if t.fault != nil {

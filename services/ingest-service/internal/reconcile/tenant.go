@@ -41,6 +41,9 @@ type tenant struct {
 	vanished    bool                   // guarded by mu: the control channel no longer names the tenant
 	consuming   bool                   // guarded by mu: there is a consumer, and what it says counts
 	configured  int64                  // guarded by mu: the generation that the consumer was configured for
+	standby     bool                   // guarded by mu: all workers belong to other instances, as is desired
+	share       int                    // guarded by mu: the workers of this instance that were applied last
+	registered  bool                   // guarded by mu: spec is what the registry says, not just the control channel
 }
 
 func newTenant(c *Controller, id uuid.UUID, spec contract.TenantSpec) *tenant {
@@ -57,11 +60,16 @@ func (t *tenant) log() *zap.Logger { return t.control.deps.Log.With(zap.Stringer
 func (t *tenant) want(spec contract.TenantSpec) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if spec.Generation == t.spec.Generation && t.registered && spec != t.spec {
+		t.log().Warn("the control channel says something else than the registry and is ignored", zap.Int64("generation", spec.Generation))
+		return
+	}
 	if spec.Generation < t.spec.Generation {
 		t.log().Info("an older generation arrived late and is ignored",
 			zap.Int64("generation", spec.Generation), zap.Int64("known", t.spec.Generation))
 		return
 	}
+	t.registered = t.registered && spec == t.spec
 	t.spec, t.vanished = spec, false
 	t.nudge()
 }
@@ -192,12 +200,9 @@ func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
 	j.step(spec, StepBegun)
 	switch spec.State {
 	case contract.DesiredActive:
-		if err := j.provision(ctx, spec); err != nil {
-			return err
-		}
-		j.startConsumer(ctx, spec)
-		return nil
+		return j.activate(ctx, spec)
 	case contract.DesiredSuspended:
+		j.setStandby(false, 0)
 		j.stopConsumer(spec) // first: whatever else fails, nothing is consumed any more
 		if err := j.provision(ctx, spec); err != nil {
 			return err
@@ -208,9 +213,34 @@ func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
 		if j.isOver() {
 			return nil
 		}
+		if doomed, err := j.confirmDeletion(ctx, spec); err != nil || !doomed {
+			return err
+		}
 		return j.teardown(ctx, spec)
 	}
 	return fmt.Errorf("unknown desired state %q", spec.State)
+}
+
+// activate provisions the tenant and has this instance's share of the workers consume. An instance without a share stands by:
+// the queue and the partition are its concern as well as anybody's.
+func (j *job) activate(ctx context.Context, spec contract.TenantSpec) error {
+	share, known := j.control.members.share(j.id, spec.Workers)
+	j.setShare(share)
+	if known && share == 0 {
+		j.stopConsumer(spec) // first: whatever else fails, the workers are others'
+	}
+	if err := j.provision(ctx, spec); err != nil {
+		return err
+	}
+	switch {
+	case !known: // it goes on as soon as that is
+	case share == 0:
+		j.setStandby(true, spec.Generation)
+		j.observeConsumer(nil)
+	default:
+		j.startConsumer(ctx, spec, share)
+	}
+	return nil
 }
 
 func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
@@ -225,6 +255,7 @@ func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 		j.setProvisioned(true)
 		return nil
 	default:
+		j.setStandby(false, 0)
 		j.observe(contract.StateProvisioning, spec.Generation, nil)
 	}
 	if err := j.make(ctx, spec); err != nil {
@@ -267,6 +298,7 @@ func holding(ctx context.Context, slots chan struct{}, do func() error) error {
 // teardown takes everything of the tenant away: first what produces work, then what holds it. The queue is deleted once
 // more at the end: another instance, which has not heard of the deletion, may have made it again until the id was retired.
 func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
+	j.setStandby(false, 0)
 	j.observe(contract.StateDeleting, spec.Generation, nil)
 	j.setProvisioned(false)
 	j.control.census.strike(j.id)
@@ -300,14 +332,15 @@ func (j *job) takeAway(ctx context.Context, spec contract.TenantSpec) error {
 
 func (j *job) step(spec contract.TenantSpec, step Step) { j.control.step(j.id, spec.Generation, step) }
 
-// startConsumer makes the consumer run with what spec says; one that runs is configured anew, not restarted.
-func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec) {
+// startConsumer makes the consumer run with what spec says and so many workers; one that runs is configured anew, not
+// restarted.
+func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec, workers int) {
 	maxAttempts := spec.MaxAttempts
 	if maxAttempts == 0 {
 		maxAttempts = j.control.cfg.MaxAttempts
 	}
 	if j.consumer != nil {
-		j.consumer.Configure(spec.Workers, maxAttempts)
+		j.consumer.Configure(workers, maxAttempts)
 		j.setConsuming(true, spec.Generation)
 		j.step(spec, StepConsumerConfigured)
 		j.observeConsumer(nil)
@@ -319,7 +352,7 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec) {
 		started()
 		j.observeConsumer(fault)
 	})
-	running.Configure(spec.Workers, maxAttempts)
+	running.Configure(workers, maxAttempts)
 	j.setConsuming(true, spec.Generation)
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
@@ -342,7 +375,33 @@ func (t *tenant) setConsuming(consuming bool, configured int64) {
 	t.consuming, t.configured = consuming, configured
 }
 
-// observeConsumer reports what the consumer says of itself. Both the consumer and the tenant's goroutine call it, and
+// setShare notes which share of the workers is being applied.
+func (t *tenant) setShare(share int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.share = share
+}
+
+// setStandby notes whether this instance stands by, and for which generation.
+func (t *tenant) setStandby(standby bool, generation int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.standby = standby; standby {
+		t.configured = generation
+	}
+}
+
+// divide has the share of the workers applied if it is another one now.
+func (t *tenant) divide() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	share, known := t.control.members.share(t.id, t.spec.Workers)
+	if known && t.spec.State == contract.DesiredActive && (share != t.share || !t.consuming && !t.standby) {
+		t.nudge()
+	}
+}
+
+// observeConsumer reports what the consumer says of itself, or that none is needed here. Both the consumer and the tenant's goroutine call it, and
 // whoever notices that the database has gone or come back. It speaks of the generation that the consumer was configured
 // for, which may not be the newest one that is wanted, and says nothing once the consumer has been stopped.
 func (t *tenant) observeConsumer(fault error) {
@@ -352,8 +411,11 @@ func (t *tenant) observeConsumer(fault error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case !t.consuming:
-	case fault == nil && t.state.Consuming.Load():
+	case !t.consuming && !t.standby:
+	case fault == nil && t.consuming && t.state.Consuming.Load():
+		t.standby = false
+		t.note(contract.StateRunning, t.configured, nil)
+	case fault == nil && !t.consuming:
 		t.note(contract.StateRunning, t.configured, nil)
 	case fault != nil && !errors.Is(fault, context.Canceled):
 		t.note(contract.StatePaused, t.configured, fault)

@@ -11,7 +11,7 @@ type Tenant struct {
 	// Never used again once the tenant is deleted.
 	ID   string `json:"id" format:"uuid" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	Name string `json:"name" example:"ACME, production" minLength:"1" maxLength:"200"`
-	// Desired number of concurrent writers.
+	// Desired number of concurrent writers, on all instances together.
 	Workers int `json:"workers" example:"3" minimum:"1"`
 	// How often a message is tried before it becomes a dead letter. Absent: the default of the installation.
 	MaxAttempts int `json:"max_attempts,omitempty" example:"8" minimum:"1" maximum:"100"`
@@ -28,7 +28,7 @@ type Tenant struct {
 type Status struct {
 	// The state of the instance that is furthest from what is desired; `unknown` if none reports. `paused`: the infrastructure does not allow it to run, and it goes on by itself. `failed`: the last attempt failed and is being repeated.
 	State string `json:"state" example:"running" enums:"provisioning,running,paused,suspended,deleting,deleted,failed,unknown"`
-	// Workers that exist now, on all instances.
+	// Workers that exist now, on all instances together: as many as desired, but for the moments in which instances come or go.
 	Workers int   `json:"workers" example:"3"`
 	Queue   Queue `json:"queue"`
 	// The lowest generation that an instance has acted on, 0 if none has.
@@ -50,6 +50,7 @@ type Queue struct {
 type Instance struct {
 	Instance           string `json:"instance" example:"ingest-7d9f"`
 	State              string `json:"state" example:"running" enums:"provisioning,running,paused,suspended,deleting,deleted,failed"`
+	// Its share of the tenant's workers; 0 while others have all of them.
 	Workers            int    `json:"workers" example:"3"`
 	Queue              Queue  `json:"queue"`
 	ObservedGeneration int64  `json:"observed_generation" example:"1"`

@@ -12,13 +12,16 @@ const StateUnknown = "unknown"
 
 // Status is what became of a tenant, summed up over the instances that report on it.
 type Status struct {
-	// State is the state of the instance that is furthest from what is desired, or [StateUnknown].
+	// State is the state of the instance that is furthest from what is desired, or [StateUnknown]. A tenant that every instance
+	// takes for running runs once one of them has a worker: the others stand by.
 	State string
-	// Workers is the number of workers of all instances.
+	// Workers is the number of workers of all instances, among which they are divided.
 	Workers int
-	// QueueReady and QueueUnacked are the depth of the tenant's queue, -1 if nobody knows it yet. All instances look at
-	// the same queue, so it is the largest of their numbers and not the sum.
-	QueueReady, QueueUnacked int64
+	// QueueReady is how many messages wait in the tenant's queue, -1 if nobody knows it yet. All instances look at the same
+	// queue, so it is the largest of their numbers and not the sum.
+	QueueReady int64
+	// QueueUnacked is how many messages the instances are working on together, -1 if nobody knows it yet.
+	QueueUnacked int64
 	// ObservedGeneration is the lowest generation that an instance has acted on, 0 if there is none.
 	ObservedGeneration int64
 	// Error is the error of the instance that State comes from.
@@ -44,11 +47,16 @@ func Summarize(desired State, reports []contract.TenantStatus) Status {
 	for _, report := range sum.Instances {
 		sum.Workers += report.Workers
 		sum.QueueReady = max(sum.QueueReady, report.QueueReady)
-		sum.QueueUnacked = max(sum.QueueUnacked, report.QueueUnacked)
+		if report.QueueUnacked >= 0 {
+			sum.QueueUnacked = max(sum.QueueUnacked, 0) + report.QueueUnacked
+		}
 		sum.ObservedGeneration = min(sum.ObservedGeneration, report.ObservedGeneration)
 		if d := distance(desired, report.State); d > worst {
 			worst, sum.State, sum.Error = d, string(report.State), report.Error
 		}
+	}
+	if sum.State == string(contract.StateRunning) && sum.Workers == 0 {
+		sum.State = string(contract.StateProvisioning) // the instance that is to consume has not begun yet
 	}
 	return sum
 }

@@ -14,6 +14,9 @@ func TestSummarize(t *testing.T) {
 	report := func(instance string, state contract.ConsumerState, generation int64) contract.TenantStatus {
 		return contract.TenantStatus{Instance: instance, State: state, ObservedGeneration: generation, Workers: 3, QueueReady: -1, QueueUnacked: -1}
 	}
+	standby := func(instance string, generation int64) contract.TenantStatus {
+		return contract.TenantStatus{Instance: instance, State: contract.StateRunning, ObservedGeneration: generation}
+	}
 	for name, tc := range map[string]struct {
 		desired State
 		reports []contract.TenantStatus
@@ -34,6 +37,10 @@ func TestSummarize(t *testing.T) {
 		"one not yet suspended":             {Suspended, []contract.TenantStatus{report("a", "suspended", 5), report("b", "running", 4)}, "running", false},
 		"deleting":                          {Deleting, []contract.TenantStatus{report("a", "deleted", 5), report("b", "deleting", 5)}, "deleting", false},
 		"torn down":                         {Deleting, []contract.TenantStatus{report("a", "deleted", 5)}, "deleted", true},
+		"one of two stands by":              {Active, []contract.TenantStatus{report("a", "running", 5), standby("b", 5)}, "running", true},
+		"both stand by":                     {Active, []contract.TenantStatus{standby("a", 5), standby("b", 5)}, "provisioning", false},
+		"the one that consumes is to begin": {Active, []contract.TenantStatus{standby("a", 5), report("b", "provisioning", 5)}, "provisioning", false},
+		"the one that consumes is paused":   {Active, []contract.TenantStatus{standby("a", 5), report("b", "paused", 5)}, "paused", false},
 		"running although to be deleted":    {Deleting, []contract.TenantStatus{report("a", "running", 4), report("b", "deleted", 5)}, "running", false},
 		"a state that a newer version made": {Active, []contract.TenantStatus{report("a", "levitating", 5)}, "levitating", false},
 	} {
@@ -53,6 +60,11 @@ func TestSummarizeNumbers(t *testing.T) {
 	require.Equal(t, 5, sum.Workers)
 	require.Equal(t, int64(12), sum.QueueReady)
 	require.Equal(t, int64(4), sum.QueueUnacked)
+	both := Summarize(Active, []contract.TenantStatus{
+		{Instance: "a", State: "running", Workers: 1, QueueReady: 7, QueueUnacked: 40}, {Instance: "b", State: "running", Workers: 2, QueueReady: 9, QueueUnacked: 60},
+	})
+	require.Equal(t, int64(9), both.QueueReady, "they look at the same queue")
+	require.Equal(t, int64(100), both.QueueUnacked, "each works on messages of its own")
 	require.Equal(t, int64(4), sum.ObservedGeneration)
 	require.Equal(t, "no database", sum.Error)
 	require.Equal(t, "a", sum.Instances[0].Instance)

@@ -1,0 +1,258 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+)
+
+// Heartbeats are those of all instances; control.Statuses returns the bucket that they are in.
+type Heartbeats interface {
+	WatchKeys(ctx context.Context, pattern string, handle func(control.Entry[contract.TenantStatus]), synced func()) error
+}
+
+// Presence is where the instances note, beside the control channel, that they are heard in it; store.Store does.
+type Presence interface {
+	NoteHeard(ctx context.Context, instance string) error
+	// OthersHeard reports whether another instance was heard within the given time.
+	OthersHeard(ctx context.Context, instance string, within time.Duration) (bool, error)
+	ForgetHeard(ctx context.Context, instance string) error
+}
+
+// Timing of the members.
+const (
+	// memberTick is how late the end of a member may be noticed.
+	memberTick = time.Second
+	// memberGone is how long a heartbeat that was removed keeps its place: a channel that was wiped has removed this instance's
+	// own, too, which is then known.
+	memberGone = time.Second
+	// memberGrace is how long members stay, whatever the channel says, after this instance was not heard in it for a while: the
+	// others, which may have lost it as well, are about to be heard again.
+	memberGrace = contract.HeartbeatInterval + 5*time.Second
+	// unheard is how long after the last heartbeat this instance no longer judges others.
+	unheard = contract.HeartbeatTTL / 2
+	// unheardAtStart is how long an instance that starts waits to be heard before it works as if it were the only one.
+	unheardAtStart = 10 * time.Second
+	// isolationAfter is how long this instance was not heard until it asks the database whether others are, and isolationConfirm
+	// for how long that has to be so. Both end before the others take over, which is contract.HeartbeatTTL.
+	isolationAfter   = 2 * contract.HeartbeatInterval
+	isolationConfirm = 4 * time.Second
+	// heardWithin is what counts as heard. It is longer than between two heartbeats.
+	heardWithin = contract.HeartbeatInterval * 3 / 2
+	// presenceTimeout bounds one access to the database.
+	presenceTimeout = 2 * time.Second
+)
+
+// members are the instances among which the workers of each tenant are divided: this one, and those whose heartbeat is alive.
+//
+// Each instance sees that for itself. What it sees is the same for all within moments as long as the control channel works. When
+// it does not, this instance cannot tell whether the others have gone or cannot be heard either: every instance keeps its
+// share. One that alone is cut off, which the others replace when its heartbeat has run out, finds out in the database, without
+// which it could not store anything either, and then works for no tenant until it is heard again.
+type members struct {
+	self     string
+	presence Presence // nil: nobody can tell whether others are heard
+	changed  func()   // is told that shares may have changed, and must not block
+	log      *zap.Logger
+
+	mu       sync.Mutex
+	began    time.Time            // guarded by mu
+	synced   bool                 // guarded by mu: the heartbeats that there were at the start are known
+	heard    time.Time            // guarded by mu: when this instance was heard last, zero before the first time
+	again    time.Time            // guarded by mu: since when it is heard without a gap
+	others   map[string]time.Time // guarded by mu: until when each counts
+	isolated time.Time            // guarded by mu: since when others are known to be heard while this one is not, or zero
+	known    bool                 // guarded by mu: shares can be told
+	current  []string             // guarded by mu: the result, never changed in place; empty if this one is cut off
+
+	// Owned by the goroutine of run.
+	noted time.Time // when the presence was noted
+	asked time.Time // when the presence of others was asked for
+}
+
+func newMembers(self string, presence Presence, changed func(), log *zap.Logger) *members {
+	return &members{
+		self: self, presence: presence, changed: changed, log: log, others: make(map[string]time.Time),
+	}
+}
+
+// share is how many workers of a tenant belong to this instance; ok is false as long as that is not known.
+func (m *members) share(tenant uuid.UUID, workers int) (share int, ok bool) {
+	m.mu.Lock()
+	current, known := m.current, m.known
+	m.mu.Unlock()
+	if !known {
+		return 0, false
+	}
+	return Share(tenant, workers, m.self, current), true
+}
+
+// size is the number of instances that this one knows of, itself included; 0 if it is cut off, or knows of nobody yet.
+func (m *members) size() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.current)
+}
+
+// run keeps the members up to date until ctx ends.
+func (m *members) run(ctx context.Context, heartbeats Heartbeats) {
+	m.mu.Lock()
+	m.began = time.Now()
+	m.mu.Unlock()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		err := heartbeats.WatchKeys(ctx, contract.InstanceKey("*"), m.observe, m.setSynced)
+		if err != nil && ctx.Err() == nil {
+			m.log.Error("heartbeats are not watched any more", zap.Error(err))
+		}
+	})
+	defer watching.Wait()
+	for wait(ctx, memberTick) {
+		m.update(time.Now())
+		m.compare(ctx, time.Now())
+	}
+}
+
+// observe takes in a heartbeat, or the end of one.
+func (m *members) observe(entry control.Entry[contract.TenantStatus]) {
+	instance, ok := contract.ParseInstanceKey(entry.Key)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	m.mu.Lock()
+	switch {
+	case instance == m.self:
+		if entry.Deleted { // by a channel that has lost its data: the others' heartbeats are gone, too
+			m.again = now
+		}
+	case !entry.Deleted:
+		m.others[instance] = now.Add(contract.HeartbeatTTL)
+	default:
+		if _, member := m.others[instance]; member {
+			m.others[instance] = now.Add(memberGone)
+		}
+	}
+	m.mu.Unlock()
+	m.update(now)
+}
+
+// setSynced notes that every heartbeat that there was has been observed.
+func (m *members) setSynced() {
+	m.mu.Lock()
+	m.synced = true
+	m.mu.Unlock()
+	m.update(time.Now())
+}
+
+// beaten notes that this instance was heard. lapsed says that its heartbeat had been lost before.
+func (m *members) beaten(lapsed bool) {
+	now := time.Now()
+	m.mu.Lock()
+	if lapsed || !m.heard.IsZero() && now.Sub(m.heard) > unheard {
+		m.again = now
+	}
+	m.heard, m.isolated = now, time.Time{}
+	m.mu.Unlock()
+	m.update(now)
+}
+
+// update draws the conclusion, and tells if it is another one.
+func (m *members) update(now time.Time) {
+	m.mu.Lock()
+	current, known := m.conclude(now)
+	changed := known != m.known || !slices.Equal(current, m.current)
+	m.known, m.current = known, current
+	m.mu.Unlock()
+	if changed {
+		m.log.Info("workers are divided among other instances", zap.Strings("instances", current))
+		m.changed()
+	}
+}
+
+// conclude is who the members are. The caller holds the lock.
+func (m *members) conclude(now time.Time) (current []string, known bool) {
+	switch {
+	case !m.isolated.IsZero() && now.Sub(m.isolated) >= isolationConfirm:
+		return nil, true
+	case m.known:
+	case now.Sub(m.began) >= unheardAtStart:
+		// There is no last share to keep. That messages flow is worth more than that they do with few workers.
+	case m.heard.IsZero() || !m.synced:
+		return nil, false
+	}
+	if now.Sub(m.heard) <= unheard && now.Sub(m.again) >= memberGrace {
+		for instance, until := range m.others {
+			if !now.Before(until) {
+				delete(m.others, instance)
+			}
+		}
+	}
+	current = []string{m.self}
+	for instance := range m.others {
+		current = append(current, instance)
+	}
+	slices.Sort(current)
+	return current, true
+}
+
+// compare notes in the database that this instance is heard, or asks whether others are if it is not.
+func (m *members) compare(ctx context.Context, now time.Time) {
+	if m.presence == nil {
+		return
+	}
+	m.mu.Lock()
+	heard, silent := m.heard, now.Sub(m.heard)
+	if heard.IsZero() {
+		silent = now.Sub(m.began)
+	}
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, presenceTimeout)
+	defer cancel()
+	var err error
+	switch {
+	case heard.After(m.noted):
+		if err = m.presence.NoteHeard(ctx, m.self); err == nil {
+			m.noted = now
+		}
+	case silent >= isolationAfter && now.Sub(m.asked) >= presenceTimeout:
+		m.asked = now
+		var others bool
+		if others, err = m.presence.OthersHeard(ctx, m.self, heardWithin); err == nil {
+			m.suspect(others, heard, now)
+		}
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		m.log.Debug("which instances are heard could not be compared with the database", zap.Error(err))
+	}
+}
+
+// suspect notes whether others are heard, unless this instance was heard meanwhile.
+func (m *members) suspect(others bool, heard, now time.Time) {
+	m.mu.Lock()
+	switch {
+	case m.heard != heard:
+	case !others:
+		m.isolated = time.Time{}
+	case m.isolated.IsZero():
+		m.isolated = now
+	}
+	m.mu.Unlock()
+	m.update(now)
+}
+
+// leave is for an instance that ends in order.
+func (m *members) leave(ctx context.Context) error {
+	if m.presence == nil {
+		return nil
+	}
+	return m.presence.ForgetHeard(ctx, m.self)
+}

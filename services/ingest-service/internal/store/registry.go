@@ -1,0 +1,104 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+// Registration is what the registry of tenants says of one tenant.
+type Registration struct {
+	Spec contract.TenantSpec
+	// Retired says that the tenant was deleted; Spec is then what it was at last, to be torn down.
+	Retired bool
+}
+
+// RegistryPage is how many tenants [Store.Registered] returns at most.
+const RegistryPage = 1000
+
+// RegistryVersion is a text that changes with every change of the registry, and else stays.
+func (s *Store) RegistryVersion(ctx context.Context) (version string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := s.pool.QueryRow(ctx, `SELECT registry_version()`).Scan(&version); err != nil {
+		return "", fmt.Errorf("read the version of the registry: %w", err)
+	}
+	return version, nil
+}
+
+// Registered are the tenants of the registry that are not deleted, in the order of their ids, behind the one given: a page of
+// [RegistryPage], or less at the end.
+func (s *Store) Registered(ctx context.Context, behind uuid.UUID) ([]Registration, error) {
+	return s.registrations(ctx, `SELECT tenant, desired, concurrency, attempts, version FROM registered_tenants($1, $2)`, behind, RegistryPage)
+}
+
+// RegisteredAmong are those of the given tenants that the registry has ever known, in no order.
+func (s *Store) RegisteredAmong(ctx context.Context, ids []uuid.UUID) ([]Registration, error) {
+	return s.registrations(ctx, `SELECT tenant, desired, concurrency, attempts, version FROM registered_among($1)`, ids)
+}
+
+func (s *Store) registrations(ctx context.Context, query string, args ...any) ([]Registration, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the registry: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Registration, err error) {
+		var id uuid.UUID
+		var state string
+		if err = row.Scan(&id, &state, &r.Spec.Workers, &r.Spec.MaxAttempts, &r.Spec.Generation); err != nil {
+			return r, err
+		}
+		r.Spec.TenantID, r.Spec.State = id.String(), contract.DesiredState(state)
+		if state == "deleted" {
+			r.Retired, r.Spec.State = true, contract.DesiredDeleting
+		}
+		return r, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the registry: %w", err)
+	}
+	return found, nil
+}
+
+// NoteHeard notes that instance was heard in the control channel just now, and forgets those that were not for a day.
+func (s *Store) NoteHeard(ctx context.Context, instance string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `
+		WITH long_gone AS (DELETE FROM ingest_instances WHERE heard_at < now() - interval '1 day' AND instance <> $1)
+		INSERT INTO ingest_instances (instance, heard_at) VALUES ($1, now())
+		ON CONFLICT (instance) DO UPDATE SET heard_at = excluded.heard_at`, instance)
+	if err != nil {
+		return fmt.Errorf("note that the instance was heard: %w", err)
+	}
+	return nil
+}
+
+// OthersHeard reports whether another instance was heard in the control channel within the given time.
+func (s *Store) OthersHeard(ctx context.Context, instance string, within time.Duration) (heard bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err = s.pool.QueryRow(ctx,
+		`SELECT EXISTS (SELECT FROM ingest_instances WHERE instance <> $1 AND heard_at > now() - $2::interval)`, instance, within).Scan(&heard)
+	if err != nil {
+		return false, fmt.Errorf("ask whether other instances were heard: %w", err)
+	}
+	return heard, nil
+}
+
+// ForgetHeard is for an instance that ends in order.
+func (s *Store) ForgetHeard(ctx context.Context, instance string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, `DELETE FROM ingest_instances WHERE instance = $1`, instance); err != nil {
+		return fmt.Errorf("forget the instance: %w", err)
+	}
+	return nil
+}
