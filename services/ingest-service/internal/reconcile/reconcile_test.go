@@ -50,6 +50,8 @@ type rig struct {
 	deps       reconcile.Dependencies
 	registry   *prometheus.Registry
 	controller *reconcile.Controller
+	natsURL    string
+	resync     time.Duration // of the controller; 0 for the default
 }
 
 // refusing refuses partitions on demand: a tenant that cannot be provisioned.
@@ -98,6 +100,7 @@ func newRig(t *testing.T) *rig {
 	r.run(gate.Run)
 	channel := control.DefaultConfig()
 	channel.URL = backing.NATS(t)
+	r.natsURL = channel.URL
 	r.conn, err = control.Connect(channel, "test", log, nil)
 	require.NoError(t, err)
 	t.Cleanup(r.conn.Close)
@@ -139,7 +142,7 @@ func (r *rig) run(component func(context.Context) error) (stop func()) {
 // start starts the controller; the returned function stops it in order.
 func (r *rig) start() (stop func()) {
 	r.t.Helper()
-	r.controller = reconcile.New(reconcile.Config{Instance: instance, MaxAttempts: 3, Concurrency: 4}, r.deps)
+	r.controller = reconcile.New(reconcile.Config{Instance: instance, MaxAttempts: 3, Concurrency: 4, Resync: r.resync}, r.deps)
 	collector := reconcile.NewCollector(r.controller)
 	r.registry.MustRegister(collector)
 	stopRunning := r.run(r.controller.Run)

@@ -48,8 +48,8 @@ type Queue struct {
 
 // Instance is what one instance of ingest-service observes of a tenant.
 type Instance struct {
-	Instance           string `json:"instance" example:"ingest-7d9f"`
-	State              string `json:"state" example:"running" enums:"provisioning,running,paused,suspended,deleting,deleted,failed"`
+	Instance string `json:"instance" example:"ingest-7d9f"`
+	State    string `json:"state" example:"running" enums:"provisioning,running,paused,suspended,deleting,deleted,failed"`
 	// Its share of the tenant's workers; 0 while others have all of them.
 	Workers            int    `json:"workers" example:"3"`
 	Queue              Queue  `json:"queue"`
