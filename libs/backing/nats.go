@@ -80,7 +80,7 @@ func (k natsKind) container(rec record, set settings) containerSpec {
 		// Not as arguments, which everybody on the machine can read.
 		cmd: []string{"-c", natsConfFile},
 		files: map[string]string{natsConfFile: fmt.Sprintf(
-			listen+"jetstream { store_dir: \"/data\" }\nauthorization { user: %q, password: %q }\n", natsUser, rec.Password)},
+			listen+"jetstream { store_dir: \"/data\", sync_interval: always }\nauthorization { user: %q, password: %q }\n", natsUser, rec.Password)},
 		ports: ports,
 		data:  "/data",
 	}
@@ -153,6 +153,8 @@ func startNATS(cfg NATSConfig) (*natsserver.Server, error) {
 	options := &natsserver.Options{
 		ServerName: "mtm", Host: loopback, Port: cfg.Port, NoSigs: true, NoLog: !cfg.Log, Logtime: true, LogtimeUTC: true,
 		JetStream: true, StoreDir: filepath.Clean(cfg.Dir),
+		// What is acknowledged is on disk; by default that is up to two minutes later.
+		SyncAlways: true,
 	}
 	if cfg.Port == 0 {
 		options.Port = natsserver.RANDOM_PORT
