@@ -28,6 +28,9 @@ var ErrMalformed = errors.New("malformed value")
 // has to outlive the moment; without an end the markers of deleted tenants would pile up in every snapshot.
 const markerTTL = time.Hour
 
+// operationTimeout bounds one operation on a key, however long its caller would wait.
+const operationTimeout = 5 * time.Second
+
 // Entry is one value of a bucket.
 type Entry[T any] struct {
 	Key   string
@@ -39,8 +42,8 @@ type Entry[T any] struct {
 }
 
 // Bucket is a typed view of one key-value bucket. It is safe for concurrent use. Values travel as JSON. Every operation
-// makes the bucket if it is missing; without a deadline in its context it gives up after 5 seconds. While there is no
-// connection operations fail at once.
+// makes the bucket if it is missing. A read or write of a key gives up after 5 seconds: an answer that was on its way when a
+// connection was cut never comes, and nobody tells. While there is no connection operations fail at once.
 type Bucket[T any] struct {
 	conn   *Conn
 	config jetstream.KeyValueConfig
@@ -82,6 +85,8 @@ func newBucket[T any](c *Conn, name string, ttl time.Duration) *Bucket[T] {
 // Get returns the value of key, or [ErrNotFound]. With [ErrMalformed] the entry has its revision but no value.
 func (b *Bucket[T]) Get(ctx context.Context, key string) (Entry[T], error) {
 	entry := Entry[T]{Key: key}
+	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+	defer cancel()
 	err := b.do(ctx, "get", key, func(o *opened) error {
 		found, err := o.kv.Get(ctx, key)
 		if err != nil {
@@ -98,21 +103,21 @@ func (b *Bucket[T]) Get(ctx context.Context, key string) (Entry[T], error) {
 
 // Put writes the value of key, whatever was there, and returns its revision.
 func (b *Bucket[T]) Put(ctx context.Context, key string, value T) (uint64, error) {
-	return b.write(ctx, "put", key, value, func(o *opened, data []byte) (uint64, error) {
+	return b.write(ctx, "put", key, value, func(ctx context.Context, o *opened, data []byte) (uint64, error) {
 		return o.kv.Put(ctx, key, data)
 	})
 }
 
 // Create writes the value of a key that has none and returns its revision. A key that has one is [ErrConflict].
 func (b *Bucket[T]) Create(ctx context.Context, key string, value T) (uint64, error) {
-	return b.write(ctx, "create", key, value, func(o *opened, data []byte) (uint64, error) {
+	return b.write(ctx, "create", key, value, func(ctx context.Context, o *opened, data []byte) (uint64, error) {
 		return o.kv.Create(ctx, key, data)
 	})
 }
 
 // Update writes the value of key on the condition that its latest revision is still revision, else [ErrConflict].
 func (b *Bucket[T]) Update(ctx context.Context, key string, value T, revision uint64) (uint64, error) {
-	return b.write(ctx, "update", key, value, func(o *opened, data []byte) (uint64, error) {
+	return b.write(ctx, "update", key, value, func(ctx context.Context, o *opened, data []byte) (uint64, error) {
 		return o.kv.Update(ctx, key, data, revision)
 	})
 }
@@ -121,7 +126,7 @@ func (b *Bucket[T]) Update(ctx context.Context, key string, value T, revision ui
 // else [ErrConflict]; with revision 0, whatever was there. A value that has expired is a conflict, too. NATS before 2.11
 // knows no lifetime of single keys: there it lives as long as others of its bucket.
 func (b *Bucket[T]) Renew(ctx context.Context, key string, value T, ttl time.Duration, revision uint64) (uint64, error) {
-	return b.write(ctx, "renew", key, value, func(o *opened, data []byte) (uint64, error) {
+	return b.write(ctx, "renew", key, value, func(ctx context.Context, o *opened, data []byte) (uint64, error) {
 		var options []jetstream.PublishOpt
 		if o.markers {
 			options = append(options, jetstream.WithMsgTTL(ttl))
@@ -149,6 +154,8 @@ func (b *Bucket[T]) DeleteRevision(ctx context.Context, key string, revision uin
 }
 
 func (b *Bucket[T]) delete(ctx context.Context, key string, options ...jetstream.KVDeleteOpt) error {
+	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+	defer cancel()
 	return b.do(ctx, "delete", key, func(o *opened) error {
 		if o.markers {
 			return o.kv.Purge(ctx, key, append(options, jetstream.PurgeTTL(b.config.LimitMarkerTTL))...)
@@ -194,14 +201,16 @@ func (b *Bucket[T]) Snapshot(ctx context.Context) (map[string]Entry[T], error) {
 }
 
 func (b *Bucket[T]) write(
-	ctx context.Context, operation, key string, value T, put func(*opened, []byte) (uint64, error),
+	ctx context.Context, operation, key string, value T, put func(context.Context, *opened, []byte) (uint64, error),
 ) (revision uint64, err error) {
 	data, err := json.Marshal(value)
 	if err != nil {
 		return 0, fmt.Errorf("%s %s in bucket %s: %w", operation, key, b.config.Bucket, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, operationTimeout)
+	defer cancel()
 	err = b.do(ctx, operation, key, func(o *opened) error {
-		revision, err = put(o, data)
+		revision, err = put(ctx, o, data)
 		return err
 	})
 	return revision, err

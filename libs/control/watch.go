@@ -36,7 +36,7 @@ var (
 // nil, is called after every complete snapshot, the first one included. Both are called from the goroutine of Watch, so
 // a slow handle holds up this watch and nothing else.
 func (b *Bucket[T]) Watch(ctx context.Context, handle func(Entry[T]), synced func()) error {
-	return b.WatchKeys(ctx, jetstream.AllKeys, handle, synced)
+	return b.WatchKeys(ctx, "", handle, synced)
 }
 
 // WatchKeys is Watch of the keys that match a pattern, in which * is one part between two points, and > the rest.
@@ -76,7 +76,7 @@ func (b *Bucket[T]) WatchKeys(ctx context.Context, pattern string, handle func(E
 // watch is the state of one call of [Bucket.Watch], owned by its goroutine.
 type watch[T any] struct {
 	bucket  *Bucket[T]
-	pattern string
+	pattern string // empty: all keys
 	handle  func(Entry[T])
 	synced  func()
 	known   ledger
@@ -84,6 +84,9 @@ type watch[T any] struct {
 
 // source is the name of the watch among the faults of its connection.
 func (w *watch[T]) source() string {
+	if w.pattern == "" {
+		return "watch of bucket " + w.bucket.config.Bucket
+	}
 	return "watch of " + w.pattern + " in bucket " + w.bucket.config.Bucket
 }
 
@@ -153,7 +156,7 @@ func isOnTheWay(update jetstream.KeyValueEntry) bool { return update.Delta() > 0
 func watchKeys(ctx context.Context, kv jetstream.KeyValue, pattern string) (watcher jetstream.KeyWatcher, release func(), err error) {
 	own, release := context.WithCancel(context.WithoutCancel(ctx))
 	defer context.AfterFunc(ctx, release)()
-	if pattern == jetstream.AllKeys {
+	if pattern == "" {
 		watcher, err = kv.WatchAll(own)
 	} else {
 		watcher, err = kv.Watch(own, pattern)

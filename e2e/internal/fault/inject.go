@@ -50,6 +50,8 @@ func (r *run) inject(ctx context.Context, event Event, result *Result) error {
 		return bounded(ctx, actTimeout, r.terminateBackends)
 	case KillNATS, WipeNATS:
 		return r.restart(ctx, event, backing.ServiceNATS)
+	case ChannelDisagrees:
+		return bounded(ctx, actTimeout, r.disagree)
 	case Latency, Bandwidth, HalfOpen, Cut:
 		return r.network(ctx, event)
 	case ResizeStorm:

@@ -96,6 +96,9 @@ func (r *run) one(ctx context.Context, n int) error {
 	if event.Kind.concernsNATS() {
 		group.Go(func() { applied = r.reconfigure(ctx, n, at.end, result) })
 	}
+	if event.Kind == ChannelDisagrees {
+		group.Go(func() { applied = r.agree(ctx, n, at.end) })
+	}
 	recovered := r.recover(ctx, n, at.end, result)
 	group.Wait()
 	if err := errors.Join(failed, recovered, applied); err != nil {

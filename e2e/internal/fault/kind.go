@@ -26,6 +26,7 @@ const (
 	TerminateBackends     Kind = "terminate-backends"
 	KillNATS              Kind = "kill-nats"
 	WipeNATS              Kind = "wipe-nats"
+	ChannelDisagrees      Kind = "channel-disagrees"
 	Latency               Kind = "latency"
 	Bandwidth             Kind = "bandwidth"
 	HalfOpen              Kind = "half-open"
@@ -98,6 +99,7 @@ func table() []traits {
 		{kind: TerminateBackends, disturbs: postgres, work: 300 * ms},
 		{kind: KillNATS, disturbs: nats, least: 200 * ms, most: s, long: 10 * s, work: s},
 		{kind: WipeNATS, disturbs: nats, least: 200 * ms, most: s, long: 5 * s, work: 1500 * ms},
+		{kind: ChannelDisagrees, disturbs: nats, work: 500 * ms},
 		{kind: Latency, least: 1500 * ms, most: 2500 * ms, long: 10 * s, work: 100 * ms},
 		{kind: Bandwidth, least: 1500 * ms, most: 2500 * ms, long: 10 * s, work: 100 * ms},
 		// In a long run longer than two heartbeats, so that they notice it rather than the end of it.

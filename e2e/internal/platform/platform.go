@@ -40,6 +40,8 @@ func Start(ctx context.Context, log func(format string, args ...any)) (_ *Platfo
 	if p.Proxies, opts, err = startProxies(ctx, p.Backing); err != nil {
 		return nil, err
 	}
+	// A channel that has gone wrong is noticed in seconds rather than in a minute: a run has no minutes to wait.
+	opts.ServiceEnv = map[string]map[string]string{stack.IngestService: {"INGEST_RESYNC": "3s"}}
 	if p.Stack, err = stack.New(ctx, opts); err != nil {
 		return nil, fmt.Errorf("start the services: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 )
@@ -57,4 +58,117 @@ func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 	q, exists := r.queue(tenant)
 	require.True(t, exists)
 	require.Equal(t, 10, q.Messages)
+}
+
+// instanceOn starts one more instance, with a connection of its own to the control channel. cut ends that connection for good.
+func (r *rig) instanceOn(name string) (stop, cut func()) {
+	r.t.Helper()
+	channel := control.DefaultConfig()
+	channel.URL = r.natsURL
+	conn, err := control.Connect(channel, name, zap.NewNop(), nil)
+	require.NoError(r.t, err)
+	cut = sync.OnceFunc(conn.Close)
+	r.t.Cleanup(cut)
+	deps := r.deps
+	deps.Specs, deps.Statuses, deps.Heartbeats = control.Tenants(conn), control.Statuses(conn), control.Statuses(conn)
+	controller := reconcile.New(reconcile.Config{Instance: name, MaxAttempts: 3, Concurrency: 4}, deps)
+	return r.run(controller.Run), cut
+}
+
+// dividedAmong waits until the instances report their shares of a tenant's workers.
+func (r *rig) dividedAmong(tenant uuid.UUID, workers int, instances ...string) {
+	r.t.Helper()
+	for _, name := range instances {
+		want := reconcile.Share(tenant, workers, name, instances)
+		require.Eventually(r.t, func() bool {
+			entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), name))
+			return err == nil && entry.Value.State == contract.StateRunning && entry.Value.Workers == want
+		}, patience, poll, "%s of %d workers", name, workers)
+	}
+}
+
+// Two and then three instances divide the workers of tenants, on real servers: each tenant has the total that was configured, its
+// queue as many consumers as there are instances with a share, and what is published is stored.
+func TestWorkersAreDivided(t *testing.T) {
+	r := newRig(t)
+	stopA, _ := r.instanceOn("a")
+	r.instanceOn("b")
+	totals := map[uuid.UUID]int{}
+	for _, workers := range []int{1, 1, 1, 2, 4, 5} {
+		tenant := uuid.New()
+		totals[tenant] = workers
+		r.want(tenant, contract.DesiredActive, workers, 1)
+	}
+	holds := func(instances ...string) {
+		t.Helper()
+		for tenant, workers := range totals {
+			r.dividedAmong(tenant, workers, instances...)
+			require.Eventually(t, func() bool {
+				q, exists := r.queue(tenant)
+				return exists && q.Consumers == min(workers, len(instances))
+			}, patience, poll)
+		}
+	}
+	holds("a", "b")
+	r.instanceOn("c")
+	holds("a", "b", "c")
+	for tenant := range totals {
+		r.publish(tenant, 20)
+		require.Eventually(t, func() bool { return r.stored(tenant) == 20 }, patience, poll)
+	}
+	stopA()
+	holds("b", "c")
+	for tenant, workers := range totals {
+		r.want(tenant, contract.DesiredActive, workers+1, 2)
+		totals[tenant]++
+	}
+	holds("b", "c")
+
+	// A tenant goes, whoever has consumed it.
+	for tenant := range totals {
+		r.want(tenant, contract.DesiredDeleting, 1, 3)
+	}
+	for tenant := range totals {
+		r.observedBy("b", tenant, contract.StateDeleted, 3)
+		r.observedBy("c", tenant, contract.StateDeleted, 3)
+		_, exists := r.queue(tenant)
+		require.False(t, exists)
+	}
+}
+
+// The instance that consumes a tenant of one worker is cut off from the control channel. It stands back, and the other one takes
+// over when its heartbeat has run out: there are two for no longer than a heartbeat lives, if at all.
+func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
+	r := newRig(t)
+	_, cutA := r.instanceOn("a")
+	_, cutB := r.instanceOn("b")
+	tenant := uuid.New()
+	r.want(tenant, contract.DesiredActive, 1, 1)
+	r.dividedAmong(tenant, 1, "a", "b")
+	lost, left, cut := "a", "b", cutA
+	if reconcile.Share(tenant, 1, "b", []string{"a", "b"}) == 1 {
+		lost, left, cut = "b", "a", cutB
+	}
+	began := time.Now()
+	cut()
+	var both, nobody time.Duration
+	last := began
+	require.Eventually(t, func() bool {
+		q, _ := r.queue(tenant)
+		now := time.Now()
+		switch q.Consumers {
+		case 0:
+			nobody += now.Sub(last)
+		case 2:
+			both += now.Sub(last)
+		}
+		last = now
+		entry, err := r.statuses.Get(t.Context(), contract.StatusKey(tenant.String(), left))
+		return err == nil && entry.Value.Workers == 1
+	}, 2*contract.HeartbeatTTL, poll)
+	t.Logf("%s was cut off: %s took over after %v; both consumed for %v, nobody for %v", lost, left, time.Since(began), both, nobody)
+	require.Eventually(t, func() bool { q, _ := r.queue(tenant); return q.Consumers == 1 }, patience, poll)
+	require.LessOrEqual(t, both, contract.HeartbeatTTL)
+	r.publish(tenant, 10)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
 }
