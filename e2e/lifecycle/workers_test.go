@@ -1,0 +1,186 @@
+package lifecycle_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+)
+
+// divided is the part of a tenant that tells which instance has how many of its workers.
+type divided struct {
+	Status struct {
+		State     string `json:"state"`
+		Workers   int    `json:"workers"`
+		Instances []struct {
+			Instance string `json:"instance"`
+			State    string `json:"state"`
+			Workers  int    `json:"workers"`
+		} `json:"instances"`
+	} `json:"status"`
+}
+
+// sharesOf waits until so many instances report on a tenant, which has workers in all, and returns their shares by name.
+func (w *world) sharesOf(id uuid.UUID, instances, workers int) map[string]int {
+	w.t.Helper()
+	var shares map[string]int
+	require.Eventually(w.t, func() bool {
+		var view divided
+		if _, err := w.call(w.t.Context(), http.MethodGet, tenantURL(w.Tenant, id), "", &view); err != nil {
+			return false
+		}
+		shares = make(map[string]int)
+		for _, report := range view.Status.Instances {
+			shares[report.Instance] = report.Workers
+		}
+		return len(shares) == instances && view.Status.Workers == workers && view.Status.State == "running"
+	}, patience, poll, "want %d workers on %d instances", workers, instances)
+	return shares
+}
+
+// slow makes the database take its time for each batch of a tenant, so that it can be seen how many are written at once.
+func (w *world) slow(id uuid.UUID) {
+	w.t.Helper()
+	_, err := w.operator.Exec(w.t.Context(), `
+		CREATE OR REPLACE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
+		CREATE TRIGGER slow AFTER INSERT ON messages_`+strings.ReplaceAll(id.String(), "-", "")+` FOR EACH STATEMENT EXECUTE FUNCTION take_time()`)
+	require.NoError(w.t, err)
+}
+
+// atOnce publishes n messages of a slow tenant and returns how many batches were written at once, at most.
+func (w *world) atOnce(id uuid.UUID, n int) (most int) {
+	w.t.Helper()
+	var body bytes.Buffer
+	for i := range n {
+		fmt.Fprintf(&body, "{\"payload\":%d}\n", i)
+	}
+	before := w.stored(id)
+	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.Ingest.URL+"/messages/batch?tenant_id="+id.String(), &body)
+	require.NoError(w.t, err)
+	request.Header.Set("Authorization", "Bearer "+w.admin)
+	request.Header.Set("Content-Type", "application/x-ndjson")
+	response, err := w.client.Do(request)
+	require.NoError(w.t, err)
+	require.NoError(w.t, response.Body.Close())
+	require.Equal(w.t, http.StatusAccepted, response.StatusCode)
+	require.Eventually(w.t, func() bool {
+		most = max(most, w.writing())
+		return w.stored(id) == before+n
+	}, patience, 5*time.Millisecond)
+	return most
+}
+
+// writing is how many batches of slow tenants are being written.
+func (w *world) writing() (n int) {
+	w.t.Helper()
+	require.NoError(w.t, w.operator.QueryRow(w.t.Context(), `
+		SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'`).Scan(&n))
+	return n
+}
+
+func (w *world) stored(id uuid.UUID) (n int) {
+	w.t.Helper()
+	require.NoError(w.t, w.operator.QueryRow(w.t.Context(), `SELECT count(*) FROM messages WHERE tenant_id = $1`, id).Scan(&n))
+	return n
+}
+
+// An operator scales ingest-service out, and the tenants keep the number of workers that they were given: four are four and one
+// is one, seen where it counts, in the database. When an instance is killed, its share is another's within a heartbeat's
+// lifetime, and when one is frozen and thaws, two write at once for moments only.
+func TestWorkersAreTheTotalOfAllInstances(t *testing.T) {
+	w := newWorld(t, backing.NATS(t), "INGEST_BATCH_MESSAGES=20")
+	second, err := w.Add(t.Context(), stack.IngestService)
+	require.NoError(t, err)
+	four, one := uuid.New(), uuid.New()
+	require.NoError(t, w.create(t.Context(), four, 4))
+	require.NoError(t, w.create(t.Context(), one, 1))
+	for name, share := range w.sharesOf(four, 2, 4) {
+		require.Equal(t, 2, share, name)
+	}
+	shares := w.sharesOf(one, 2, 1)
+	w.slow(four)
+	w.slow(one)
+	require.Equal(t, 4, w.atOnce(four, 1600))
+	require.Equal(t, 1, w.atOnce(one, 200))
+
+	// A change is divided at once, and the request waits for both.
+	_, err = w.call(t.Context(), http.MethodPut, tenantURL(w.Tenant, four)+"/config/concurrency", `{"workers":3}`, nil)
+	require.NoError(t, err)
+	w.sharesOf(four, 2, 3)
+	require.Equal(t, 3, w.atOnce(four, 1200))
+
+	// The instance that has the one worker is frozen: the other one takes over, and gives it back.
+	owner := w.owner(one, shares, second)
+	require.NoError(t, owner.Signal(syscall.SIGSTOP))
+	began := time.Now()
+	w.sharesOf(one, 1, 1)
+	t.Logf("a frozen instance is replaced after %v", time.Since(began))
+	w.sharesOf(four, 1, 3)
+	require.Equal(t, 1, w.atOnce(one, 200))
+	ctx, cancel := context.WithCancel(t.Context())
+	published := make(chan error, 1)
+	go func() { // messages to be written while it thaws
+		for ctx.Err() == nil {
+			if _, err := w.call(ctx, http.MethodPost, w.survivor(owner, second).URL+"/messages?tenant_id="+one.String(), `{"payload":1}`, nil); err != nil && ctx.Err() == nil {
+				published <- err
+				return
+			}
+		}
+		published <- nil
+	}()
+	require.NoError(t, owner.Signal(syscall.SIGCONT))
+	thawed := time.Now()
+	var both time.Duration
+	for last := thawed; time.Since(thawed) < contract.HeartbeatInterval; {
+		if w.writing() > 1 {
+			both += time.Since(last)
+		}
+		last = time.Now()
+	}
+	cancel()
+	require.NoError(t, <-published)
+	t.Logf("after it thawed two batches of one worker were written at once for %v", both)
+	require.Less(t, both, contract.HeartbeatTTL)
+	w.sharesOf(one, 2, 1)
+
+	// One is killed.
+	require.NoError(t, owner.Kill(t.Context()))
+	w.sharesOf(four, 1, 3)
+	w.sharesOf(one, 1, 1)
+	require.NoError(t, w.remove(t.Context(), four))
+	require.NoError(t, w.remove(t.Context(), one))
+}
+
+// survivor is the other one of the two instances of ingest-service.
+func (w *world) survivor(owner, second *stack.Service) *stack.Service {
+	if owner == second {
+		return w.Ingest
+	}
+	return second
+}
+
+// owner is the instance of ingest-service that consumes a tenant of one worker.
+func (w *world) owner(id uuid.UUID, shares map[string]int, second *stack.Service) *stack.Service {
+	w.t.Helper()
+	require.Len(w.t, shares, 2)
+	has := fmt.Sprintf(`mtm_workers_desired{service="ingest-service",tenant_id=%q} 1`, id)
+	for _, candidate := range []*stack.Service{w.Ingest, second} {
+		metrics := string(w.get(w.t, candidate.OpsURL+"/metrics"))
+		if strings.Contains(metrics, has) || strings.Contains(metrics, fmt.Sprintf(`mtm_workers_desired{tenant_id=%q} 1`, id)) {
+			return candidate
+		}
+	}
+	require.Fail(w.t, "no instance has the worker")
+	return nil
+}
