@@ -31,6 +31,24 @@ var (
 	ErrInvalid = errors.New("message invalid for AMQP")
 )
 
+// LostError says why a connection that was up is gone. It wraps [ErrUnavailable] and the cause.
+type LostError struct {
+	Cause error
+	// Explained says that no delivery can be the cause: the broker shuts down or was told to close the connection (code 320,
+	// CONNECTION_FORCED), has been silent for longer than its heartbeats allow, or reads nothing any more.
+	Explained bool
+	// Consumer is the tag of the consumer whose delivery could not be read; empty if the cause is another one. Tags are the names
+	// that were given to [Session.ConsumeBatches], and a number.
+	Consumer string
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("%v: connection lost: %v", ErrUnavailable, e.Cause)
+}
+
+// Unwrap is for errors.Is and errors.As.
+func (e *LostError) Unwrap() []error { return []error{ErrUnavailable, e.Cause} }
+
 // ErrQueueMismatch says that a queue exists with other arguments than the wanted ones. The channel is closed; the queue can
 // still be used as it is, see [BindTenant].
 var ErrQueueMismatch = errors.New("queue exists with other arguments")

@@ -20,6 +20,8 @@ const (
 	// stable is how long a session must have lived for the next dial to start over with the shortest delay. A broker
 	// that accepts and closes at once is thus not hammered.
 	stable = 5 * time.Second
+	// maxMissed is how many heartbeats of the broker may be missing, as in amqp091-go.
+	maxMissed = 3
 )
 
 // Link keeps one connection to the broker alive.
@@ -36,11 +38,13 @@ type Link struct {
 	mu      sync.Mutex
 	session *Session      // guarded by mu: the living session, or nil
 	err     error         // guarded by mu: why there is none
-	changed chan struct{} // guarded by mu: closed when session changes
+	changed chan struct{} // guarded by mu: closed when session or ended changes
+	ended   bool          // guarded by mu: see End
 }
 
 // NewLink returns a link that connects once [Link.Run] is called. The broker shows name among its connections. report
-// is called from Run with nil when the connection is up, with an error when it is lost, cannot be made or is blocked.
+// is called from Run with nil when the connection is up, with an error when it is lost ([LostError], or another one if it was
+// given up for lack of an answer), cannot be made or is blocked.
 func NewLink(cfg Config, name string, log *zap.Logger, report func(error)) *Link {
 	if report == nil {
 		report = func(error) {}
@@ -72,11 +76,9 @@ func (l *Link) Run(ctx context.Context) error {
 	for {
 		started := time.Now()
 		err := l.hold(ctx)
-		l.set(nil, err)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the end of ctx is the way to stop a link
 		}
-		l.report(err)
 		l.log.Warn("no connection to the broker", zap.Error(err))
 		if time.Since(started) > stable {
 			delays.Reset()
@@ -89,13 +91,16 @@ func (l *Link) Run(ctx context.Context) error {
 	}
 }
 
-// Session returns the living session, waiting for one until ctx ends. The error wraps [ErrUnavailable], that of ctx and
-// why there is no connection.
+// Session returns the living session, waiting for one until ctx ends, or the link does ([Link.End]). The error wraps
+// [ErrUnavailable], that of ctx and why there is no connection.
 func (l *Link) Session(ctx context.Context) (*Session, error) {
 	for {
 		session, changed, cause := l.state()
-		if session != nil {
+		switch {
+		case session != nil:
 			return session, nil
+		case errors.Is(cause, errEnded):
+			return nil, cause
 		}
 		select {
 		case <-changed:
@@ -108,7 +113,22 @@ func (l *Link) Session(ctx context.Context) (*Session, error) {
 func (l *Link) state() (session *Session, changed <-chan struct{}, cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.ended {
+		return nil, l.changed, errEnded
+	}
 	return l.session, l.changed, l.err
+}
+
+// errEnded says that there is no connection and will be none.
+var errEnded = fmt.Errorf("%w: the link has ended", ErrUnavailable)
+
+// End has whoever waits for a session wait no longer. It is for a link that is not run any more.
+func (l *Link) End() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 func (l *Link) set(s *Session, err error) {
@@ -123,10 +143,15 @@ func (l *Link) set(s *Session, err error) {
 	l.changed = make(chan struct{})
 }
 
-// hold dials and stays until the connection is lost or ctx ends. It returns why.
+// hold dials and stays until the connection is lost or ctx ends. It reports and returns why. That a connection is lost is
+// reported before anybody who uses it can know.
 func (l *Link) hold(ctx context.Context) error {
 	session, err := l.dial(ctx)
 	if err != nil {
+		l.set(nil, err)
+		if ctx.Err() == nil {
+			l.report(err)
+		}
 		return err
 	}
 	// One element: the library sends at most one error and then closes the channel.
@@ -143,13 +168,12 @@ func (l *Link) hold(ctx context.Context) error {
 			session.end(fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err()))
 			return ctx.Err()
 		case reason := <-lost:
-			cause := fmt.Errorf("%w: connection lost", ErrUnavailable)
-			if reason != nil {
-				cause = fmt.Errorf("%w: connection lost: %w", ErrUnavailable, reason)
-			}
-			l.set(nil, cause)
-			session.end(cause)
-			return session.Err()
+			session.fail(session.lost(reason))
+			err := session.Err()
+			l.set(nil, err)
+			l.report(err)
+			session.end(err)
+			return err
 		case alarm, open := <-alarms:
 			if !open {
 				alarms = nil // the connection is closing; lost says why
@@ -210,6 +234,10 @@ func (l *Link) dial(ctx context.Context) (*Session, error) {
 			<-s.done
 		}
 		return nil, fmt.Errorf("%w: connect: %w", ErrUnavailable, withoutURL(err))
+	}
+	// The library begins to watch for silence with the first frame that comes from here on.
+	if silence := maxMissed * conn.Config.Heartbeat; silence > 0 {
+		_ = s.SetReadDeadline(time.Now().Add(silence)) // it fails on a socket that is closed, which reading tells
 	}
 	return newSession(conn, s, l.consumeLimit), nil
 }

@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -61,6 +62,8 @@ type reader struct {
 
 	mu      sync.Mutex
 	inboxes map[string]*inbox // guarded by mu: by consumer tag; nil: what comes is dropped
+	err     error             // guarded by mu: what ended reading
+	broken  string            // guarded by mu: the tag of the consumer whose delivery that was, if it was one
 }
 
 // content is a delivery of which a part has come.
@@ -123,9 +126,62 @@ func (r *reader) Read(p []byte) (int, error) {
 		}
 		if err := r.next(); err != nil {
 			r.wake() // what has come whole is good
+			r.fail(err)
 			return 0, err
 		}
 	}
+}
+
+// fail keeps what ended reading, and whose delivery could not be read.
+func (r *reader) fail(err error) {
+	broken := ""
+	if errors.Is(err, errMalformed) {
+		broken = r.consumerAt()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err, r.broken = err, broken
+}
+
+// consumerAt is the tag of the consumer to which the frame at from belongs; empty if that cannot be told.
+func (r *reader) consumerAt() string {
+	if r.current != nil {
+		return r.tagOf(r.current.inbox)
+	}
+	if r.to-r.from < frameStart {
+		return ""
+	}
+	frame := r.buffer[r.from:r.to]
+	if content := r.contents[binary.BigEndian.Uint16(frame[1:])]; content != nil {
+		return r.tagOf(content.inbox)
+	}
+	c := cursor{left: frame[frameStart:]}
+	if frame[0] != frameMethod || c.uint32() != basicDeliver {
+		return ""
+	}
+	return r.tagOf(r.inboxOf(c.short()))
+}
+
+func (r *reader) tagOf(b *inbox) string {
+	if b == nil {
+		return "" // its consumer has ended
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for tag, known := range r.inboxes {
+		if known == b {
+			return tag
+		}
+	}
+	return ""
+}
+
+// failure is what ended reading, nil while it goes on, and the tag of the consumer whose delivery could not be read, if it was
+// that.
+func (r *reader) failure() (consumer string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.broken, r.err
 }
 
 // next deals with what lies at from: a frame, or more of the one that was begun.

@@ -188,10 +188,14 @@ func TestReaderRefusesWhatIsMalformed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newReader(&chunks{content: stream, sizes: []int{10}})
+			r.open("another")
 			b := r.open("mine")
 			_, err := io.ReadAll(r)
 			require.ErrorIs(t, err, errMalformed)
 			require.Empty(t, b.take(nil))
+			consumer, err := r.failure()
+			require.ErrorIs(t, err, errMalformed)
+			require.Equal(t, "mine", consumer, "others would be tried for it")
 		})
 	}
 	for name, stream := range map[string][]byte{

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,6 +167,22 @@ func (s *Session) Do(ctx context.Context, fn func(ch *amqp.Channel) error) error
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// lost says why the connection was lost, for which the library has given reason: nil if it was closed in order.
+func (s *Session) lost(reason *amqp.Error) error {
+	if reason == nil {
+		return fmt.Errorf("%w: connection closed", ErrUnavailable)
+	}
+	if reason.Server {
+		return &LostError{Cause: reason, Explained: reason.Code == amqp.ConnectionForced}
+	}
+	consumer, read := s.stream.reader.failure()
+	written := s.stream.failure()
+	// A socket that was closed from this side says nothing of what the broker did.
+	silent := errors.Is(read, os.ErrDeadlineExceeded) ||
+		errors.Is(read, net.ErrClosed) && (errors.Is(written, net.ErrClosed) || errors.Is(written, os.ErrDeadlineExceeded))
+	return &LostError{Cause: reason, Explained: silent, Consumer: consumer}
 }
 
 // closeChannel closes ch, giving the session up if that takes longer than limit.

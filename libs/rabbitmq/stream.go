@@ -98,6 +98,13 @@ func (s *stream) abort() {
 	s.signal()
 }
 
+// failure is why nothing can be written any more; nil while it can.
+func (s *stream) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
 func (s *stream) signal() {
 	select {
 	case s.wake <- struct{}{}:
