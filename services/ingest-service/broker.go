@@ -2,16 +2,15 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 )
 
 const (
@@ -25,10 +24,13 @@ const (
 // a connection that publishes while it has an alarm, acknowledgements included; and the HTTP API is kept apart from
 // what happens inside, so that neither waits for the other. Queues that may not answer are tried on connections of their
 // own: publishing to one stops a whole channel, and consuming from one costs a whole connection.
+//
+// What a delivery does to its connection is no concern of declarations: nothing is consumed on theirs.
 type broker struct {
-	consume []*rabbitmq.Link // tenants' consumers, spread by tenant
-	shared  *rabbitmq.Link   // declarations and the recorder of dead letters
-	canary  *rabbitmq.Link   // tests of the dead-lettering, which may cost the connection
+	consume *isolation.Connections // tenants' consumers
+	letters *rabbitmq.Link         // the recorder of dead letters
+	shared  *rabbitmq.Link         // declarations
+	canary  *rabbitmq.Link         // tests of the dead-lettering, which may cost the connection
 	links   []*rabbitmq.Link
 
 	client   *rabbitmq.Publisher // the HTTP API
@@ -43,26 +45,33 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 		b.links = append(b.links, l)
 		return l
 	}
-	link := func(name string) *rabbitmq.Link { return connect(name, check.reporter()) }
 	// The loss of these is a part of their work, and says nothing about the broker.
 	expendable := func(name string) *rabbitmq.Link { return connect(name, nil) }
+	// No tenant is consumed on these.
+	link := func(name string) *rabbitmq.Link {
+		report := check.reporter()
+		return connect(name, func(err error) {
+			report(err)
+			b.consume.Unrelated(err)
+		})
+	}
 
 	probing, trying := expendable("consume quarantine"), expendable("publish quarantine")
-	for i := range cfg.RabbitMQ.Connections {
-		b.consume = append(b.consume, link(fmt.Sprintf("consume %d", i+1)).WithQuarantine(probing))
-	}
+	b.consume = isolation.New(cfg.RabbitMQ.Connections, func(name string, lost func(error)) *rabbitmq.Link {
+		report := check.reporter()
+		return connect(name, func(err error) {
+			report(err)
+			lost(err)
+		}).WithQuarantine(probing)
+	}, func(name string, lost func(error)) *rabbitmq.Link {
+		return rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, lost).WithQuarantine(probing)
+	}, log)
+	b.letters = connect("dead letters", check.reporter())
 	b.shared = link("shared").WithQuarantine(probing)
 	b.canary = expendable("canary")
 	b.client = rabbitmq.NewPublisher(link("publish"), clientLanes, log).WithQuarantine(trying)
 	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalLanes, log).WithQuarantine(trying)
 	return b
-}
-
-// consuming is the connection on which tenant is consumed.
-func (b *broker) consuming(tenant uuid.UUID) *rabbitmq.Link {
-	// The last bytes are random in every version of UUID that is in use.
-	n := int(tenant[14])<<8 | int(tenant[15])
-	return b.consume[n%len(b.consume)]
 }
 
 // together runs components that are stopped at the same time: each may take seconds with a broker that does not answer.
@@ -76,14 +85,15 @@ func together(components ...func(context.Context) error) func(context.Context) e
 	}
 }
 
-// components are the connections, and the publishers on them.
-func (b *broker) components() []lifecycle.Component {
+// components are the connections, and what runs on them. depths is how many messages wait in tenants' queues.
+func (b *broker) components(depths isolation.Depths) []lifecycle.Component {
 	links := make([]func(context.Context) error, len(b.links))
 	for i, l := range b.links {
 		links[i] = l.Run
 	}
 	return []lifecycle.Component{
 		{Name: "rabbitmq", Run: together(links...)},
+		{Name: "isolation", Run: func(ctx context.Context) error { return b.consume.Run(ctx, depths) }},
 		{Name: "publishers", Run: together(b.client.Run, b.internal.Run)},
 	}
 }

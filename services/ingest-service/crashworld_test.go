@@ -60,8 +60,13 @@ type crashWorld struct {
 
 func newCrashWorld(t *testing.T) *crashWorld {
 	t.Helper()
+	return newCrashWorldOn(t, backing.RabbitMQ(t))
+}
+
+func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
+	t.Helper()
 	databaseURL, natsURL := backing.Postgres(t), backing.NATS(t)
-	w := &crashWorld{t: t, broker: backing.RabbitMQ(t), instance: "ingest-1"}
+	w := &crashWorld{t: t, broker: broker, instance: "ingest-1"}
 	var err error
 	w.operator, err = pgxpool.New(t.Context(), databaseURL)
 	require.NoError(t, err)
@@ -513,4 +518,10 @@ func (v *victim) dropOnce() {
 	v.t.Helper()
 	_, err := v.w.operator.Exec(v.t.Context(), `SELECT tenant_drop($1)`, v.id)
 	require.NoError(v.t, err)
+}
+
+// deadline is for one request of a test.
+func deadline(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithTimeout(t.Context(), patience)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadlettering"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
@@ -89,14 +90,15 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	forget := func(tenant uuid.UUID) {
 		requests.Forget(tenant)
 		letterMetrics.Forget(tenant)
+		broker.consume.Forget(tenant)
 	}
 	topology := reconcile.NewTopology(broker.shared, cfg.Ingest.RetryDelays,
 		rabbitmq.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, log)
 	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, step, health, log)
-	reg.MustRegister(reconcile.NewCollector(controller))
+	reg.MustRegister(reconcile.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
-	recorder := deadletter.NewRecorder(broker.shared, letters, letterMetrics, log)
+	recorder := deadletter.NewRecorder(broker.letters, letters, letterMetrics, log)
 	replayer := deadletter.NewReplayer(letters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
 	watch := deadlettering.New(deadlettering.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
@@ -114,7 +116,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 		{Name: "gate", Run: gate.Run},
 		{Name: "token keys", Run: verifier.Run},
 	}
-	components = append(components, broker.components()...)
+	components = append(components, broker.components(topology.Depths)...)
 	components = append(components,
 		lifecycle.Component{Name: "topology", Run: topology.Run},
 		lifecycle.Component{Name: "dead letter gauges", Run: func(ctx context.Context) error { return letterMetrics.Run(ctx, letters, log) }},
@@ -163,7 +165,7 @@ func newController(
 			Specs: control.Tenants(conn), Statuses: control.Statuses(conn), Partitions: messages,
 			Topology: topology,
 			NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
-				return consumer.New(consuming, tenant, broker.consuming(tenant), gate, writer, budget, state, onChange, log)
+				return consumer.New(consuming, tenant, broker.consume, gate, writer, budget, state, onChange, log)
 			},
 			Heartbeats: control.Statuses(conn), Presence: messages, Registry: messages,
 			Synced: func() { synced.Set(nil) },

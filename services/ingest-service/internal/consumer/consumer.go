@@ -62,14 +62,14 @@ var ErrQueueMissing = errors.New("the tenant's queue does not exist")
 
 // Consumer consumes the queue of one tenant.
 type Consumer struct {
-	cfg    Config
-	tenant uuid.UUID
-	link   *rabbitmq.Link
-	gate   *batch.Gate
-	writer *batch.Writer
-	budget *Budget
-	state  *State
-	base   *zap.Logger
+	cfg       Config
+	tenant    uuid.UUID
+	placement Placement
+	gate      *batch.Gate
+	writer    *batch.Writer
+	budget    *Budget
+	state     *State
+	base      *zap.Logger
 
 	prefetch int     // of the next channel; owned by Run
 	doubtful bool    // the queue did not answer the last time; owned by Run
@@ -79,16 +79,17 @@ type Consumer struct {
 
 	maxAttempts atomic.Int64
 	resized     chan struct{} // capacity 1: a wake-up is enough, the number is in state
+	relocated   atomic.Bool   // another place is to be acquired; resized tells
 	// onChange hears that Consuming has changed, or why the broker or the database keeps this consumer from working.
 	onChange func(error)
 }
 
-// New returns a consumer of tenant's queue. state outlives it; onChange is called from Run.
-func New(cfg Config, tenant uuid.UUID, link *rabbitmq.Link, gate *batch.Gate, writer *batch.Writer, budget *Budget,
+// New returns a consumer of tenant's queue, where placement says. state outlives it; onChange is called from Run.
+func New(cfg Config, tenant uuid.UUID, placement Placement, gate *batch.Gate, writer *batch.Writer, budget *Budget,
 	state *State, onChange func(error), log *zap.Logger,
 ) *Consumer {
 	return &Consumer{
-		cfg: cfg, tenant: tenant, link: link, gate: gate, writer: writer, budget: budget, state: state,
+		cfg: cfg, tenant: tenant, placement: placement, gate: gate, writer: writer, budget: budget, state: state,
 		prefetch: cfg.Prefetch, base: log, resized: make(chan struct{}, 1), onChange: onChange,
 		longestDoubt: time.Minute,
 	}
@@ -102,6 +103,16 @@ func (c *Consumer) log() *zap.Logger { return c.base.With(zap.Stringer("tenant_i
 func (c *Consumer) Configure(workers, maxAttempts int) {
 	c.state.Workers.Store(int64(workers))
 	c.maxAttempts.Store(int64(maxAttempts))
+	c.wake()
+}
+
+// relocate has the consumer acquire its place again, once it has finished what is in flight.
+func (c *Consumer) relocate() {
+	c.relocated.Store(true)
+	c.wake()
+}
+
+func (c *Consumer) wake() {
 	select {
 	case c.resized <- struct{}{}:
 	default:
@@ -122,9 +133,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 			err = in.run()
 		}
 		if err := c.startOver(ctx, err, time.Since(began)); err != nil {
+			c.placement.Release(c.tenant)
 			return err
 		}
 	}
+	c.placement.Release(c.tenant)
 	return nil
 }
 
@@ -133,31 +146,43 @@ func (c *Consumer) begin(ctx context.Context) (*intake, error) {
 	if err := c.gate.Wait(ctx); err != nil {
 		return nil, err
 	}
-	consumption, err := c.start(ctx, contract.QueueName(c.tenant.String()))
+	consumption, fault, err := c.start(ctx, contract.QueueName(c.tenant.String()))
 	if refused, ok := errors.AsType[*amqp.Error](err); ok && refused.Code == amqp.NotFound {
 		return nil, fmt.Errorf("%w: %s", ErrQueueMissing, refused.Reason)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return newIntake(ctx, c, consumption), nil
+	return newIntake(ctx, c, consumption, fault), nil
 }
 
-// start consumes queue. One that did not answer the last time must first answer where that costs nobody else their
-// connection.
-func (c *Consumer) start(ctx context.Context, queue string) (*rabbitmq.Consumption, error) {
+// start consumes queue, where that harms nobody: a queue that did not answer the last time must first answer on a connection that
+// is there for that. fault is what is said of the tenant all the same.
+func (c *Consumer) start(ctx context.Context, queue string) (consumption *rabbitmq.Consumption, fault, err error) {
+	c.relocated.Store(false)
+	place, err := c.placement.Acquire(ctx, c.tenant, c.relocate, c.onChange)
+	if err != nil {
+		return nil, nil, err
+	}
 	if c.doubtful {
-		if err := c.link.Probe(ctx, queue); err != nil {
-			return nil, err
+		if err := place.Link.Probe(ctx, queue); err != nil {
+			return nil, nil, err
 		}
 	}
-	session, err := c.link.Session(ctx)
+	session, err := place.Link.Session(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	consumption, err := session.ConsumeBatches(ctx, queue, "ingest-"+c.tenant.String(), c.prefetch)
+	prefetch := c.prefetch
+	if place.Prefetch > 0 {
+		prefetch = min(prefetch, place.Prefetch)
+	}
+	consumption, err = session.ConsumeBatches(ctx, queue, TagPrefix+c.tenant.String(), prefetch)
 	c.doubtful = errors.Is(err, rabbitmq.ErrUnanswered)
-	return consumption, err
+	if err == nil && place.Began != nil {
+		place.Began()
+	}
+	return consumption, place.Fault, err
 }
 
 // startOver returns when it is time to start over, or ctx has ended. It returns err if that makes no sense.

@@ -120,7 +120,7 @@ func (r *rig) onChannel(fn func(*amqp.Channel) error) {
 }
 
 func (r *rig) consumer() *consumer.Consumer {
-	c := consumer.New(r.cfg, r.tenant, r.link, r.gate, r.writer, r.budget, &r.state, func(error) {}, zap.NewNop())
+	c := consumer.New(r.cfg, r.tenant, consumer.On(r.link), r.gate, r.writer, r.budget, &r.state, func(error) {}, zap.NewNop())
 	c.Configure(3, 3)
 	return c
 }

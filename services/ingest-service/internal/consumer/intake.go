@@ -25,6 +25,7 @@ var (
 	errIntakeClosed = errors.New("the broker ended the consumer")
 	errOverBudget   = errors.New("large messages: starting over with a lower prefetch")
 	errRaise        = errors.New("starting over with a higher prefetch")
+	errRelocated    = errors.New("starting over on another connection")
 )
 
 // intake is one consumer on one channel. Its fields are owned by the goroutine of run; writers own their batch until
@@ -34,6 +35,7 @@ var (
 type intake struct {
 	*Consumer
 	consumption *rabbitmq.Consumption
+	fault       error // what is said of the tenant while it is consumed; nil as a rule
 	began       time.Time
 
 	// Writers outlive ctx, so that what is in flight is finished; patience ends with it, so that nobody waits for a
@@ -71,9 +73,9 @@ type result struct {
 	err      error
 }
 
-func newIntake(ctx context.Context, c *Consumer, consumption *rabbitmq.Consumption) *intake {
+func newIntake(ctx context.Context, c *Consumer, consumption *rabbitmq.Consumption, fault error) *intake {
 	in := &intake{
-		Consumer: c, consumption: consumption, began: time.Now(), ctx: ctx,
+		Consumer: c, consumption: consumption, fault: fault, began: time.Now(), ctx: ctx,
 		gather:  gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
 		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: time.NewTimer(0),
 	}
@@ -89,7 +91,7 @@ func newIntake(ctx context.Context, c *Consumer, consumption *rabbitmq.Consumpti
 // run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on.
 func (in *intake) run() error {
 	in.state.Consuming.Store(true)
-	in.onChange(nil)
+	in.onChange(in.fault)
 	return in.end(in.loop())
 }
 
@@ -118,6 +120,8 @@ func (in *intake) end(err error) error {
 		in.prefetch = max(in.prefetch/prefetchStep, minPrefetch)
 	case errors.Is(err, errRaise):
 		in.prefetch = min(in.prefetch*prefetchStep, in.cfg.Prefetch)
+		return nil
+	case errors.Is(err, errRelocated):
 		return nil
 	}
 	return err
@@ -154,6 +158,9 @@ func (in *intake) next() error {
 	case depth := <-in.probes:
 		in.pace.answered(depth)
 	case <-in.resized:
+		if in.relocated.Load() {
+			return errRelocated
+		}
 	case now := <-in.timer.C:
 		return in.remind(now)
 	case <-in.consumption.Done():

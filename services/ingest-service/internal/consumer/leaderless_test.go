@@ -88,7 +88,7 @@ func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
 	r.link = link
 	r.run(r.consumer().Run)
 	var state consumer.State
-	unlucky := consumer.New(r.cfg, broken, link, r.gate, r.writer, r.budget, &state, func(error) {}, zaptest.NewLogger(t))
+	unlucky := consumer.New(r.cfg, broken, consumer.On(link), r.gate, r.writer, r.budget, &state, func(error) {}, zaptest.NewLogger(t))
 	unlucky.Configure(1, 3)
 	unlucky.Hasten(2 * time.Second)
 	r.run(unlucky.Run)

@@ -117,7 +117,7 @@ func newRig(t *testing.T) *rig {
 		Specs: r.specs, Statuses: r.statuses, Partitions: messages,
 		Topology: reconcile.NewTopology(r.link, delays, rabbitmq.QueueOptions{}, log),
 		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
-			return consumer.New(consuming, tenant, r.link, gate, writer, budget, state, onChange, log)
+			return consumer.New(consuming, tenant, consumer.On(r.link), gate, writer, budget, state, onChange, log)
 		},
 		Heartbeats: r.statuses, Presence: messages, Registry: messages, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: gate.Err, Log: log,
 	}

@@ -44,6 +44,7 @@ type tenant struct {
 	standby     bool                   // guarded by mu: all workers belong to other instances, as is desired
 	share       int                    // guarded by mu: the workers of this instance that were applied last
 	registered  bool                   // guarded by mu: spec is what the registry says, not just the control channel
+	isolated    error                  // guarded by mu: what the consumer says of deliveries that break the connection
 }
 
 func newTenant(c *Controller, id uuid.UUID, spec contract.TenantSpec) *tenant {
@@ -350,7 +351,7 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec, worke
 	started := sync.OnceFunc(func() { <-j.control.starts })
 	running := j.control.deps.NewConsumer(j.id, &j.state, func(fault error) {
 		started()
-		j.observeConsumer(fault)
+		j.hear(fault)
 	})
 	running.Configure(workers, maxAttempts)
 	j.setConsuming(true, spec.Generation)
@@ -373,6 +374,20 @@ func (t *tenant) setConsuming(consuming bool, configured int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.consuming, t.configured = consuming, configured
+	if !consuming {
+		t.isolated = nil
+	}
+}
+
+// hear takes in what the consumer says. That its deliveries break the connection stays true between two probes, whatever becomes
+// of each.
+func (t *tenant) hear(fault error) {
+	t.mu.Lock()
+	if fault == nil || errors.Is(fault, consumer.ErrIsolated) {
+		t.isolated = fault
+	}
+	t.mu.Unlock()
+	t.observeConsumer(fault)
 }
 
 // setShare notes which share of the workers is being applied.
@@ -412,6 +427,8 @@ func (t *tenant) observeConsumer(fault error) {
 	defer t.mu.Unlock()
 	switch {
 	case !t.consuming && !t.standby:
+	case t.isolated != nil:
+		t.note(contract.StateFailed, t.configured, t.isolated)
 	case fault == nil && t.consuming && t.state.Consuming.Load():
 		t.standby = false
 		t.note(contract.StateRunning, t.configured, nil)

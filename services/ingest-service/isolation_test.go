@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+)
+
+const (
+	// mark is in the body of a message that breaks its connection.
+	mark = "breaks its connection"
+	// handful is how many connections a neighbour may lose: two that are shared, and one a round.
+	handful = 5
+	// healing is how long the probes of a tenant that has failed may be apart here, and what follows upon one.
+	healing = 3 * time.Minute
+)
+
+// tenants brings n of them up on one connection.
+func (w *crashWorld) tenants(n int) []*victim {
+	w.t.Helper()
+	all := make([]*victim, n)
+	for i := range all {
+		all[i] = &victim{t: w.t, w: w, id: uuid.New(), accepted: make(map[uuid.UUID]bool)}
+		all[i].want(contract.TenantSpec{State: contract.DesiredActive, Workers: 1, Generation: 1})
+	}
+	for _, v := range all {
+		v.observed()
+	}
+	return all
+}
+
+// connect has the service reach the broker at that URL, over one connection for all tenants.
+func (w *crashWorld) connect(amqpURL string) {
+	const variable = "RABBITMQ_URL="
+	w.env = slices.DeleteFunc(w.env, func(line string) bool { return strings.HasPrefix(line, variable) })
+	w.env = append(w.env, variable+amqpURL, "RABBITMQ_CONNECTIONS=1")
+}
+
+// poison publishes a message that breaks its connection.
+func (v *victim) poison() {
+	v.t.Helper()
+	ctx, cancel := deadline(v.t)
+	defer cancel()
+	require.NoError(v.t, v.w.producer.Publish(ctx, rabbitmq.Message{
+		Exchange: contract.MessagesExchange, Key: v.id.String(),
+		Publishing: amqp.Publishing{MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: fmt.Appendf(nil, "%q", mark)},
+	}))
+}
+
+// status is what the service has reported last.
+func (v *victim) status() contract.TenantStatus {
+	v.t.Helper()
+	entry, err := v.w.statuses.Get(v.t.Context(), contract.StatusKey(v.id.String(), v.w.instance))
+	require.NoError(v.t, err)
+	return entry.Value
+}
+
+// hasFailed waits until the tenant is found to break connections.
+func (v *victim) hasFailed() {
+	v.t.Helper()
+	var last contract.TenantStatus
+	require.Eventually(v.t, func() bool {
+		last = v.status()
+		return last.State == contract.StateFailed && last.ObservedGeneration == v.spec.Generation
+	}, patience, tick, "last seen %+v", &last)
+	require.Contains(v.t, last.Error, "break the connection")
+	require.Contains(v.t, last.Error, "runbook")
+	require.Contains(v.t, last.Error, "last error")
+	require.Contains(v.t, v.w.metrics(), fmt.Sprintf("mtm_tenant_isolated{tenant_id=%q} 1", v.id))
+}
+
+func (w *crashWorld) metrics() string {
+	w.t.Helper()
+	status, metrics := get(w.t, w.ops+"/metrics")
+	require.Equal(w.t, http.StatusOK, status)
+	return string(metrics)
+}
+
+// drained waits until all that was accepted is stored.
+func (v *victim) drained() {
+	v.t.Helper()
+	require.Eventually(v.t, func() bool { return len(v.stored()) >= len(v.accepted) }, patience, tick,
+		"tenant %s: %d accepted, status %+v", v.id, len(v.accepted), v.status())
+	require.Equal(v.t, v.accepted, v.stored())
+}
+
+// dropHead removes the first message of the queue, as the runbook says.
+func (v *victim) dropHead() {
+	v.t.Helper()
+	require.Eventually(v.t, func() bool { // a probe may hold it
+		dropped := false
+		require.NoError(v.t, v.channel(func(ch *amqp.Channel) error {
+			d, ok, err := ch.Get(contract.QueueName(v.id.String()), false)
+			switch {
+			case err != nil || !ok:
+				return err
+			case !strings.Contains(string(d.Body), mark):
+				return d.Nack(false, true)
+			}
+			dropped = true
+			return d.Ack(false)
+		}))
+		return dropped
+	}, patience, tick)
+}
+
+// A message that breaks the connection at each delivery stops its own tenant, and nobody else: neighbours lose a handful of
+// connections, and from then on none. The tenant says why, is tried again on a connection of its own, and goes on when the
+// message is gone.
+func TestDeliveriesThatBreakTheConnectionStopTheirTenantAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the probes of a tenant that has failed; not with -short")
+	}
+	for name, test := range map[string]struct {
+		poisoned int
+		spoil    bool
+		losses   int // of a neighbour
+	}{
+		"one tenant": {poisoned: 1, losses: handful}, "two tenants": {poisoned: 2, losses: handful},
+		"deliveries that cannot be read": {poisoned: 1, spoil: true, losses: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			broker := backing.RabbitMQ(t)
+			breaker, proxied := newBreaker(t, broker.URL, mark)
+			breaker.spoil = test.spoil
+			w := newCrashWorldOn(t, broker)
+			w.connect(proxied)
+			w.start()
+			all := w.tenants(50)
+			culprits, neighbours := all[:test.poisoned], all[test.poisoned:]
+			for i, v := range neighbours {
+				v.publish(i % 3)
+			}
+			for _, v := range culprits {
+				v.publish(5)
+				v.poison()
+				v.publish(5)
+			}
+			for _, v := range culprits {
+				v.hasFailed()
+			}
+			for _, v := range neighbours {
+				v.publish(5)
+				v.drained()
+				require.LessOrEqual(t, breaker.lossesOf(v.id), test.losses, "a neighbour keeps losing its connection")
+			}
+			undisturbed(t, breaker, culprits, neighbours)
+
+			t.Log("what is wanted of it is done as far as that goes")
+			first := culprits[0]
+			first.want(contract.TenantSpec{State: contract.DesiredActive, Workers: 3, Generation: 2})
+			first.hasFailed()
+			first.want(contract.TenantSpec{State: contract.DesiredSuspended, Workers: 3, Generation: 3})
+			first.observed()
+			first.want(contract.TenantSpec{State: contract.DesiredActive, Workers: 3, Generation: 4})
+			first.hasFailed()
+
+			t.Log("the message is removed")
+			before := breaker.allLosses()
+			for _, v := range culprits {
+				v.dropHead()
+			}
+			for _, v := range culprits {
+				require.Eventually(t, func() bool { return v.status().State == contract.StateRunning }, healing, tick)
+				v.publish(1)
+				v.drained()
+			}
+			require.Eventually(t, func() bool { return !strings.Contains(w.metrics(), "mtm_tenant_isolated{") }, patience, tick)
+			require.Eventually(t, func() bool { return strings.Contains(w.metrics(), "mtm_isolation_candidates 0") }, patience, tick)
+			for _, v := range neighbours {
+				require.Equal(t, before[v.id], breaker.lossesOf(v.id))
+			}
+		})
+	}
+}
+
+// undisturbed waits for a further probe of each culprit, and demands that it costs nobody else anything.
+func undisturbed(t *testing.T, b *breaker, culprits, neighbours []*victim) {
+	t.Helper()
+	before := b.allLosses()
+	for _, v := range culprits {
+		require.Eventually(t, func() bool { return b.lossesOf(v.id) > before[v.id] }, healing, tick, "it is never tried again")
+		require.Equal(t, contract.StateFailed, v.status().State, "a probe is no recovery")
+	}
+	for _, v := range neighbours {
+		require.Equal(t, before[v.id], b.lossesOf(v.id), "a neighbour has lost its connection again")
+	}
+}
