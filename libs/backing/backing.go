@@ -83,6 +83,9 @@ type Options struct {
 	// bridges, filters and forwarded ports, every message costs more. It is not for persistent servers, whose data would have to
 	// be found again under another name of the machine.
 	Direct bool
+	// RabbitMQPlugins are enabled beside the management one, on a server of this machine's programs or in a container that is
+	// Direct.
+	RabbitMQPlugins []string
 	// Log hears of the progress, one line at a time. May be nil; may be called from several goroutines.
 	Log func(line string)
 

@@ -35,7 +35,8 @@ func kinds() []kind { return []kind{postgresKind{}, rabbitKind{}, natsKind{}} }
 type settings struct {
 	durable    bool
 	persistent bool
-	direct     bool // see [Options]
+	direct     bool     // see [Options]
+	plugins    []string // of RabbitMQ, beside those that it always has
 }
 
 // address is how a service is reached, with login.

@@ -123,13 +123,15 @@ func (k rabbitKind) container(rec record, set settings) containerSpec {
 	spec.env = append(spec.env, erlangEnv(rec)...)
 	spec.files = map[string]string{
 		"/etc/rabbitmq/conf.d/20-mtm.conf": strings.Join(listeners(rec), "\n") + "\n",
-		"/etc/rabbitmq/enabled_plugins":    rabbitPlugins,
+		"/etc/rabbitmq/enabled_plugins":    rabbitPlugins(set),
 	}
 	return spec
 }
 
 // rabbitPlugins leaves out the exporter for Prometheus, which has a port of its own.
-const rabbitPlugins = "[rabbitmq_management].\n"
+func rabbitPlugins(set settings) string {
+	return "[" + strings.Join(append([]string{"rabbitmq_management"}, set.plugins...), ",") + "].\n"
+}
 
 // erlangEnv keeps a node that shares the network of this machine to its own ports on 127.0.0.1.
 func erlangEnv(rec record) []string {
@@ -179,7 +181,7 @@ func (rabbitKind) missing() []string {
 	return nil
 }
 
-func (k rabbitKind) native(rec record, _ settings) nativeSpec {
+func (k rabbitKind) native(rec record, set settings) nativeSpec {
 	return nativeSpec{data: rec.Data, helpers: []Name{helperEPMD}, tool: k.tool(rec), specs: func(context.Context) ([]process.Spec, error) {
 		account, err := unprivileged(k.accounts())
 		if err != nil {
@@ -190,7 +192,7 @@ func (k rabbitKind) native(rec record, _ settings) nativeSpec {
 		if script == "" || err != nil {
 			return nil, errors.New("RabbitMQ is not installed")
 		}
-		node := rabbitFiles{root: rec.Data, rec: rec, account: account}
+		node := rabbitFiles{root: rec.Data, rec: rec, set: set, account: account}
 		if err := node.write(); err != nil {
 			return nil, err
 		}
@@ -230,6 +232,7 @@ func (k rabbitKind) tool(rec record) func(context.Context, string, []string) (*e
 type rabbitFiles struct {
 	root    string
 	rec     record
+	set     settings
 	account *process.User
 }
 
@@ -253,7 +256,7 @@ func (f rabbitFiles) write() error {
 	if err := ownedFile(f.path("conf", "rabbitmq.conf"), conf, f.account); err != nil {
 		return err
 	}
-	return ownedFile(f.path("conf", "enabled_plugins"), rabbitPlugins, f.account)
+	return ownedFile(f.path("conf", "enabled_plugins"), rabbitPlugins(f.set), f.account)
 }
 
 // env keeps the node away from everything that the machine configures for its own one.

@@ -66,7 +66,7 @@ func (s *starter) say(format string, values ...any) {
 }
 
 func (s *starter) settings() settings {
-	return settings{durable: s.opts.Durable, persistent: s.opts.Persistent, direct: s.direct}
+	return settings{durable: s.opts.Durable, persistent: s.opts.Persistent, direct: s.direct, plugins: s.opts.RabbitMQPlugins}
 }
 
 // choice is where one service will be taken from.

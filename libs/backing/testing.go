@@ -155,9 +155,14 @@ func NATS(tb testing.TB) string {
 // PostgreSQL holds an empty database; services under test bring their schema along.
 func Dedicated(tb testing.TB, names ...Name) *Services {
 	tb.Helper()
-	services, err := Start(tb.Context(), Options{
-		Services: names, Durable: true, ownServers: true, Log: func(line string) { tb.Log("backing:", line) },
-	})
+	return DedicatedWith(tb, Options{Services: names, Durable: true})
+}
+
+// DedicatedWith is [Dedicated] with options, of which Log is set here.
+func DedicatedWith(tb testing.TB, opts Options) *Services {
+	tb.Helper()
+	opts.ownServers, opts.Log = true, func(line string) { tb.Log("backing:", line) }
+	services, err := Start(tb.Context(), opts)
 	if err != nil {
 		tb.Fatalf("backing: %v", err)
 	}

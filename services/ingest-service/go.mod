@@ -3,6 +3,7 @@ module github.com/srireskianita/multi-tenant-messaging/services/ingest-service
 go 1.26.0
 
 require (
+	github.com/Azure/go-amqp v1.7.0
 	github.com/cenkalti/backoff/v5 v5.0.3
 	github.com/gofiber/fiber/v2 v2.52.15
 	github.com/google/uuid v1.6.0

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	amqp10 "github.com/Azure/go-amqp"
 	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
@@ -197,4 +200,88 @@ func undisturbed(t *testing.T, b *breaker, culprits, neighbours []*victim) {
 	for _, v := range neighbours {
 		require.Equal(t, before[v.id], b.lossesOf(v.id), "a neighbour has lost its connection again")
 	}
+}
+
+// The real one: RabbitMQ 3.10 crashes whenever it has to deliver an AMQP 1.0 message whose id is an unsigned long to a consumer over
+// AMQP 0-9-1. The message is removed as the runbook says, and those behind it are stored.
+func TestMessageThatCrashesTheBrokersWriterStopsItsTenantAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a broker of its own; not with -short")
+	}
+	services := backing.DedicatedWith(t, backing.Options{
+		Services: []backing.Name{backing.ServiceRabbitMQ}, RabbitMQPlugins: []string{"rabbitmq_amqp1_0"},
+	})
+	skipUnlessWritersCrash(t, services)
+	w := newCrashWorldOn(t, backing.Broker{URL: services.RabbitMQURL, ManagementURL: services.RabbitMQManagementURL, VHost: "%2F"})
+	w.connect(services.RabbitMQURL)
+	w.start()
+	all := w.tenants(20)
+	culprit, neighbours := all[0], all[1:]
+	culprit.publish(3)
+	publishUnsignedID(t, services.RabbitMQURL, culprit.id)
+	culprit.publish(3)
+	culprit.hasFailed()
+	for _, v := range neighbours {
+		v.publish(5)
+		v.drained()
+		require.Equal(t, contract.StateRunning, v.status().State)
+	}
+
+	queue := "/api/queues/%2F/" + contract.QueueName(culprit.id.String())
+	require.Eventually(t, func() bool { // a probe may hold it
+		return len(manageGet(t, services.RabbitMQManagementURL+queue+"/get")) == 1
+	}, patience, tick)
+	require.Eventually(t, func() bool { return culprit.status().State == contract.StateRunning }, healing, tick)
+	culprit.publish(1)
+	culprit.drained()
+}
+
+// skipUnlessWritersCrash skips the test where the broker is one that can deliver the message.
+func skipUnlessWritersCrash(t *testing.T, services *backing.Services) {
+	t.Helper()
+	if services.Process(backing.ServiceRabbitMQ).Source() != backing.SourceNative {
+		t.Skip("SKIPPED: the broker runs in a container, where the plugin for AMQP 1.0 is not enabled")
+	}
+	conn, err := amqp.Dial(services.RabbitMQURL)
+	require.NoError(t, err)
+	defer conn.Close() //nolint:errcheck // only looked at
+	version, _ := conn.Properties["version"].(string)
+	if !strings.HasPrefix(version, "3.") {
+		t.Skipf("SKIPPED: RabbitMQ %s converts the message for AMQP 0-9-1 without a crash", version)
+	}
+}
+
+// publishUnsignedID publishes a message over AMQP 1.0, as the clients of other brokers do.
+func publishUnsignedID(t *testing.T, amqpURL string, tenant uuid.UUID) {
+	t.Helper()
+	ctx, cancel := deadline(t)
+	defer cancel()
+	conn, err := amqp10.Dial(ctx, strings.TrimSuffix(amqpURL, "/"), nil)
+	require.NoError(t, err)
+	defer conn.Close() //nolint:errcheck // what was sent is settled
+	session, err := conn.NewSession(ctx, nil)
+	require.NoError(t, err)
+	sender, err := session.NewSender(ctx, "/exchange/"+contract.MessagesExchange+"/"+tenant.String(), nil)
+	require.NoError(t, err)
+	message := amqp10.NewMessage([]byte(`"unreadable"`))
+	message.Header = &amqp10.MessageHeader{Durable: true}
+	message.Properties = &amqp10.MessageProperties{MessageID: uint64(1)}
+	require.NoError(t, sender.Send(ctx, message, nil))
+}
+
+// manageGet takes the first message out of a queue by the management API, which needs no connection of AMQP.
+func manageGet(t *testing.T, target string) (messages []json.RawMessage) {
+	t.Helper()
+	body := strings.NewReader(`{"count":1,"ackmode":"ack_requeue_false","encoding":"auto","truncate":1000}`)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, target, body)
+	require.NoError(t, err)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close() //nolint:errcheck // read only
+	content, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, response.StatusCode, "%s", content)
+	require.NoError(t, json.Unmarshal(content, &messages))
+	t.Logf("taken out of the queue: %s", content)
+	return messages
 }
