@@ -48,7 +48,7 @@ demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N
 TIMEOUT ?= 15m
 PKG ?= work
 
-.PHONY: test test-rabbitmq4 bench chaos soak lint verify vuln deps fmt generate compose-test
+.PHONY: test test-rabbitmq4 bench chaos fuzz soak lint verify vuln deps fmt generate compose-test
 test: bin/gotestsum ## every test of every module, with -race; PKG=./libs/… and RUN=TestName narrow it down
 	@tools/compiler
 	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
@@ -64,6 +64,9 @@ bench: ## the platform beside the machine's limits and alternatives; QUICK=1, PA
 chaos: ## every kind of fault under traffic, nothing may be lost; DURATION=90s, SEED=number, RATE=messages a second, REPORT=file
 	@go build -o bin/ ./e2e/chaos
 	@bin/chaos $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
+
+fuzz: ## arbitrary properties and headers of messages, as bytes, against a platform; DURATION=10m
+	@go run ./libs/backing/cmd/backing run -- go test -count=1 -timeout 0 -run FuzzPublishedProperties -v ./e2e/platform -hostile $(or $(DURATION),10m)
 
 soak: ## half of what the machine can do, memory and connections stay flat; DURATION=30m, RATE=messages a second, REPORT=file
 	@go build -o bin/ ./e2e/chaos
