@@ -92,13 +92,13 @@ func TestVerdictThatFails(t *testing.T) {
 	} {
 		r := &report{}
 		v.Details = []string{"what it was"}
-		r.verdict(v, nil)
+		r.verdict(v, nil, nil)
 		require.Len(t, r.failures, 1, name)
 		require.Contains(t, r.failures[0], "1 "+name, name)
 		require.Contains(t, r.text(), "what it was", name)
 	}
 	r := &report{}
-	r.verdict(traffic.Verdict{Confirmed: 10, Stored: 9, DeadLettered: 1, Poison: 1}, nil)
+	r.verdict(traffic.Verdict{Confirmed: 10, Stored: 9, DeadLettered: 1, Poison: 1}, nil, nil)
 	require.Empty(t, r.failures)
 }
 

@@ -122,6 +122,6 @@ func (e *experiment) end(ctx context.Context) error {
 		}
 	}
 	e.report.services(e.before, after)
-	e.report.verdict(v, e.traffic.Remarks())
+	e.report.verdict(v, e.traffic.Hostile(), e.traffic.Remarks())
 	return nil
 }

@@ -23,6 +23,8 @@ type account struct {
 	// turn is taken by whoever changes the tenant, so that a change that is awaited is not overtaken.
 	turn     chan struct{}
 	follower follower
+	// neighbour is the tenant for which hostile messages have copies.
+	neighbour uuid.UUID
 
 	mu        sync.Mutex
 	phase     phase
@@ -223,8 +225,27 @@ type ledger struct {
 	seed         int64
 	payloadBytes int
 
-	mu       sync.Mutex
-	accounts map[uuid.UUID]*account // guarded by mu
+	mu        sync.Mutex
+	accounts  map[uuid.UUID]*account // guarded by mu
+	neighbour uuid.UUID              // guarded by mu: of accounts that are opened
+}
+
+// setNeighbour sets the tenant for which hostile messages of tenants that are opened from now on have copies.
+func (l *ledger) setNeighbour(tenant uuid.UUID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.neighbour = tenant
+}
+
+// isCopy reports whether a message is one that another tenant has sent a copy of.
+func (l *ledger) isCopy(tenant, id uuid.UUID) bool {
+	for _, a := range l.all() {
+		seq, theirs := a.seq(id)
+		if theirs && a.tenant != tenant && a.neighbour == tenant && a.hostileOf(seq, true) == hostileCopied {
+			return true
+		}
+	}
+	return false
 }
 
 func newLedger(seed int64, payloadBytes int) *ledger {
@@ -236,6 +257,7 @@ func (l *ledger) open(tenant uuid.UUID) *account {
 	a := newAccount(l.seed, tenant, l.payloadBytes)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	a.neighbour = l.neighbour
 	l.accounts[tenant] = a
 	return a
 }

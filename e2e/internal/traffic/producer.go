@@ -184,6 +184,11 @@ func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (o
 			messages[i] = a.message(m)
 		}
 		outcomes, err = t.publishAMQP(ctx, messages)
+		for i, m := range items {
+			if outcomes[i] == outcomeConfirmed {
+				t.noteHostile(a.hostileOf(m.seq, m.poison))
+			}
+		}
 	}
 	if err != nil && ctx.Err() == nil {
 		t.remark(a, err)
@@ -198,9 +203,11 @@ func (a *account) message(m item) rabbitmq.Message {
 		key, headers = a.disguise(m.seq)
 		body = a.poisoned(m.seq)
 	}
-	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: key, Publishing: amqp.Publishing{
+	p := amqp.Publishing{
 		MessageId: a.id(m.seq).String(), DeliveryMode: amqp.Persistent, ContentType: "application/json", Headers: headers, Body: body,
-	}}
+	}
+	a.hostileOf(m.seq, m.poison).arm(&p, a.neighbour, m.doubtful || m.repeat)
+	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: key, Publishing: p}
 }
 
 // publishAMQP publishes to the broker directly, mandatory and with confirms. The error is one of those that there were.
