@@ -2,6 +2,7 @@ package deadlettering
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -179,4 +180,36 @@ func TestWhatIsWrongIsToldAndMended(t *testing.T) {
 		r.declare()
 		r.fine()
 	}
+}
+
+// A broker that is away, blocked or slow is told elsewhere, and says nothing about its dead-lettering; a refusal does.
+func TestABrokerThatIsAwayIsNotTakenForOneThatDoesNotDeadLetter(t *testing.T) {
+	t.Parallel()
+	for away, errs := range map[bool][]error{
+		true: {
+			rabbitmq.ErrUnavailable, rabbitmq.ErrBlocked, fmt.Errorf("%w: %w", rabbitmq.ErrUnconfirmed, context.DeadlineExceeded), context.Canceled,
+			amqp.ErrClosed, &amqp.Error{Code: amqp.ConnectionForced, Server: true}, fmt.Errorf("%w: %w", rabbitmq.ErrUnavailable, &amqp.Error{Code: amqp.FrameError}),
+		},
+		false: {
+			&amqp.Error{Code: amqp.InternalError, Server: true}, &amqp.Error{Code: amqp.AccessRefused, Server: true},
+			fmt.Errorf("%w: %w", rabbitmq.ErrUnavailable, rabbitmq.ErrUnanswered), rabbitmq.ErrUnroutable, rabbitmq.ErrRejected,
+		},
+	} {
+		for _, err := range errs {
+			require.Equal(t, away, isAway(fmt.Errorf("publish: %w", err)), "%v", err)
+		}
+	}
+	var causes []error
+	w := New(Config{}, nil, nil, func(err error) { causes = append(causes, err) }, prometheus.NewPedanticRegistry(), zap.NewNop())
+	c, missed := &canaries{Watch: w}, make(map[string]int)
+	for range misses - 1 {
+		c.count(missed, map[string]error{ownTier: errNotBack})
+	}
+	c.count(missed, nil) // could not be tried
+	require.Equal(t, []error{nil}, causes)
+	c.count(missed, map[string]error{ownTier: errNotBack})
+	require.ErrorIs(t, causes[len(causes)-1], errNotBack)
+	c.count(missed, map[string]error{ownTier: nil})
+	require.NoError(t, causes[len(causes)-1])
+	require.Zero(t, missed[ownTier])
 }

@@ -1,0 +1,22 @@
+package rabbitmq
+
+import (
+	"testing"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+)
+
+// A broker that cannot bear x-death must never be without a screen because its version is written in a form that nobody has seen yet.
+func TestScreenIsThereUnlessTheBrokerIsKnownToBearEverything(t *testing.T) {
+	for version, screened := range map[any]bool{
+		"3.10.8": true, "3.13.7": true, "3.8.0-rc.1": true, "2.8.7": true, "4.0.0-rc.1": false, "4.0.5": false, "4.3.6+deb": false, "4": false, "10.1": false,
+		"": true, "unknown": true, "v4.0.5": true, nil: true, int32(4): true,
+	} {
+		session := &Session{conn: &amqp.Connection{Properties: amqp.Table{"version": version}}}
+		require.Equal(t, screened, (&Link{cfg: Config{}.withDefaults()}).Screened(session), "%v", version)
+		require.True(t, (&Link{cfg: Config{Screen: ScreenOn}}).Screened(session))
+		require.False(t, (&Link{cfg: Config{Screen: ScreenOff}}).Screened(session))
+	}
+	require.True(t, (&Link{cfg: Default()}).Screened(&Session{conn: &amqp.Connection{}}), "no properties at all")
+}
