@@ -94,11 +94,16 @@ func (s *Session) DeclareScreen(ctx context.Context, closed bool) error {
 		if err := ch.ExchangeBind(contract.RefusedExchange, "", contract.ScreenExchange, false, match); err != nil {
 			return fmt.Errorf("close the screen: %w", err)
 		}
-		if err := ch.ExchangeBind(contract.ScreenExchange, "#", contract.MessagesExchange, false, nil); err != nil {
-			return fmt.Errorf("put the screen in front of the tenants: %w", err)
-		}
-		return nil
+		return bindScreen(ch)
 	})
+}
+
+// bindScreen leads what producers publish to the screen.
+func bindScreen(ch *amqp.Channel) error {
+	if err := ch.ExchangeBind(contract.ScreenExchange, "#", contract.MessagesExchange, false, nil); err != nil {
+		return fmt.Errorf("put the screen in front of the tenants: %w", err)
+	}
+	return nil
 }
 
 // declareRefusing declares a queue that refuses every publish, on a node that is there.

@@ -114,8 +114,8 @@ func DeclareTenantQueue(ch *amqp.Channel, tenantID string, opts QueueOptions) er
 }
 
 // BindTenant binds a tenant's queue, whatever its arguments, and takes the way past the screen from producers if it is to be
-// screened. It is idempotent. There is a way for producers at any moment of it, provided that a screen that is in use was declared
-// before; and a publish that finds two gives the queue one copy.
+// screened. It is idempotent. There is a way for producers at any moment of it, and a publish that finds two gives the queue one
+// copy. A screen that was not declared is an error.
 func BindTenant(ch *amqp.Channel, tenantID string, screened bool) error {
 	queue := contract.QueueName(tenantID)
 	past := binding{contract.MessagesExchange, tenantID}
@@ -124,6 +124,10 @@ func BindTenant(ch *amqp.Channel, tenantID string, screened bool) error {
 		bindings = append(bindings, past)
 	}
 	if err := bind(ch, queue, bindings...); err != nil || !screened {
+		return err
+	}
+	// Once more, since somebody may have deleted the screen: no way is taken away before the other one is there.
+	if err := bindScreen(ch); err != nil {
 		return err
 	}
 	if err := ch.QueueUnbind(queue, past.key, past.exchange, nil); err != nil {
