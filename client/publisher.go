@@ -26,8 +26,8 @@ type PublisherConfig struct {
 	Concurrency int
 	// Timeout is how long a batch is repeated before its messages have failed. Default: 2 minutes.
 	Timeout time.Duration
-	// OnResult, if set, is called once for every message that was taken in, from several goroutines at once. Until it
-	// returns, one request less is under way. It must not call Flush or Close.
+	// OnResult, if set, is called once for every enqueued message, from several goroutines at once. A sender waits until it
+	// returns. It must not call Flush or Close.
 	OnResult func(Result)
 }
 
@@ -54,8 +54,9 @@ func (cfg PublisherConfig) withDefaults() PublisherConfig {
 // Close ran out of time.
 var ErrClosed = errors.New("the publisher is closed")
 
-// Publisher gathers the messages of many goroutines into batches. Every message that it takes in gets exactly one result,
-// at the latest when Close returns. It holds at most Concurrency + 1 batches; when they are full, Publish waits.
+// Publisher gathers the messages of many goroutines into batches. Every message that Publish enqueues gets exactly one
+// result, at the latest when Close returns. A publisher holds at most Concurrency + 1 batches; when they are full, Publish
+// waits.
 //
 // Three kinds of goroutines: callers hand a message over to the collector, the collector hands full or due batches over to
 // the senders, and a sender resolves each message of its batch. Both channels have no buffer, so that a message is always
@@ -73,7 +74,7 @@ type Publisher struct {
 	total   span                    // of all messages, for Close
 }
 
-// Pending is a message that a publisher has taken in.
+// Pending is an enqueued message, whose result comes later.
 type Pending struct {
 	line   line
 	span   *span
@@ -123,8 +124,8 @@ func (c *Client) NewPublisher(cfg PublisherConfig) *Publisher {
 	return p
 }
 
-// Publish takes a message in, and waits for room to do so. An error, of encoding, of ctx or [ErrClosed], says that it was not
-// taken in. ctx is not needed beyond this call.
+// Publish enqueues a message; while the publisher is full it waits. An error, of encoding, of ctx or [ErrClosed], says that
+// the message was not enqueued. The end of ctx does not concern a message that was.
 func (p *Publisher) Publish(ctx context.Context, m Publishing) (*Pending, error) {
 	l, err := encode(m)
 	if err != nil {
@@ -143,11 +144,11 @@ func (p *Publisher) Publish(ctx context.Context, m Publishing) (*Pending, error)
 	case <-p.closing:
 		return nil, ErrClosed
 	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for room in the publisher: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("enqueue message: %w", context.Cause(ctx))
 	}
 }
 
-// Flush sends what was taken in before, without lingering, and waits until all of it has its result. The error is that of
+// Flush sends what was enqueued before, without lingering, and waits until all of it has its result. The error is that of
 // ctx, or says how many of the messages since the last Flush were not accepted.
 func (p *Publisher) Flush(ctx context.Context) error {
 	reply := make(chan *span, 1)
@@ -172,8 +173,8 @@ func await(ctx context.Context, done <-chan struct{}, s *span) error {
 	}
 }
 
-// Close takes nothing more in, sends what is left and waits for the results. If ctx ends before, the rest is given up: its
-// results are [ErrClosed], its messages may or may not have been accepted. When Close returns, every message has its
+// Close enqueues nothing more, sends what is left and waits for the results. If ctx ends before, the rest is abandoned: its
+// results wrap [ErrClosed], its messages may or may not have been accepted. When Close returns, every message has its
 // result and no goroutine is left. The error says how many of all messages were not accepted. Closing again waits for the
 // same end.
 func (p *Publisher) Close(ctx context.Context) error {
@@ -271,7 +272,7 @@ func (p *Publisher) collect() {
 	}
 }
 
-// span is the messages that were taken in between two flushes. It is done when all of them, and all before them, have
+// span is the messages that were enqueued between two flushes. It is done when all of them, and all before them, have
 // their results. Holds keep it open: one for each message, one until the next flush, one of the span before.
 type span struct {
 	pending atomic.Int64 // holds

@@ -108,7 +108,7 @@ func TestPublisherHoldsProducersBack(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		_, err := p.Publish(ctx, client.Publishing{Payload: 1})
-		require.ErrorIs(t, err, context.DeadlineExceeded, "not taken in")
+		require.ErrorIs(t, err, context.DeadlineExceeded, "not enqueued")
 		publish(t, p, 31)
 		require.Equal(t, time.Second, time.Since(begun), "as soon as there is room")
 		require.NoError(t, p.Close(t.Context()))
@@ -116,7 +116,7 @@ func TestPublisherHoldsProducersBack(t *testing.T) {
 	})
 }
 
-// Flush is over when what was taken in before it has its results, whatever comes after it.
+// Flush is over when what was enqueued before it has its results, whatever comes after it.
 func TestPublisherFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := handle(t, func(r *http.Request, body []byte) (*http.Response, error) {
@@ -178,7 +178,7 @@ func TestPublisherCloseInTime(t *testing.T) {
 		require.ErrorIs(t, err, client.ErrClosed)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 3*time.Second, time.Since(begun))
-		require.ErrorIs(t, <-blocked, client.ErrClosed, "it was not taken in, and is told so")
+		require.ErrorIs(t, <-blocked, client.ErrClosed, "it was not enqueued, and is told so")
 		for _, w := range waiting {
 			require.ErrorIs(t, w.Wait(t.Context()), client.ErrClosed)
 			require.ErrorIs(t, results[w.ID()], client.ErrClosed)
@@ -206,7 +206,7 @@ func TestPublisherTimeout(t *testing.T) {
 	})
 }
 
-// Whatever breaks, and whenever it is closed: every message that was taken in has one result, and it is true.
+// Whatever breaks, and whenever it is closed: every enqueued message has one result, and it is true.
 func TestPublisherLosesNothing(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

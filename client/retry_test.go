@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -210,7 +211,7 @@ func TestAttemptTimeout(t *testing.T) {
 	})
 }
 
-// A success that is none must not be taken for one.
+// A success that is none must not pass for one.
 func TestUnexpectedAnswers(t *testing.T) {
 	for name, fault := range map[string]step{
 		"a page of a captive portal":    answer(200, "<html>please log in</html>"),
@@ -229,6 +230,27 @@ func TestUnexpectedAnswers(t *testing.T) {
 			require.Less(t, len(err.Error()), 600)
 		})
 	}
+}
+
+// An answer without an end must not fill the memory.
+func TestAnswersAreBounded(t *testing.T) {
+	endless := &zeros{}
+	c, _ := play(t, []client.Option{client.WithMaxResponseBytes(1000)}, func(*http.Request, []byte) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(endless)}, nil
+	})
+	_, err := c.Message(t.Context(), fixed(1))
+	require.ErrorIs(t, err, client.ErrUnexpectedAnswer)
+	require.LessOrEqual(t, endless.read, 1001)
+}
+
+// zeros is a body that goes on for a megabyte.
+type zeros struct{ read int }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	if z.read += len(p); z.read > 1<<20 {
+		return 0, io.EOF
+	}
+	return len(p), nil
 }
 
 // A program acts on the code, a person quotes the request id, and no answer, however strange, is swallowed.

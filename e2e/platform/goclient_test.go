@@ -106,7 +106,7 @@ func goPublish(ctx context.Context, t *testing.T, w *world, c *client.Client, te
 	order := client.Publishing{ID: client.NameID(tenant, "order-17"), Payload: json.RawMessage(`{"order":17,"total":9007199254740993.10}`)}
 	id, err := c.Publish(ctx, order)
 	require.NoError(t, err)
-	w.publishRaw(t, uuid.UUID(tenant), "order-17", []byte(`{"order":"the same id over AMQP, stored once"}`))
+	w.publishRaw(t, uuid.UUID(tenant), "order-17", []byte(`{"order":"the same id over AMQP, stored once"}`)) //nolint:contextcheck // has the test's
 	want := []client.ID{id}
 
 	batch := make([]client.Publishing, 1500) // two requests
@@ -123,7 +123,7 @@ func goPublish(ctx context.Context, t *testing.T, w *world, c *client.Client, te
 	}
 
 	var mu sync.Mutex
-	p := c.NewPublisher(client.PublisherConfig{BatchMessages: 50, OnResult: func(r client.Result) {
+	p := c.NewPublisher(client.PublisherConfig{BatchMessages: 50, OnResult: func(r client.Result) { //nolint:contextcheck // lives until Close
 		mu.Lock()
 		defer mu.Unlock()
 		want = append(want, r.ID)
@@ -170,7 +170,7 @@ func goRead(ctx context.Context, t *testing.T, c *client.Client, want []client.I
 func goDeadLetters(ctx context.Context, t *testing.T, w *world, c *client.Client, tenant client.ID) {
 	t.Helper()
 	for _, name := range []string{"bad-1", "bad-2", "bad-3"} {
-		w.publishRaw(t, uuid.UUID(tenant), name, []byte("{"+name))
+		w.publishRaw(t, uuid.UUID(tenant), name, []byte("{"+name)) //nolint:contextcheck // has the test's
 	}
 	notJSON := client.DeadLetterFilter{Reason: "not_json"}
 	require.Eventually(t, func() bool {
