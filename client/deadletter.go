@@ -33,15 +33,18 @@ type DeadLetter struct {
 	// PayloadOmitted says that the payload is too long to be shown: over 64 KiB in a list, over 16 MiB anywhere.
 	PayloadOmitted bool   `json:"payload_omitted"`
 	ContentType    string `json:"content_type"`
-	// Headers and Properties are those of the AMQP message, as JSON objects; nil from a service that does not show them.
-	Headers       json.RawMessage `json:"headers"`
-	Properties    json.RawMessage `json:"properties"`
-	FirstFailedAt time.Time       `json:"first_failed_at"`
-	LastFailedAt  time.Time       `json:"last_failed_at"`
+	// Headers and Properties are those of the AMQP message, as JSON objects. PropertiesUnreadable says that they could not be
+	// read to their end; PropertiesBytes then has all of them as on the wire.
+	Headers              json.RawMessage `json:"headers"`
+	Properties           json.RawMessage `json:"properties"`
+	PropertiesUnreadable bool            `json:"properties_unreadable"`
+	PropertiesBytes      []byte          `json:"properties_base64"`
+	FirstFailedAt        time.Time       `json:"first_failed_at"`
+	LastFailedAt         time.Time       `json:"last_failed_at"`
 }
 
-// DeadLetterFilter says which dead letters of the tenant are meant. For a list the zero filter means all of them. For
-// dropping and replaying it means none and is refused: All has to be said.
+// DeadLetterFilter says which dead letters of the tenant are meant: All, or those that pass the rest. For a list the zero
+// filter means all of them, too. For dropping and replaying it is refused: All has to be said.
 type DeadLetterFilter struct {
 	All bool
 	// Reason leaves out those of another reason.
@@ -50,8 +53,8 @@ type DeadLetterFilter struct {
 	FailedAfter, FailedBefore time.Time
 }
 
-// ErrNoFilter refuses to drop or replay dead letters of which nothing says which ones are meant.
-var ErrNoFilter = errors.New("a filter that says neither which dead letters are meant nor All")
+// ErrFilter refuses to drop or replay dead letters where it is not clear which ones are meant.
+var ErrFilter = errors.New("the filter must say which dead letters are meant, or All, and not both")
 
 func (f DeadLetterFilter) values() url.Values {
 	v := url.Values{}
@@ -64,10 +67,10 @@ func (f DeadLetterFilter) values() url.Values {
 // many are the parameters of a request that acts on many.
 func (f DeadLetterFilter) many() (url.Values, error) {
 	v := f.values()
-	if len(v) == 0 {
-		if !f.All {
-			return nil, ErrNoFilter
-		}
+	if f.All == (len(v) > 0) {
+		return nil, ErrFilter
+	}
+	if f.All {
 		v.Set("all", "true")
 	}
 	return v, nil

@@ -215,7 +215,7 @@ func ExampleClient_DropDeadLetters() {
 	dropped, err := c.DropDeadLetters(ctx, client.DeadLetterFilter{Reason: "not_json"})
 	fmt.Println(dropped, err)
 	// Output:
-	// drop dead letters: a filter that says neither which dead letters are meant nor All
+	// drop dead letters: the filter must say which dead letters are meant, or All, and not both
 	// 3 <nil>
 }
 
