@@ -216,7 +216,7 @@ func (p *Publisher) collect() {
 	defer close(p.batches)
 	var (
 		batch []line
-		size  int      // bytes of batch
+		size  int      // bytes of batch, and of over
 		over  *Pending // did not fit into batch
 		due   bool     // batch goes as soon as a sender is free
 		rush  bool     // over does, too, once it is in a batch
@@ -237,7 +237,7 @@ func (p *Publisher) collect() {
 	present, closing := newSpan(nil), p.closing
 	for closing != nil || len(batch) > 0 {
 		in, flushes, out := p.in, p.flushes, p.batches
-		if over != nil || len(batch) >= p.cfg.BatchMessages || size >= p.cfg.BatchBytes {
+		if len(batch) >= p.cfg.BatchMessages || size >= p.cfg.BatchBytes {
 			in = nil
 		}
 		if closing == nil {

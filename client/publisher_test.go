@@ -45,7 +45,7 @@ func publish(t *testing.T, p *client.Publisher, n int) *client.Pending {
 // Messages that come one by one go out in few requests, and none waits longer than the linger time for company.
 func TestPublisherGathers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, s := play(t, nil, acceptLines(nil), acceptLines(nil), acceptLines(nil))
+		c, s := play(t, nil, slices.Repeat([]step{acceptLines(nil)}, 4)...)
 		p := c.NewPublisher(client.PublisherConfig{Linger: 10 * time.Millisecond, BatchMessages: 3})
 		begun := time.Now()
 		first := publish(t, p, 1)
@@ -57,13 +57,19 @@ func TestPublisherGathers(t *testing.T) {
 		}
 		require.NoError(t, first.Wait(t.Context()))
 		require.Equal(t, 10*time.Millisecond, time.Since(begun), "full")
-		last := publish(t, p, 6)
+		time.Sleep(time.Second) //nolint:forbidigo // the time of a bubble, in which the linger time of nothing ends
+		publish(t, p, 6)
+		synctest.Wait()
+		require.NoError(t, publish(t, p, 7).Wait(t.Context()))
+		begun = time.Now()
+		last := publish(t, p, 8)
 		require.NoError(t, p.Close(t.Context()))
-		require.Equal(t, 10*time.Millisecond, time.Since(begun), "closed")
+		require.Zero(t, time.Since(begun), "closed")
 		require.NoError(t, last.Wait(t.Context()))
 		require.Equal(t, []int{1, 2}, ids(s.sent[0]))
 		require.Equal(t, []int{3, 4, 5}, ids(s.sent[1]))
-		require.Equal(t, []int{6}, ids(s.sent[2]))
+		require.Equal(t, []int{6, 7}, ids(s.sent[2]))
+		require.Equal(t, []int{8}, ids(s.sent[3]))
 	})
 }
 
@@ -72,9 +78,17 @@ func TestPublisherBoundsBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := play(t, nil, slices.Repeat([]step{acceptLines(nil)}, 4)...)
 		p := c.NewPublisher(client.PublisherConfig{BatchBytes: 1000, Concurrency: 1, Linger: time.Hour})
+		begun := time.Now()
 		for i, length := range []int{300, 300, 300, 5000, 10} {
-			_, err := p.Publish(t.Context(), client.Publishing{ID: fixed(i + 1), Payload: strings.Repeat("x", length)})
+			m, err := p.Publish(t.Context(), client.Publishing{ID: fixed(i + 1), Payload: strings.Repeat("x", length)})
 			require.NoError(t, err)
+			if i == 2 {
+				synctest.Wait()
+			}
+			if i == 3 { // itself over the bound, and with it what was before it
+				require.NoError(t, m.Wait(t.Context()))
+				require.Zero(t, time.Since(begun))
+			}
 		}
 		require.NoError(t, p.Flush(t.Context()), "although the linger time is an hour")
 		require.NoError(t, p.Close(t.Context()))
@@ -146,6 +160,26 @@ func TestPublisherFlush(t *testing.T) {
 		require.Error(t, slow.Wait(t.Context()))
 		require.ErrorContains(t, p.Close(t.Context()), "3 of 4 messages", "of all")
 		require.ErrorContains(t, p.Flush(t.Context()), "3 of 4 messages", "of all, once closed")
+	})
+}
+
+// A message that waits for a place in a batch is flushed as well, however long the linger time is.
+func TestPublisherFlushesWhatDidNotFit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := handle(t, func(r *http.Request, body []byte) (*http.Response, error) {
+			time.Sleep(time.Second) //nolint:forbidigo // the time of a bubble
+			return acceptLines(nil)(r, body)
+		})
+		p := c.NewPublisher(client.PublisherConfig{Linger: time.Hour, BatchBytes: 100, Concurrency: 1})
+		for n := 1; n <= 3; n++ { // one under way, one in the batch, one for which there is no place
+			_, err := p.Publish(t.Context(), client.Publishing{Payload: "xxxxxxxxxx"})
+			require.NoError(t, err)
+		}
+		synctest.Wait()
+		begun := time.Now()
+		require.NoError(t, p.Flush(t.Context()))
+		require.Equal(t, 3*time.Second, time.Since(begun))
+		require.NoError(t, p.Close(t.Context()))
 	})
 }
 
