@@ -15,11 +15,11 @@ import (
 // maxBuffers is what a page of 100 and the search for a time before it may read each, whatever the tenant has.
 const maxBuffers = 80
 
-// library is a tenant with 100,000 settled messages of two epochs, 200 a transaction and one transaction a minute.
+// library is a tenant with 100,000 messages below the horizon, of two epochs, 200 a transaction and one transaction a minute.
 type library struct {
 	*fixture
-	tenant  uuid.UUID
-	settled []Message // in ascending order
+	tenant uuid.UUID
+	below  []Message // in ascending order
 }
 
 const (
@@ -44,21 +44,21 @@ func newLibrary(t *testing.T) *library {
 		FROM generate_series(0, $2::integer - 1) AS i`, l.tenant, libraryRows)
 	rows, err := l.operator.Query(t.Context(), `SELECT id, created_at, epoch, xid, ord FROM messages WHERE tenant_id = $1 ORDER BY epoch, xid, ord`, l.tenant)
 	require.NoError(t, err)
-	l.settled, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Message, err error) {
+	l.below, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Message, err error) {
 		err = row.Scan(&m.ID, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
 		return m, err
 	})
 	require.NoError(t, err)
-	require.Len(t, l.settled, libraryRows)
+	require.Len(t, l.below, libraryRows)
 	return l
 }
 
-// expect is the page that query has to give, by looking at every settled message.
+// expect is the page that query has to give, by looking at every message below the horizon.
 func (l *library) expect(query Query) (want []Message) {
-	for i := range l.settled {
-		m := &l.settled[i]
+	for i := range l.below {
+		m := &l.below[i]
 		if query.Order == Descending {
-			m = &l.settled[len(l.settled)-1-i]
+			m = &l.below[len(l.below)-1-i]
 		}
 		if (query.After == nil || m.Position != *query.After && (m.Position.Compare(*query.After) > 0) == (query.Order == Ascending)) &&
 			(query.CreatedFrom == nil || !m.CreatedAt.Before(*query.CreatedFrom)) &&
@@ -107,14 +107,14 @@ func (l *library) requireCheap(t *testing.T) {
 	t.Helper()
 	cursors := map[string]*Position{
 		"start":               nil,
-		"deep":                &l.settled[30_123].Position,
-		"the end of an epoch": &l.settled[59_999].Position,
-		"behind an epoch":     &l.settled[60_000].Position,
-		"shortly before":      &l.settled[libraryRows-40].Position,
-		"the end":             &l.settled[libraryRows-1].Position,
-		"the beginning":       &l.settled[0].Position,
-		"shortly behind":      &l.settled[40].Position,
-		"what is not settled": {Epoch: 2, Xid: 1 << 62},
+		"deep":                &l.below[30_123].Position,
+		"the end of an epoch": &l.below[59_999].Position,
+		"behind an epoch":     &l.below[60_000].Position,
+		"shortly before":      &l.below[libraryRows-40].Position,
+		"the end":             &l.below[libraryRows-1].Position,
+		"the beginning":       &l.below[0].Position,
+		"shortly behind":      &l.below[40].Position,
+		"above the horizon":   {Epoch: 2, Xid: 1 << 62},
 		"no such epoch":       {Epoch: 7, Xid: 3},
 	}
 	times := map[string][2]*time.Time{
@@ -178,7 +178,7 @@ func TestOpenTransactionsDoNotMakeReadingDear(t *testing.T) {
 	}))
 }
 
-// A tenant of whom nothing is settled has nothing to be found, and finding that costs as little.
+// A tenant that has nothing below the horizon has nothing to be found, and finding that costs as little.
 func TestOpenTransactionsOfANewTenant(t *testing.T) {
 	l := &library{fixture: newFixture(t)}
 	l.tenant = l.fixture.tenant(t)

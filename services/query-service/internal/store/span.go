@@ -39,7 +39,7 @@ func where(sql string, args ...any) condition { return condition{sql: sql, args:
 // part is a piece of the reading order that an index scan both begins and ends at: what all of its conditions hold for.
 type part []condition
 
-// parts cuts the settled messages of s into parts that follow each other in order. newest is the current epoch.
+// parts cuts what of s is below the horizon into parts that follow each other in order. newest is the current epoch.
 //
 // PostgreSQL begins a scan of an index at a row comparison as a whole, but ends it at the first member alone: no other
 // member is marked as required (nbtutils.c of versions 15 to 18), so "(epoch, xid) < (1, 900)" reads on to the end of epoch

@@ -14,8 +14,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// unsettled is above the horizon of any cluster.
-const unsettled = 1 << 50
+// aboveHorizon is above the horizon of any cluster.
+const aboveHorizon = 1 << 50
 
 // drawPosition draws a position on, between or beyond messages of a few epochs; sometimes none.
 func drawPosition(r *rapid.T, name string) *Position {
@@ -24,13 +24,13 @@ func drawPosition(r *rapid.T, name string) *Position {
 	}
 	return &Position{
 		Epoch: rapid.Int32Range(0, 5).Draw(r, name+" epoch"),
-		Xid:   rapid.SampledFrom([]uint64{0, 100, 101, 102, 103, unsettled, unsettled + 1}).Draw(r, name+" xid"),
+		Xid:   rapid.SampledFrom([]uint64{0, 100, 101, 102, 103, aboveHorizon, aboveHorizon + 1}).Draw(r, name+" xid"),
 		Ord:   rapid.Int32Range(-1, 4).Draw(r, name+" ord"),
 	}
 }
 
 // Whatever part of the reading order a page is read from, and however often it is cut into pieces for that, it has each
-// settled message of the part once and in order, and none that is not settled.
+// message of the part that is below the horizon once and in order, and no other.
 func TestPartsAgainstAScan(t *testing.T) {
 	f := newFixture(t)
 	f.newEpoch(t)
@@ -40,7 +40,7 @@ func TestPartsAgainstAScan(t *testing.T) {
 		places := rapid.SliceOfNDistinct(rapid.Custom(func(r *rapid.T) Position {
 			return Position{
 				Epoch: rapid.Int32Range(0, 4).Draw(r, "epoch"),
-				Xid:   rapid.SampledFrom([]uint64{100, 101, 102, unsettled, unsettled + 1}).Draw(r, "xid"),
+				Xid:   rapid.SampledFrom([]uint64{100, 101, 102, aboveHorizon, aboveHorizon + 1}).Draw(r, "xid"),
 				Ord:   rapid.Int32Range(0, 3).Draw(r, "ord"),
 			}
 		}), 0, 60, rapid.ID[Position]).Draw(r, "places")
@@ -58,7 +58,7 @@ func TestPartsAgainstAScan(t *testing.T) {
 			known := rapid.SampledFrom([]int32{1, 2, 3, 3, 3, 4}).Draw(r, "newest epoch that is known")
 			want := slices.DeleteFunc(slices.Clone(messages), func(m Message) bool {
 				return s.lower != nil && m.Position.Compare(*s.lower) <= 0 || s.upper != nil && m.Position.Compare(*s.upper) >= 0 ||
-					cmp.Or(cmp.Compare(m.Position.Epoch, 3), cmp.Compare(m.Position.Xid, unsettled)) >= 0
+					cmp.Or(cmp.Compare(m.Position.Epoch, 3), cmp.Compare(m.Position.Xid, aboveHorizon)) >= 0
 			})
 			if order == Descending {
 				slices.Reverse(want)
