@@ -3,6 +3,7 @@ module github.com/srireskianita/multi-tenant-messaging/libs
 go 1.26.0
 
 require (
+	filippo.io/edwards25519 v1.2.0
 	github.com/MicahParks/jwkset v0.11.4
 	github.com/cenkalti/backoff/v5 v5.0.3
 	github.com/go-playground/validator/v10 v10.30.6

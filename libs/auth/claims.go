@@ -1,14 +1,10 @@
 package auth
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 )
 
@@ -46,55 +42,24 @@ func (i Identity) Has(scope Scope) bool {
 // Bound tells whether the token is bound to a tenant.
 func (i Identity) Bound() bool { return i.TenantID != uuid.Nil }
 
-// payload is the claims of a token, between the check of the signature and that of the claims.
-//
-// It claims nothing to the parser inside contrib/jwt, which can't be given options: that one accepts
-// tokens without exp and from any issuer, and knows no leeway. The claims are checked by Verifier.check.
-type payload struct{ claims jwt.MapClaims }
-
-// UnmarshalJSON keeps the claims as a map, whose keys, unlike those of a struct, are matched exactly.
-func (p *payload) UnmarshalJSON(b []byte) error {
-	if err := json.Unmarshal(b, &p.claims); err != nil {
-		return fmt.Errorf("decode claims: %w", err)
-	}
-	return nil
-}
-
-// GetExpirationTime gives nothing: see payload.
-func (*payload) GetExpirationTime() (*jwt.NumericDate, error) { return nil, nil }
-
-// GetIssuedAt gives nothing: see payload.
-func (*payload) GetIssuedAt() (*jwt.NumericDate, error) { return nil, nil }
-
-// GetNotBefore gives nothing: see payload.
-func (*payload) GetNotBefore() (*jwt.NumericDate, error) { return nil, nil }
-
-// GetIssuer gives nothing: see payload.
-func (*payload) GetIssuer() (string, error) { return "", nil }
-
-// GetSubject gives nothing: see payload.
-func (*payload) GetSubject() (string, error) { return "", nil }
-
-// GetAudience gives nothing: see payload.
-func (*payload) GetAudience() (jwt.ClaimStrings, error) { return nil, nil }
-
 // Claims that are present in the wrong form, or missing where they are needed.
 var (
-	errSubject  = errors.New("the claim sub is not a string")
-	errScope    = errors.New("the claim scope is neither a string nor a list of strings")
-	errTenantID = errors.New("the claim tenant_id is not a UUID")
-	errUnbound  = errors.New("the claim tenant_id is missing")
+	errScope    = &claimError{"scope", "is neither a string nor a list of strings", "must be a string"}
+	errTenantID = wrongType("tenant_id", "a UUID")
+	errUnbound  = &claimError{"tenant_id", "is missing", "is required"}
 )
 
 // identity reads our own claims.
-func identity(claims jwt.MapClaims) (Identity, error) {
+func identity(claims claimSet) (Identity, error) {
 	var id Identity
 	var err error
 	if id.Subject, err = claims.GetSubject(); err != nil {
-		return Identity{}, errSubject
-	}
-	if id.Scopes, err = scopes(claims["scope"]); err != nil {
 		return Identity{}, err
+	}
+	if raw, ok := claims["scope"]; ok {
+		if id.Scopes, err = scopes(raw); err != nil {
+			return Identity{}, err
+		}
 	}
 	if raw, ok := claims["tenant_id"]; ok {
 		// Whatever is there binds the token: one that can't be read must not become an unbound one.
@@ -110,13 +75,13 @@ func identity(claims jwt.MapClaims) (Identity, error) {
 	return id, nil
 }
 
-// scopes takes the space-delimited form of RFC 8693 and the list that some issuers make of it.
+// scopes reads the form of RFC 8693 section 4.2, and the list that some issuers make of it. Scopes are separated by U+0020 and by
+// nothing else (RFC 6749 section 3.3): a tab or a no-break space is a part of the name, which then is none of ours.
 func scopes(claim any) ([]Scope, error) {
 	var names []string
 	switch claim := claim.(type) {
-	case nil:
 	case string:
-		names = strings.Fields(claim)
+		names = strings.FieldsFunc(claim, func(r rune) bool { return r == ' ' })
 	case []any:
 		for _, item := range claim {
 			name, ok := item.(string)

@@ -12,7 +12,7 @@
 //
 // What is accepted follows from the configured key and never from the token (RFC 8725 section 3.1): HS256
 // for a secret, and RS256, ES256 or EdDSA for an RSA, P-256 or Ed25519 key, be it one PEM file or a JSON Web
-// Key Set, of which a token must name the key. There is no default key, and no way to switch this off.
+// Key Set, of which a token must name the key unless it is the only one. There is no default key, and no way to switch this off.
 //
 // The package does not know users, sessions or revocation: a token is good until it expires, or until its
 // key leaves the key set.

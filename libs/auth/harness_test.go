@@ -26,6 +26,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
@@ -119,9 +121,14 @@ type answer struct {
 
 func (a answer) code(t *testing.T) string {
 	t.Helper()
+	return a.problem(t).Code
+}
+
+func (a answer) problem(t *testing.T) problem.Problem {
+	t.Helper()
 	var p problem.Problem
 	require.NoError(t, json.Unmarshal(a.body, &p), string(a.body))
-	return p.Code
+	return p
 }
 
 // newApp has a route for each kind of guard.
@@ -163,16 +170,28 @@ func do(t *testing.T, app *fiber.App, method, path, token string) answer {
 
 func doHeader(t *testing.T, app *fiber.App, method, path, authorization string) answer {
 	t.Helper()
-	req := httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody)
+	header := http.Header{}
 	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
+		header.Set("Authorization", authorization)
 	}
+	return doHeaders(t, app, method, path, header)
+}
+
+func doHeaders(t *testing.T, app *fiber.App, method, path string, header http.Header) answer {
+	t.Helper()
+	req := httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody)
+	maps.Copy(req.Header, header)
 	resp, err := app.Test(req, -1)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, resp.Body.Close()) }()
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return answer{resp.StatusCode, resp.Header, body}
+}
+
+func get(t *testing.T, app *fiber.App, token string) int {
+	t.Helper()
+	return do(t, app, http.MethodGet, "/read", token).status
 }
 
 // keyServer publishes a key set that can be changed, broken and counted.
@@ -244,4 +263,23 @@ func run(t *testing.T, v *auth.Verifier) {
 		cancel()
 		require.NoError(t, <-done)
 	})
+}
+
+// observed is a verifier of a key set, with what it logs.
+func observed(t *testing.T, url string, level zapcore.Level) (*auth.Verifier, *observer.ObservedLogs) {
+	t.Helper()
+	core, logs := observer.New(level)
+	v, err := auth.New(t.Context(), auth.Config{Issuer: issuer, Audience: audience, JWKSURL: url}, zap.New(core))
+	require.NoError(t, err)
+	v.SetPace(time.Hour, 0)
+	return v, logs
+}
+
+// weakRSA is a key of 1,024 bits.
+func weakRSA(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	t.Setenv("GODEBUG", "rsa1024min=0")
+	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // what is tested is that it is refused
+	require.NoError(t, err)
+	return weak
 }

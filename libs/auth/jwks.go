@@ -1,12 +1,14 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +23,7 @@ const (
 	refreshEvery = 5 * time.Minute
 	// retryEvery is the pace while there is no key set, or the last attempt has failed.
 	retryEvery = 5 * time.Second
-	// askEvery bounds the refreshes that tokens with unknown keys cause, which anyone can make up. A new key
+	// askEvery bounds the refreshes that tokens cause which no key fits, and which anyone can make up. A new key
 	// is therefore known after this time at the latest.
 	askEvery = 5 * time.Second
 	// askWait is how long a request waits for such a refresh.
@@ -30,14 +32,28 @@ const (
 	fetchTimeout = 3 * time.Second
 	// maxKeySet is in bytes; a set of a hundred RSA certificates has a third of it.
 	maxKeySet = 1 << 20
+	// maxRedirects is how often the set may be somewhere else.
+	maxRedirects = 5
 )
 
-// errNoKeys means that no token can be judged, as no key set was ever loaded. That is not the client's
-// fault.
-var errNoKeys = errors.New("no key set has been loaded yet")
+var (
+	// errNoKeys means that no token can be judged, as no key set was ever loaded. That is not the client's fault.
+	errNoKeys = errors.New("no key set has been loaded yet")
+	// errUnknownKey means that a key of the kind that a token needs is not in the set, which a newer set may have.
+	errUnknownKey = fmt.Errorf("%w: no such key in the set", errKey)
+	// errForOthers stands for a key of the set that is well formed and for another purpose.
+	errForOthers = errors.New("it is not for verifying tokens")
+)
 
 // pace is how often the set is fetched; tests change it.
 type pace struct{ refresh, retry, ask time.Duration }
+
+// publicKey is a key that can verify tokens.
+type publicKey struct {
+	id  string // kid, "" if there is none; several keys may have the same
+	alg string // the only algorithm that it is good for
+	key any
+}
 
 // keySet is a JSON Web Key Set (RFC 7517) that is kept up to date by run.
 //
@@ -50,19 +66,20 @@ type keySet struct {
 	pace   pace
 	asks   chan struct{} // wakes run; capacity 1: one refresh serves all who ask meanwhile
 
-	generation atomic.Uint64 // rises with each set that is loaded
+	document   []byte        // that the keys are from; of whoever refreshes
+	generation atomic.Uint64 // rises with each set that differs from the one before
 
 	mu    sync.Mutex
-	keys  map[string]any // by kid; nil until the first load; replaced, never changed
-	next  chan struct{}  // closed when the next refresh is over
-	last  time.Time      // of the last attempt
-	asked bool           // a refresh has been asked for and is not over
+	keys  []publicKey   // nil until the first load; replaced, never changed
+	next  chan struct{} // closed when the next refresh is over
+	last  time.Time     // of the last attempt
+	asked bool          // a refresh has been asked for and is not over
 }
 
 func newKeySet(url string, log *zap.Logger) *keySet {
 	return &keySet{
 		url:    url,
-		client: &http.Client{Timeout: fetchTimeout},
+		client: &http.Client{Timeout: fetchTimeout, CheckRedirect: sameOrBetter},
 		log:    log,
 		pace:   pace{refresh: refreshEvery, retry: retryEvery, ask: askEvery},
 		asks:   make(chan struct{}, 1),
@@ -101,7 +118,7 @@ func (k *keySet) refresh(ctx context.Context) error {
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err == nil {
+	if err == nil && keys != nil {
 		k.keys = keys
 		k.generation.Add(1)
 	}
@@ -111,7 +128,8 @@ func (k *keySet) refresh(ctx context.Context) error {
 	return err
 }
 
-func (k *keySet) fetch(ctx context.Context) (map[string]any, error) {
+// fetch returns the keys of the set, nil if it is the one that is known.
+func (k *keySet) fetch(ctx context.Context) ([]publicKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, http.NoBody)
@@ -126,25 +144,53 @@ func (k *keySet) fetch(ctx context.Context) (map[string]any, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("fetch key set: status %d", resp.StatusCode)
 	}
-	var set jwkset.JWKSMarshal
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxKeySet)).Decode(&set); err != nil {
-		return nil, fmt.Errorf("decode key set: %w", err)
+	document, err := io.ReadAll(io.LimitReader(resp.Body, maxKeySet+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("fetch key set: %w", err)
+	case len(document) > maxKeySet:
+		return nil, fmt.Errorf("key set has more than %d bytes", maxKeySet)
+	case bytes.Equal(document, k.document):
+		return nil, nil
 	}
-	return k.usable(set)
+	keys, err := k.usable(document)
+	if err == nil {
+		k.document = document
+	}
+	return keys, err
+}
+
+// sameOrBetter keeps a redirect from leading from https to where anybody on the way can put in keys.
+func sameOrBetter(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	if req.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
+		return errors.New("redirect from https to " + req.URL.Scheme)
+	}
+	return nil
 }
 
 // usable keeps the keys that can verify a token. The others are no error, since a set may serve many
-// purposes, but a set without any is.
-func (k *keySet) usable(set jwkset.JWKSMarshal) (map[string]any, error) {
-	keys := make(map[string]any, len(set.Keys))
-	for _, m := range set.Keys {
-		key, err := verificationKey(m)
-		if err != nil {
-			k.log.Debug("key of the key set is not used", zap.String("kid", m.KID), zap.Error(err))
-			continue
-		}
-		if _, twice := keys[m.KID]; !twice {
-			keys[m.KID] = key
+// purposes, and what one of them is like says nothing about its neighbours; but a set without any is. What is not used is logged
+// once for each set, as the same set is not read again.
+func (k *keySet) usable(document []byte) ([]publicKey, error) {
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(document, &set); err != nil {
+		return nil, fmt.Errorf("decode key set: %w", err)
+	}
+	var keys []publicKey
+	for i, member := range set.Keys {
+		key, err := verificationKey(member)
+		switch {
+		case err == nil:
+			keys = append(keys, key)
+		case errors.Is(err, errForOthers):
+			k.log.Debug("key of the key set is for others", zap.Int("index", i), zap.String("kid", key.id), zap.Error(err))
+		default:
+			k.log.Warn("key of the key set can't be used", zap.Int("index", i), zap.String("kid", key.id), zap.Error(err))
 		}
 	}
 	if len(keys) == 0 {
@@ -154,29 +200,39 @@ func (k *keySet) usable(set jwkset.JWKSMarshal) (map[string]any, error) {
 }
 
 // verificationKey turns a JWK into a public key, if it is for signatures of the algorithm that we accept
-// for its type. Symmetric keys have no place in a published set.
-func verificationKey(m jwkset.JWKMarshal) (any, error) {
-	if m.KID == "" {
-		return nil, errors.New("it has no kid")
+// for its type. Symmetric keys have no place in a published set, and who publishes a private key has given it away. The id is
+// returned with an error, too, as far as it could be read.
+func verificationKey(member json.RawMessage) (publicKey, error) {
+	var m jwkset.JWKMarshal
+	if err := json.Unmarshal(member, &m); err != nil {
+		return publicKey{}, fmt.Errorf("read key: %w", err)
 	}
-	if m.USE != "" && m.USE != jwkset.UseSig {
-		return nil, fmt.Errorf("it is for %q", m.USE)
+	key := publicKey{id: m.KID}
+	switch {
+	case m.USE != "" && m.USE != jwkset.UseSig:
+		return key, fmt.Errorf("%w: use is %q", errForOthers, m.USE)
+	case m.KEYOPS != nil && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify):
+		return key, fmt.Errorf("%w: key_ops has no verify", errForOthers)
+	case m.KTY == jwkset.KtyOct || m.K != "":
+		return key, errors.New("it is symmetric")
+	case m.D != "":
+		return key, errors.New("it is a private key")
 	}
-	jwk, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+	if m.KTY == jwkset.KtyOKP && (m.ALG == ed25519Alg || m.ALG == "") {
+		m.ALG = jwkset.AlgEdDSA // the one that jwkset knows
+	}
+	jwk, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{SkipKeyOps: true})
 	if err != nil {
-		return nil, fmt.Errorf("read key: %w", err)
+		return key, fmt.Errorf("read key: %w", err)
 	}
-	alg, err := algorithm(jwk.Key())
-	if err != nil {
-		return nil, err
+	if key.alg, err = algorithm(jwk.Key()); err != nil {
+		return key, err
 	}
-	if _, symmetric := jwk.Key().([]byte); symmetric {
-		return nil, errors.New("it is symmetric")
+	if m.ALG != "" && m.ALG.String() != key.alg {
+		return key, fmt.Errorf("%w: alg is %q, only %s is accepted for its type", errForOthers, m.ALG, key.alg)
 	}
-	if m.ALG != "" && m.ALG.String() != alg {
-		return nil, fmt.Errorf("it is for %s, only %s is accepted for its type", m.ALG, alg)
-	}
-	return jwk.Key(), nil
+	key.key = jwk.Key()
+	return key, nil
 }
 
 func (k *keySet) empty() bool {
@@ -185,25 +241,33 @@ func (k *keySet) empty() bool {
 	return k.keys == nil
 }
 
-// keyfunc finds the key that a token names. Without a name every key would have to be tried.
+// keyfunc finds the keys that a token may be signed with: those with the id that it names, of the type that its algorithm
+// needs; each of them is tried. A token that names none, or "", is accepted only where the set has a single key (OpenID Connect
+// Core 1.0 section 10.1 demands the name wherever there are several).
 func (k *keySet) keyfunc(token *jwt.Token) (any, error) {
-	kid, ok := token.Header["kid"].(string)
-	if !ok {
-		return nil, fmt.Errorf("%w: no kid", errKey)
+	k.mu.Lock()
+	known := k.keys
+	k.mu.Unlock()
+	if known == nil {
+		return nil, errNoKeys
 	}
-	key, err := k.find(kid)
-	if err != nil {
-		return nil, err
+	id, _ := token.Header["kid"].(string) // strict has seen to its type
+	var fit jwt.VerificationKeySet
+	for _, key := range known {
+		named := id != "" && id == key.id || id == "" && len(known) == 1
+		if named && key.alg == token.Method.Alg() {
+			fit.Keys = append(fit.Keys, key.key)
+		}
 	}
-	return fits(token, key)
+	if len(fit.Keys) == 0 {
+		return nil, errUnknownKey
+	}
+	return fit, nil
 }
 
-// find looks a key up and, where it is not known, asks for a refresh and waits for it, unless there has
-// just been one.
-func (k *keySet) find(kid string) (any, error) {
-	if key, err := k.known(kid); err == nil {
-		return key, nil
-	}
+// renewed asks for a refresh and waits for it, unless there has just been one. It tells whether the keys are others than those
+// of the generation that a token did not fit.
+func (k *keySet) renewed(generation uint64) bool {
 	if refreshed := k.ask(); refreshed != nil {
 		timer := time.NewTimer(askWait)
 		defer timer.Stop()
@@ -212,19 +276,7 @@ func (k *keySet) find(kid string) (any, error) {
 		case <-timer.C:
 		}
 	}
-	return k.known(kid)
-}
-
-func (k *keySet) known(kid string) (any, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.keys == nil {
-		return nil, errNoKeys
-	}
-	if key, ok := k.keys[kid]; ok {
-		return key, nil
-	}
-	return nil, fmt.Errorf("%w: unknown kid", errKey)
+	return k.generation.Load() != generation
 }
 
 // ask wakes run, unless it has just refreshed or is about to, and returns the channel that tells the end of

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"filippo.io/edwards25519"
 	"github.com/golang-jwt/jwt/v5"
 )
 
@@ -21,20 +22,27 @@ const (
 	minSecret = 32
 	// minRSA is in bits (RFC 7518 section 3.3).
 	minRSA = 2048
+	// maxRSA is in bits, as for certificates in crypto/tls: the time that a verification takes grows with the square.
+	maxRSA = 8192
+	// ed25519Alg is the name that RFC 9864 gives to EdDSA with an Ed25519 key.
+	ed25519Alg = "Ed25519"
 )
 
 // errKey is why a token does not fit the keys; the client learns no more than "signature".
 var errKey = errors.New("the token does not fit the key")
 
 // algorithm is the only one that a key is good for. That RSA keys could also do PS256, or RS512, is what
-// an attacker would like to choose; nobody else needs to.
+// an attacker would like to choose; nobody else needs to. Keys for which anybody could sign are an error.
 func algorithm(key any) (string, error) {
 	switch key := key.(type) {
 	case []byte:
 		return jwt.SigningMethodHS256.Alg(), nil
 	case *rsa.PublicKey:
-		if bits := key.N.BitLen(); bits < minRSA {
-			return "", fmt.Errorf("RSA key of %d bits, at least %d are needed", bits, minRSA)
+		if bits := key.N.BitLen(); bits < minRSA || bits > maxRSA {
+			return "", fmt.Errorf("RSA key of %d bits, at least %d and at most %d are needed", bits, minRSA, maxRSA)
+		}
+		if key.E < 3 || key.E&1 == 0 || key.N.Bit(0) == 0 { // with the exponent 1 a signature is its own message
+			return "", errors.New("RSA key with an exponent or a modulus that no RSA key has")
 		}
 		return jwt.SigningMethodRS256.Alg(), nil
 	case *ecdsa.PublicKey:
@@ -43,31 +51,34 @@ func algorithm(key any) (string, error) {
 		}
 		return jwt.SigningMethodES256.Alg(), nil
 	case ed25519.PublicKey:
+		// RFC 8032 lets a verifier take a point of small order for a key; one signature then fits many messages.
+		point, err := new(edwards25519.Point).SetBytes(key)
+		if err != nil || new(edwards25519.Point).MultByCofactor(point).Equal(edwards25519.NewIdentityPoint()) == 1 {
+			return "", errors.New("Ed25519 key that is no point of the curve, or one of small order")
+		}
 		return jwt.SigningMethodEdDSA.Alg(), nil
 	default:
 		return "", fmt.Errorf("key of the type %T, which is not supported", key)
 	}
 }
 
-// fits returns the key if the token was signed the way that the key is for. It also refuses tokens with
-// "crit": RFC 7515 section 4.1.11 demands it of whoever does not know the extensions named there.
-func fits(token *jwt.Token, key any) (any, error) {
+// nameEd25519 makes the parser know EdDSA by its other name as well. The list of algorithms belongs to the whole process.
+func nameEd25519() {
+	jwt.RegisterSigningMethod(ed25519Alg, func() jwt.SigningMethod { return jwt.SigningMethodEdDSA })
+}
+
+// one is the key function of a secret or a single public key, which is used whatever kid says.
+func one(key any) (jwt.Keyfunc, error) {
 	want, err := algorithm(key)
 	if err != nil {
 		return nil, err
 	}
-	if got := token.Method.Alg(); got != want {
-		return nil, fmt.Errorf("%w: algorithm %s, not %s", errKey, got, want)
-	}
-	if _, ok := token.Header["crit"]; ok {
-		return nil, fmt.Errorf("%w: critical header fields", errKey)
-	}
-	return key, nil
-}
-
-// one is the key function of a secret or a single public key.
-func one(key any) jwt.Keyfunc {
-	return func(token *jwt.Token) (any, error) { return fits(token, key) }
+	return func(token *jwt.Token) (any, error) {
+		if got := token.Method.Alg(); got != want {
+			return nil, fmt.Errorf("%w: algorithm %s, not %s", errKey, got, want)
+		}
+		return key, nil
+	}, nil
 }
 
 // secretKey checks an HS256 secret.

@@ -2,8 +2,6 @@ package auth
 
 import (
 	"sync"
-
-	"github.com/golang-jwt/jwt/v5"
 )
 
 const (
@@ -19,12 +17,12 @@ const (
 // change of the keys empties the memory.
 type memory struct {
 	mu         sync.RWMutex
-	generation uint64                   // guarded by mu: of the keys that the tokens fit
-	claims     map[string]jwt.MapClaims // guarded by mu; the claims themselves are never changed
+	generation uint64              // guarded by mu: of the keys that the tokens fit
+	claims     map[string]claimSet // guarded by mu; the claims themselves are never changed
 }
 
 // recall is what was remembered of header under this generation of keys; nil if nothing was.
-func (m *memory) recall(generation uint64, header []byte) jwt.MapClaims {
+func (m *memory) recall(generation uint64, header []byte) claimSet {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.generation != generation {
@@ -34,7 +32,7 @@ func (m *memory) recall(generation uint64, header []byte) jwt.MapClaims {
 }
 
 // remember keeps claims. generation is that of the keys before the signature was looked at.
-func (m *memory) remember(generation uint64, header []byte, claims jwt.MapClaims) {
+func (m *memory) remember(generation uint64, header []byte, claims claimSet) {
 	if len(header) > rememberedLength {
 		return
 	}
@@ -44,7 +42,7 @@ func (m *memory) remember(generation uint64, header []byte, claims jwt.MapClaims
 		return // the keys have changed meanwhile
 	}
 	if generation > m.generation || len(m.claims) >= rememberedTokens || m.claims == nil {
-		m.generation, m.claims = generation, map[string]jwt.MapClaims{} // who is still there comes again
+		m.generation, m.claims = generation, map[string]claimSet{} // who is still there comes again
 	}
 	m.claims[string(header)] = claims
 }

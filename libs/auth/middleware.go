@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -23,27 +24,66 @@ const (
 	identityKey localKey = iota
 	// generationKey holds the generation of the keys when a request came.
 	generationKey
+	// renewedKey is set once a request has waited for newer keys.
+	renewedKey
 )
 
 // Authenticate lets a request pass that has a good token, and remembers who it is. Others are 401: with
 // code missing_token when there is no bearer token, else invalid_token. While no key could be loaded yet
-// it is 503, since a client that threw its good token away would not be helped.
+// it is 503, since a client that threw its good token away would not be helped. A request with several headers Authorization is
+// 400 repeated_header (RFC 6750 section 3.1). Tokens are read from that header and from nowhere else.
 func (v *Verifier) Authenticate() fiber.Handler {
-	verify := jwtware.New(jwtware.Config{
-		KeyFunc:        v.key,
-		Claims:         &payload{},
-		ContextKey:     tokenKey,
-		SuccessHandler: v.accept,
-		ErrorHandler:   refuse,
+	var verify fiber.Handler
+	verify = jwtware.New(jwtware.Config{
+		KeyFunc:            v.key,
+		Claims:             &payload{},
+		ContextKey:         tokenKey,
+		TokenProcessorFunc: strict,
+		SuccessHandler:     v.accept,
+		ErrorHandler: func(c *fiber.Ctx, err error) error {
+			if v.newerKeys(c, err) {
+				return verify(c)
+			}
+			return refuse(c, err)
+		},
 	})
 	return func(c *fiber.Ctx) error {
+		headers := c.Request().Header.PeekAll(fiber.HeaderAuthorization)
+		if len(headers) > 1 {
+			c.Set(fiber.HeaderWWWAuthenticate, `Bearer error="invalid_request"`)
+			return problem.New(http.StatusBadRequest, "repeated_header", "this request needs one header Authorization").
+				WithField(fiber.HeaderAuthorization, "must be given once")
+		}
 		generation := v.generation()
-		if claims := v.known.recall(generation, c.Request().Header.Peek(fiber.HeaderAuthorization)); claims != nil {
-			return v.admit(c, claims)
+		if len(headers) == 1 {
+			if claims := v.known.recall(generation, headers[0]); claims != nil {
+				return v.admit(c, claims)
+			}
+			if bytes.ContainsFunc(headers[0], unprintable) { // contrib/jwt trims all of Unicode's white space
+				return refuse(c, errForm)
+			}
 		}
 		c.Locals(generationKey, generation)
 		return verify(c)
 	}
+}
+
+// unprintable tells whether a character has no place in a header Authorization.
+func unprintable(r rune) bool { return r < ' ' || r > '~' }
+
+// newerKeys tells whether there are keys now that were not known when a token fitted none. It says so once for a request, and
+// then as many tokens are read anew as were waiting for the same refresh.
+func (v *Verifier) newerKeys(c *fiber.Ctx, err error) bool {
+	if v.set == nil || !errors.Is(err, errUnknownKey) && !errors.Is(err, jwt.ErrTokenSignatureInvalid) && !errors.Is(err, errNoKeys) {
+		return false
+	}
+	generation, ok := c.Locals(generationKey).(uint64)
+	if !ok || c.Locals(renewedKey) != nil || !v.set.renewed(generation) {
+		return false
+	}
+	c.Locals(renewedKey, true)
+	c.Locals(generationKey, v.generation())
+	return true
 }
 
 // accept remembers a token whose signature is good.
@@ -63,7 +103,7 @@ func (v *Verifier) accept(c *fiber.Ctx) error {
 }
 
 // admit checks the claims of a token whose signature is good, and lets the request pass.
-func (v *Verifier) admit(c *fiber.Ctx, claims jwt.MapClaims) error {
+func (v *Verifier) admit(c *fiber.Ctx, claims claimSet) error {
 	id, err := v.check(claims)
 	if err != nil {
 		return refuse(c, err)
@@ -88,12 +128,23 @@ func refuse(c *fiber.Ctx, err error) error {
 	default:
 		reason := explain(err)
 		c.Set(fiber.HeaderWWWAuthenticate, fmt.Sprintf(`Bearer error="invalid_token", error_description="%s"`, reason))
-		return problem.New(http.StatusUnauthorized, "invalid_token", reason)
+		p := problem.New(http.StatusUnauthorized, "invalid_token", reason)
+		if wrong, ok := errors.AsType[*claimError](err); ok {
+			return p.WithField(wrong.claim, wrong.must)
+		}
+		return p
 	}
 }
 
-// explain tells the bearer what to do about a token without telling a forger how close he got.
+// explain tells the bearer what to do about a token without telling a forger how close he got. It names claims and header
+// parameters and never repeats what they say.
 func explain(err error) string {
+	if wrong, ok := errors.AsType[*claimError](err); ok {
+		return wrong.Error()
+	}
+	if header, ok := errors.AsType[headerError](err); ok {
+		return header.Error()
+	}
 	for _, known := range []struct {
 		err  error
 		text string
@@ -104,10 +155,7 @@ func explain(err error) string {
 		{jwt.ErrTokenInvalidIssuer, "the token is from another issuer"},
 		{jwt.ErrTokenInvalidAudience, "the token is for another audience"},
 		{jwt.ErrTokenRequiredClaimMissing, "the token lacks one of the claims exp, iss and aud"},
-		{errTenantID, errTenantID.Error()},
-		{errUnbound, errUnbound.Error()},
-		{errScope, errScope.Error()},
-		{errSubject, errSubject.Error()},
+		{errTwice, errTwice.Error()},
 	} {
 		if errors.Is(err, known.err) {
 			return known.text

@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -210,9 +211,7 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 	k := newKeys(t)
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	require.NoError(t, err)
-	t.Setenv("GODEBUG", "rsa1024min=0")
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // what is tested is that it is refused
-	require.NoError(t, err)
+	weak := weakRSA(t)
 	privatePEM := strings.ReplaceAll(publicPEM(t, k.rsa.Public()), "PUBLIC", "PRIVATE")
 	tests := map[string]struct {
 		change func(*auth.Config)
@@ -229,6 +228,8 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		"broken PEM":        {func(c *auth.Config) { c.PublicKey = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n" }, "auth.public_key: parse PUBLIC KEY"},
 		"P-384":             {func(c *auth.Config) { c.PublicKey = publicPEM(t, p384.Public()) }, "only P-256"},
 		"weak RSA":          {func(c *auth.Config) { c.PublicKey = publicPEM(t, weak.Public()) }, "RSA key of 1024 bits"},
+		"RSA, exponent 1":   {func(c *auth.Config) { c.PublicKey = publicPEM(t, &rsa.PublicKey{N: k.rsa.N, E: 1}) }, "RSA key with an exponent"},
+		"small order":       {func(c *auth.Config) { c.PublicKey = publicPEM(t, ed25519.PublicKey(make([]byte, 32))) }, "small order"},
 		"no such file":      {func(c *auth.Config) { c.PublicKeyFile = "/nowhere/key.pem" }, "auth.public_key_file"},
 		"not a URL":         {func(c *auth.Config) { c.JWKSURL = "keys" }, "auth.jwks_url must be"},
 		"a file as the URL": {func(c *auth.Config) { c.JWKSURL = "file:///etc/passwd" }, "auth.jwks_url must be"},

@@ -59,6 +59,7 @@ func New(ctx context.Context, cfg Config, log *zap.Logger) (*Verifier, error) {
 		jwt.WithAudience(cfg.Audience),
 		jwt.WithLeeway(leeway),
 	)}
+	nameEd25519()
 	if err := v.useKey(cfg, log); err != nil {
 		return nil, err
 	}
@@ -110,7 +111,10 @@ func (v *Verifier) useKey(cfg Config, log *zap.Logger) error {
 		v.key = v.set.keyfunc
 		return nil
 	}
-	v.key = one(key)
+	if err != nil {
+		return err
+	}
+	v.key, err = one(key)
 	return err
 }
 
@@ -124,7 +128,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 }
 
 // check decides about the claims of a token whose signature is good.
-func (v *Verifier) check(claims jwt.MapClaims) (Identity, error) {
+func (v *Verifier) check(claims claimSet) (Identity, error) {
 	if err := v.validator.Validate(claims); err != nil {
 		return Identity{}, fmt.Errorf("check claims: %w", err)
 	}
