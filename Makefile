@@ -48,7 +48,7 @@ demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N
 TIMEOUT ?= 15m
 PKG ?= work
 
-.PHONY: test test-rabbitmq4 bench chaos fuzz soak lint verify vuln deps fmt generate compose-test
+.PHONY: test test-rabbitmq4 bench chaos fuzz soak lint verify vuln deps fmt generate openapi-lint compose-test
 test: bin/gotestsum ## every test of every module, with -race; PKG=./libs/… and RUN=TestName narrow it down
 	@tools/compiler
 	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
@@ -75,7 +75,7 @@ soak: ## half of what the machine can do, memory and connections stay flat; DURA
 lint: bin/golangci-lint ## golangci-lint over every module
 	@bin/golangci-lint run $(MODULES:%=%/...)
 
-verify: bin/gofumpt bin/swag ## go.mod files tidy, generated files fresh, every module builds on its own, formatting
+verify: bin/gofumpt bin/swag bin/openapidoc ## go.mod files tidy, generated files fresh, every module builds on its own, formatting
 	@tools/verify
 
 vuln: bin/govulncheck ## known vulnerabilities in what the services call
@@ -87,8 +87,11 @@ deps: ## dependencies, direct and indirect, that are behind their newest release
 fmt: bin/golangci-lint ## format all Go files
 	@bin/golangci-lint fmt $(MODULES:%=%/...)
 
-generate: bin/swag ## the OpenAPI documents, from the comments of the handlers
+generate: bin/swag bin/openapidoc ## the OpenAPI documents, from the comments of the handlers
 	@for service in $(SERVICES); do tools/openapi "$$service"; done
+
+openapi-lint: bin/swagger ## the OpenAPI documents: go-swagger, and redocly and spectral where npx is
+	@tools/openapi-lint
 
 compose-test: stack ## the services in containers, the demo against them, and away with it all
 	@deployments/compose-test
@@ -100,6 +103,16 @@ bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 	@echo "building golangci-lint (minutes, once)"
 	@GOWORK=off go -C tools/lint build -o ../../bin/ tool
 	@touch $@
+
+# What checks the OpenAPI documents and makes clients from them.
+bin/swagger: TOOL = github.com/go-swagger/go-swagger/cmd/swagger
+bin/oapi-codegen: TOOL = github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
+bin/swagger bin/oapi-codegen: tools/apispec/go.mod tools/apispec/go.sum
+	@GOWORK=off go -C tools/apispec build -o ../../$@ $(TOOL)
+	@touch $@
+
+bin/openapidoc: tools/go.mod $(wildcard tools/openapidoc/*.go)
+	@GOWORK=off go -C tools build -o ../$@ ./openapidoc
 
 bin/gotestsum: TOOL = gotest.tools/gotestsum
 bin/gofumpt: TOOL = mvdan.cc/gofumpt

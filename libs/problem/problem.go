@@ -37,7 +37,7 @@ type Problem struct { //nolint:errname // the name that RFC 9457 gives it
 	// Code is the stable word for programs.
 	Code string `json:"code" example:"unknown_field"`
 	// RequestID is what to look for in the logs.
-	RequestID string `json:"request_id,omitempty" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
+	RequestID string `json:"request_id,omitempty" validate:"required" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	// Errors has an entry for each field that is at fault.
 	Errors []FieldError `json:"errors,omitempty"`
 	// RetryAfter is sent as the header Retry-After (RFC 9110 section 10.2.3), in seconds rounded up.

@@ -1,7 +1,12 @@
 package rest_test
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -70,6 +75,45 @@ func TestSwaggerIgnoresForwardedPrefix(t *testing.T) {
 		}
 		page := a.get(t, "/swagger/index.html", header...)
 		require.NotContains(t, page.body, "evil")
+	}
+}
+
+// A proxy that takes a prefix off is how several services share a host. The page, what it loads and where "Try it out" sends its
+// requests have to be below that prefix.
+func TestSwaggerBehindAPrefix(t *testing.T) {
+	a := startSwagger(t, doc)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	proxy := httptest.NewServer(http.StripPrefix("/ingest", &httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: a.addr}) },
+	}))
+	t.Cleanup(proxy.Close)
+	fetch := func(t *testing.T, target string) answer {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, target, http.NoBody)
+		require.NoError(t, err)
+		resp, err := proxy.Client().Do(req)
+		require.NoError(t, err)
+		return read(t, resp)
+	}
+	for _, path := range []string{"/ingest/swagger", "/ingest/swagger/", "/ingest/swagger/index.html"} {
+		page := fetch(t, proxy.URL+path)
+		require.Equal(t, 200, page.StatusCode, path)
+		require.Equal(t, "/ingest/swagger/index.html", page.Request.URL.Path)
+		refs := regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllStringSubmatch(page.body, -1)
+		require.GreaterOrEqual(t, len(refs), 5)
+		for _, ref := range refs {
+			loaded, err := page.Request.URL.Parse(ref[1])
+			require.NoError(t, err)
+			require.True(t, strings.HasPrefix(loaded.Path, "/ingest/"), ref[1])
+			require.Equal(t, 200, fetch(t, loaded.String()).StatusCode)
+		}
+		// What the page does with its document, in the words of the page.
+		require.Contains(t, page.body, `"url":"doc.json"`)
+		require.Regexp(t, `config\.responseInterceptor = function \(response\) \{[^}]*`+
+			regexp.QuoteMeta(`doc.basePath = new URL("..", location.href).pathname`), page.body)
+		require.JSONEq(t, doc, fetch(t, proxy.URL+"/ingest/swagger/doc.json").body)
 	}
 }
 

@@ -38,7 +38,12 @@ import (
 //	@description
 //	@description	Errors are problem documents (RFC 9457): act on `code`, show `detail`, quote `request_id` when you ask for help.
 //	@license.name	MIT
+//	@license.url	https://opensource.org/license/mit
 //	@BasePath		/
+//	@tag.name		messages
+//	@tag.description	what producers send
+//	@tag.name		dead letters
+//	@tag.description	what could not be stored, and its way back
 //	@accept			json
 //	@produce		json
 //

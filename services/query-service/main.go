@@ -20,7 +20,10 @@ const service = "query-service"
 // @version 1.0
 // @description Reads stored messages, page by page or one by one. Errors are RFC 9457 problem documents.
 // @license.name MIT
+// @license.url https://opensource.org/license/mit
 // @BasePath /
+// @tag.name messages
+// @tag.description what a tenant has stored
 // @accept json
 // @produce json
 // @securityDefinitions.apikey Bearer

@@ -37,7 +37,10 @@ import (
 //	@description
 //	@description	`make token SCOPE=tenants:admin` prints a token for a development installation.
 //	@license.name	MIT
+//	@license.url	https://opensource.org/license/mit
 //	@BasePath		/
+//	@tag.name		tenants
+//	@tag.description	what is desired of a tenant, and what is observed
 //	@accept			json
 //	@produce		json
 //

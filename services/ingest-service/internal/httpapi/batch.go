@@ -63,6 +63,7 @@ type BatchResult struct {
 //	@failure		413			{object}	problem.Problem	"`body_too_large`, or `too_many_lines`"
 //	@failure		415			{object}	problem.Problem	"the body is not NDJSON in UTF-8 under one of its names (application/x-ndjson, application/ndjson, application/jsonl, application/jsonlines, application/x-jsonlines, application/json), or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`tenant_provisioning`: try again after the time in Retry-After"
+//	@id			publishBatch
 //	@router			/messages/batch [post]
 func (a *api) publishBatch(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {

@@ -45,6 +45,7 @@ const (
 //	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@id			listDeadLetters
 //	@router			/dead-letters [get]
 func (a *api) listLetters(c *fiber.Ctx) error {
 	tenant, filter, err := selection(c, "cursor", "limit")
@@ -92,6 +93,7 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 //	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`"
 //	@failure		503			{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@id			getDeadLetter
 //	@router			/dead-letters/{id} [get]
 func (a *api) getLetter(c *fiber.Ctx) error {
 	tenant, id, err := target(c)
@@ -110,6 +112,7 @@ func (a *api) getLetter(c *fiber.Ctx) error {
 // dropLetter removes one dead letter.
 //
 //	@summary		Drop a dead letter
+//	@description	It is gone for good.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			id			path	string	true	"id of the dead letter"	format(uuid)
@@ -120,6 +123,7 @@ func (a *api) getLetter(c *fiber.Ctx) error {
 //	@failure		403	{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404	{object}	problem.Problem	"`dead_letter_not_found`"
 //	@failure		503	{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@id			dropDeadLetter
 //	@router			/dead-letters/{id} [delete]
 func (a *api) dropLetter(c *fiber.Ctx) error {
 	tenant, id, err := target(c)
@@ -150,6 +154,7 @@ func (a *api) dropLetter(c *fiber.Ctx) error {
 //	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
+//	@id			dropDeadLetters
 //	@router			/dead-letters [delete]
 func (a *api) dropLetters(c *fiber.Ctx) error {
 	tenant, filter, err := many(c)
@@ -168,7 +173,7 @@ func (a *api) dropLetters(c *fiber.Ctx) error {
 // Edit is the body of a replay that changes the payload.
 type Edit struct {
 	// What is published in place of the payload of the letter.
-	Payload json.RawMessage `json:"payload" validate:"required" swaggertype:"object"`
+	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
 }
 
 // replayLetter publishes the message of one dead letter again.
@@ -191,6 +196,7 @@ type Edit struct {
 //	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		422			{object}	problem.Problem	"`payload_not_json`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: the message cannot be stored as it is; send another payload"
 //	@failure		503			{object}	problem.Problem	"as for POST /messages, or `database_unavailable`: try again after the time in Retry-After"
+//	@id			replayDeadLetter
 //	@router			/dead-letters/{id}/replay [post]
 func (a *api) replayLetter(c *fiber.Ctx) error {
 	tenant, id, err := target(c)
@@ -253,6 +259,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 //	@failure		404				{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409				{object}	problem.Problem	"`tenant_deleting`, `replay_running`"
 //	@failure		503				{object}	problem.Problem	"as for POST /messages, or `database_unavailable`; nothing was replayed"
+//	@id			replayDeadLetters
 //	@router			/dead-letters/replay [post]
 func (a *api) replayLetters(c *fiber.Ctx) error {
 	tenant, filter, err := many(c, "cursor", "dry_run")

@@ -20,9 +20,9 @@ import (
 // Message is the body of POST /messages, and a line of POST /messages/batch.
 type Message struct {
 	// Without one the message gets a new id. A message is stored once per id: the first one wins.
-	ID *uuid.UUID `json:"id" swaggertype:"string" format:"uuid" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
+	ID *uuid.UUID `json:"id,omitempty" swaggertype:"string" format:"uuid" extensions:"x-nullable" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	// Any JSON value that can be kept and given back: no `\u0000`, no lone surrogates, no number of more than 400 digits in its plain form, nested at most 200 levels.
-	Payload json.RawMessage `json:"payload" validate:"required" swaggertype:"object"`
+	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
 }
 
 // Accepted is the answer to a message.
@@ -47,6 +47,7 @@ type Accepted struct {
 //	@failure		413			{object}	problem.Problem	"the body is over the limit"
 //	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `queue_unanswered`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
+//	@id			publishMessage
 //	@router			/messages [post]
 func (a *api) publish(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {

@@ -18,7 +18,7 @@ type DeadLetter struct {
 	ID       uuid.UUID `json:"id" format:"uuid"`
 	TenantID uuid.UUID `json:"tenant_id" format:"uuid"`
 	// Under which the message would have been stored; null if its producer gave none.
-	MessageID *uuid.UUID `json:"message_id" format:"uuid"`
+	MessageID *uuid.UUID `json:"message_id" format:"uuid" extensions:"x-nullable"`
 	// The message id that the producer gave, if it is text.
 	OriginalMessageID string `json:"original_message_id,omitempty"`
 	// Why it could not be stored.
@@ -27,7 +27,7 @@ type DeadLetter struct {
 	// How often it was tried.
 	Attempts int `json:"attempts"`
 	// The payload, if it is JSON that could be stored. Otherwise null, and in payload_base64.
-	Payload json.RawMessage `json:"payload" swaggertype:"object"`
+	Payload json.RawMessage `json:"payload" extensions:"x-nullable"`
 	// The bytes of a payload that is no such JSON, in base64.
 	PayloadBase64 []byte `json:"payload_base64,omitempty" swaggertype:"string" format:"byte"`
 	// Length of the payload in bytes.

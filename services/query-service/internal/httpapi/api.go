@@ -66,6 +66,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
 //	@Failure		401				{object}	problem.Problem	"no token, or not a good one"
 //	@Failure		403				{object}	problem.Problem	"the token lacks messages:read, or is bound to another tenant"
 //	@Failure		503				{object}	problem.Problem	"the database can't be read at the moment; see Retry-After"
+//	@ID			listMessages
 //	@Router			/messages [get]
 func (a api) list(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "cursor", "limit", "order", "created_after", "created_before", "tenant_id"); err != nil {
@@ -112,6 +113,7 @@ func (a api) list(c *fiber.Ctx) error {
 //	@Failure		403			{object}	problem.Problem	"the token lacks messages:read, or is bound to another tenant"
 //	@Failure		404			{object}	problem.Problem	"not_stored"
 //	@Failure		503			{object}	problem.Problem	"the database can't be read at the moment; see Retry-After"
+//	@ID			getMessage
 //	@Router			/messages/{id} [get]
 func (a api) one(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {
@@ -211,7 +213,7 @@ func unavailable(err error) error {
 type messageDocument struct {
 	ID        uuid.UUID `json:"id" format:"uuid"`
 	TenantID  uuid.UUID `json:"tenant_id" format:"uuid"`
-	Payload   any       `json:"payload"` // any JSON value
+	Payload   any       `json:"payload" extensions:"x-nullable"` // any JSON value
 	CreatedAt time.Time `json:"created_at" format:"date-time"`
 }
 

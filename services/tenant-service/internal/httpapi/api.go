@@ -63,13 +63,13 @@ func (a *API) EndWaits() { a.stop.Do(func() { close(a.stopping) }) }
 // CreateTenant is the body of POST /tenants.
 type CreateTenant struct {
 	// Without one the tenant gets a new id. An id is used once: that of a deleted tenant is refused.
-	ID *uuid.UUID `json:"id" swaggertype:"string" format:"uuid" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
+	ID *uuid.UUID `json:"id,omitempty" swaggertype:"string" format:"uuid" extensions:"x-nullable" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	// 1 to 200 characters that can be seen: no controls, no line breaks, and nothing that is invisible or changes the direction of the text. White space around it is cut off. It is kept as it is otherwise, and need not be unique.
 	Name *string `json:"name" validate:"required" example:"ACME, production" minLength:"1" maxLength:"200"`
 	// Concurrent writers. Default and maximum are set by the installation.
-	Workers *int `json:"workers" example:"3" minimum:"1"`
+	Workers *int `json:"workers,omitempty" example:"3" minimum:"1" extensions:"x-nullable"`
 	// How often a message is tried before it becomes a dead letter.
-	MaxAttempts *int `json:"max_attempts" example:"8" minimum:"1" maximum:"100"`
+	MaxAttempts *int `json:"max_attempts,omitempty" example:"8" minimum:"1" maximum:"100" extensions:"x-nullable"`
 }
 
 // create adds a tenant.
@@ -90,6 +90,7 @@ type CreateTenant struct {
 //	@failure		413		{object}	problem.Problem	"the body is over the limit"
 //	@failure		415		{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
+//	@id			createTenant
 //	@router			/tenants [post]
 func (a *API) create(c *fiber.Ctx) error {
 	var body CreateTenant
@@ -127,6 +128,7 @@ func (a *API) create(c *fiber.Ctx) error {
 //	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
 //	@failure		403		{object}	problem.Problem	"`insufficient_scope`, or `tenant_bound_token`"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
+//	@id			listTenants
 //	@router			/tenants [get]
 func (a *API) list(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "cursor", "limit"); err != nil {
@@ -168,6 +170,7 @@ func (a *API) list(c *fiber.Ctx) error {
 //	@failure		403	{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404	{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		503	{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
+//	@id			getTenant
 //	@router			/tenants/{id} [get]
 func (a *API) get(c *fiber.Ctx) error {
 	id, err := target(c)
@@ -205,6 +208,7 @@ type Concurrency struct {
 //	@failure		413			{object}	problem.Problem	"the body is over the limit"
 //	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
+//	@id			changeConcurrency
 //	@router			/tenants/{id}/config/concurrency [put]
 func (a *API) resize(c *fiber.Ctx) error {
 	id, err := target(c)
@@ -239,6 +243,7 @@ func (a *API) resize(c *fiber.Ctx) error {
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		409		{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
+//	@id			suspendTenant
 //	@router			/tenants/{id}/suspend [post]
 func (a *API) suspend(c *fiber.Ctx) error {
 	id, err := target(c)
@@ -263,6 +268,7 @@ func (a *API) suspend(c *fiber.Ctx) error {
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		409		{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
+//	@id			resumeTenant
 //	@router			/tenants/{id}/resume [post]
 func (a *API) resume(c *fiber.Ctx) error {
 	id, err := target(c)
@@ -296,6 +302,7 @@ func (a *API) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) err
 //	@failure		403		{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
+//	@id			deleteTenant
 //	@router			/tenants/{id} [delete]
 func (a *API) delete(c *fiber.Ctx) error {
 	id, err := target(c)
