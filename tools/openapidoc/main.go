@@ -5,6 +5,7 @@
 //     (application/problem+json). swag knows one media type for all answers of an operation.
 //   - The headers of answers: X-Request-ID of all, WWW-Authenticate of 401, Retry-After of 503.
 //   - Names of types without the package that they are from, which would be a part of their names in every generated client.
+//   - Properties of answers that may be null are not required.
 //   - Examples of parameters as x-example: parameters have no example in OpenAPI 2.0, and validators refuse it.
 package main
 
@@ -66,11 +67,17 @@ func run(in io.Reader, out io.Writer) error {
 	if err := doc.shortNames(); err != nil {
 		return err
 	}
+	sent := map[string]bool{} // the types of bodies of requests
 	for path, operations := range doc.object("paths") {
 		for method, operation := range asObject(operations) {
-			if err := complete(asObject(operation), doc["produces"]); err != nil {
+			if err := complete(asObject(operation), doc["produces"], sent); err != nil {
 				return fmt.Errorf("%s %s: %w", strings.ToUpper(method), path, err)
 			}
+		}
+	}
+	for name, definition := range doc.object("definitions") {
+		if !sent[name] {
+			optionalIfNull(asObject(definition))
 		}
 	}
 	if info := doc.object("info"); len(asObject(info["contact"])) == 0 {
@@ -98,8 +105,8 @@ func asObject(v any) document {
 
 func (d document) object(name string) document { return asObject(d[name]) }
 
-// complete completes one operation; produces is what the document says of all.
-func complete(operation document, produces any) error {
+// complete completes one operation; produces is what the document says of all. The type of its body is put into sent.
+func complete(operation document, produces any, sent map[string]bool) error {
 	if operation["operationId"] == nil {
 		return errors.New("it has no @id")
 	}
@@ -107,7 +114,11 @@ func complete(operation document, produces any) error {
 	parameters, _ := operation["parameters"].([]any)
 	for _, p := range parameters {
 		parameter := asObject(p)
-		body = body || parameter["in"] == "body"
+		if parameter["in"] == "body" {
+			body = true
+			ref, _ := parameter.object("schema")["$ref"].(string)
+			sent[strings.TrimPrefix(ref, definitionsRef)] = true
+		}
 		if example, ok := parameter["example"]; ok {
 			delete(parameter, "example")
 			parameter["x-example"] = example
@@ -146,6 +157,21 @@ func complete(operation document, produces any) error {
 		}
 	}
 	return nil
+}
+
+// optionalIfNull takes what may be null out of the required properties of an answer: go-swagger understands required as "not null"
+// and would refuse the answer. In requests null is a value that has to be sent, such as a payload.
+func optionalIfNull(definition document) {
+	required, _ := definition["required"].([]any)
+	properties := definition.object("properties")
+	required = slices.DeleteFunc(required, func(name any) bool {
+		property, _ := name.(string)
+		return properties.object(property)["x-nullable"] == true
+	})
+	definition["required"] = required
+	if len(required) == 0 {
+		delete(definition, "required")
+	}
 }
 
 // shortNames takes the package out of the names of types.

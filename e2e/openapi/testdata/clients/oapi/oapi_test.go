@@ -1,0 +1,274 @@
+// Package oapi_test runs the scenario with the clients that oapi-codegen has made.
+package oapi_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"clients/answers"
+	"clients/oapi/ingest"
+	"clients/oapi/query"
+	"clients/oapi/tenants"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// as is how these clients are given a token.
+func as(token string) func(context.Context, *http.Request) error {
+	return func(_ context.Context, r *http.Request) error {
+		r.Header.Set("Authorization", "Bearer "+token)
+		return nil
+	}
+}
+
+type scenario struct {
+	answers.World
+	tenants *tenants.ClientWithResponses
+	ingest  *ingest.ClientWithResponses
+	query   *query.ClientWithResponses
+}
+
+func TestScenario(t *testing.T) {
+	s := &scenario{World: answers.FromEnvironment(t)}
+	checkers := map[string]*answers.Checker{}
+	for _, name := range []string{"tenants", "ingest", "query"} {
+		checkers[name] = answers.New(t, name)
+	}
+	var err error
+	s.tenants, err = tenants.NewClientWithResponses(s.TenantURL, tenants.WithHTTPClient(checkers["tenants"].Client()))
+	require.NoError(t, err)
+	s.ingest, err = ingest.NewClientWithResponses(s.IngestURL, ingest.WithHTTPClient(checkers["ingest"].Client()))
+	require.NoError(t, err)
+	s.query, err = query.NewClientWithResponses(s.QueryURL, query.WithHTTPClient(checkers["query"].Client()))
+	require.NoError(t, err)
+
+	s.createTenant(t)
+	s.publish(t)
+	s.read(t)
+	s.deadLetters(t)
+	s.changeTenant(t)
+	s.refusals(t)
+	for _, c := range checkers {
+		c.RequireAll()
+	}
+}
+
+func (s *scenario) createTenant(t *testing.T) {
+	body := tenants.CreateTenant{Id: &s.Tenant, Name: "acme", Workers: ptr(2)}
+	created, err := s.tenants.CreateTenantWithResponse(t.Context(), &tenants.CreateTenantParams{Prefer: ptr("wait=30")}, body, as(s.Admin))
+	require.NoError(t, err)
+	require.NotNil(t, created.JSON201, "%s", created.Body)
+	require.Equal(t, s.Tenant, created.JSON201.Id)
+	require.Nil(t, created.JSON201.MaxAttempts)
+	require.Equal(t, "/tenants/"+s.Tenant.String(), *created.Headers201.Location)
+
+	again, err := s.tenants.CreateTenantWithResponse(t.Context(), nil, body, as(s.Admin))
+	require.NoError(t, err)
+	require.Equal(t, 409, again.StatusCode())
+	require.Equal(t, "tenant_exists", again.ApplicationproblemJSON409.Code)
+	require.NotEmpty(t, again.ApplicationproblemJSON409.RequestId)
+	require.Equal(t, "id", (*again.ApplicationproblemJSON409.Errors)[0].Field)
+
+	list, err := s.tenants.ListTenantsWithResponse(t.Context(), &tenants.ListTenantsParams{Limit: ptr(1)}, as(s.Admin))
+	require.NoError(t, err)
+	require.Len(t, list.JSON200.Data, 1)
+	require.NotEmpty(t, list.JSON200.NextCursor)
+}
+
+func (s *scenario) publish(t *testing.T) {
+	id := uuid.New()
+	one, err := s.ingest.PublishMessageWithResponse(t.Context(), nil,
+		ingest.Message{Id: &id, Payload: map[string]any{"type": "order.created", "total": 19.99}}, as(s.TenantToken))
+	require.NoError(t, err)
+	require.NotNil(t, one.JSON202, "%s", one.Body)
+	require.Equal(t, id, one.JSON202.Id)
+
+	lines := strings.NewReader(`{"payload":[1,2]}` + "\n" + `{"payload":` + "\n" + `{"payload":null}` + "\n")
+	batch, err := s.ingest.PublishBatchWithBodyWithResponse(t.Context(), nil, "application/x-ndjson", lines, as(s.TenantToken))
+	require.NoError(t, err)
+	require.NotNil(t, batch.JSON202, "%s", batch.Body)
+	require.Equal(t, 2, batch.JSON202.Accepted)
+	require.Equal(t, 1, batch.JSON202.Failed)
+	require.Equal(t, 400, batch.JSON202.Results[1].Status)
+	require.Equal(t, "malformed_json", *batch.JSON202.Results[1].Code)
+}
+
+// read pages through the messages, each with a payload of another kind.
+func (s *scenario) read(t *testing.T) {
+	var all []query.MessageDocument
+	require.Eventually(t, func() bool {
+		all = nil
+		for cursor, more := (*string)(nil), true; more; {
+			page, err := s.query.ListMessagesWithResponse(t.Context(), &query.ListMessagesParams{Cursor: cursor, Limit: ptr(2)}, as(s.TenantToken))
+			if err != nil || page.JSON200 == nil {
+				return false
+			}
+			all = append(all, page.JSON200.Data...)
+			cursor, more = &page.JSON200.NextCursor, page.JSON200.HasMore
+		}
+		return len(all) == 3
+	}, answers.Patience, answers.Poll)
+	var payloads []any
+	for _, m := range all {
+		payloads = append(payloads, m.Payload)
+		one, err := s.query.GetMessageWithResponse(t.Context(), m.Id, nil, as(s.TenantToken))
+		require.NoError(t, err)
+		require.Equal(t, m, *one.JSON200)
+		require.WithinDuration(t, time.Now(), m.CreatedAt, time.Hour)
+	}
+	require.ElementsMatch(t, []any{map[string]any{"type": "order.created", "total": 19.99}, []any{1.0, 2.0}, nil}, payloads)
+}
+
+// deadLetters reads a page with a payload that is a list and one that is no JSON, and puts both right.
+func (s *scenario) deadLetters(t *testing.T) {
+	ctx, token := t.Context(), as(s.LettersToken)
+	var letters []ingest.DeadLetter
+	require.Eventually(t, func() bool {
+		page, err := s.ingest.ListDeadLettersWithResponse(ctx, nil, token)
+		if err != nil || page.JSON200 == nil {
+			return false
+		}
+		letters = page.JSON200.Data
+		return len(letters) == 2
+	}, answers.Patience, answers.Poll)
+	for _, letter := range letters {
+		one, err := s.ingest.GetDeadLetterWithResponse(ctx, letter.Id, nil, token)
+		require.NoError(t, err)
+		require.NotNil(t, one.JSON200, "%s", one.Body)
+		require.Equal(t, letter.Payload, one.JSON200.Payload)
+	}
+	list, broken := letters[0], letters[1]
+	if list.Reason != ingest.DeadLetterReasonForeignKey {
+		list, broken = broken, list
+	}
+	require.Equal(t, []any{1.0, 2.0}, list.Payload)
+	require.NotNil(t, list.MessageId)
+	require.Nil(t, broken.Payload)
+	require.Equal(t, []byte(`{"not json`), *broken.PayloadBase64)
+	require.Nil(t, broken.MessageId, "its producer gave none")
+	require.Equal(t, map[string]any{"origin": "a producer"}, broken.Headers)
+
+	none, err := s.ingest.ReplayDeadLettersWithResponse(ctx, &ingest.ReplayDeadLettersParams{DryRun: ptr(true), Reason: ptr("not_json")}, token)
+	require.NoError(t, err)
+	require.Equal(t, 1, *none.JSON200.Count)
+
+	refused, err := s.ingest.ReplayDeadLetterWithBodyWithResponse(ctx, broken.Id, nil, "", nil, token)
+	require.NoError(t, err)
+	require.Equal(t, 422, refused.StatusCode())
+	require.Equal(t, "payload_not_json", refused.ApplicationproblemJSON422.Code)
+	require.NotEmpty(t, refused.ApplicationproblemJSON422.RequestId)
+
+	replayed, err := s.ingest.ReplayDeadLetterWithResponse(ctx, list.Id, nil, ingest.Edit{Payload: "edited"}, token)
+	require.NoError(t, err)
+	require.NotNil(t, replayed.JSON202, "%s", replayed.Body)
+	require.Eventually(t, func() bool {
+		m, err := s.query.GetMessageWithResponse(ctx, replayed.JSON202.MessageId, nil, token)
+		return err == nil && m.JSON200 != nil && m.JSON200.Payload == "edited"
+	}, answers.Patience, answers.Poll)
+
+	dropped, err := s.ingest.DropDeadLetterWithResponse(ctx, broken.Id, nil, token)
+	require.NoError(t, err)
+	require.Equal(t, 204, dropped.StatusCode())
+	rest, err := s.ingest.DropDeadLettersWithResponse(ctx, &ingest.DropDeadLettersParams{Reason: ptr("not_json")}, token)
+	require.NoError(t, err)
+	require.Zero(t, rest.JSON200.Dropped)
+}
+
+func (s *scenario) changeTenant(t *testing.T) {
+	ctx, admin := t.Context(), as(s.Admin)
+	resized, err := s.tenants.ChangeConcurrencyWithResponse(ctx, s.Tenant, nil, tenants.Concurrency{Workers: 3}, admin)
+	require.NoError(t, err)
+	require.Equal(t, 3, resized.JSON200.Workers)
+	suspended, err := s.tenants.SuspendTenantWithResponse(ctx, s.Tenant, &tenants.SuspendTenantParams{Prefer: ptr("wait=30")}, admin)
+	require.NoError(t, err)
+	require.Equal(t, tenants.TenantStateSuspended, suspended.JSON200.State)
+	resumed, err := s.tenants.ResumeTenantWithResponse(ctx, s.Tenant, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, tenants.TenantStateActive, resumed.JSON200.State)
+	shown, err := s.tenants.GetTenantWithResponse(ctx, s.Tenant, admin)
+	require.NoError(t, err)
+	require.Equal(t, "acme", shown.JSON200.Name)
+	deleted, err := s.tenants.DeleteTenantWithResponse(ctx, s.Tenant, &tenants.DeleteTenantParams{Prefer: ptr("wait=30")}, admin)
+	require.NoError(t, err)
+	require.Equal(t, tenants.TenantStateDeleted, deleted.JSON202.State)
+}
+
+// refusals looks at the status, the code and the request id of errors of every operation.
+func (s *scenario) refusals(t *testing.T) {
+	ctx, reader := t.Context(), as(s.LettersToken)
+	nobody := uuid.New()
+
+	page, err := s.query.ListMessagesWithResponse(ctx, &query.ListMessagesParams{Limit: ptr(0)}, reader)
+	require.NoError(t, err)
+	require.Equal(t, 400, page.StatusCode())
+	require.Equal(t, "limit", (*page.ApplicationproblemJSON400.Errors)[0].Field)
+	require.NotEmpty(t, page.ApplicationproblemJSON400.RequestId)
+	missing, err := s.query.GetMessageWithResponse(ctx, nobody, nil, reader)
+	require.NoError(t, err)
+	require.Equal(t, 404, missing.StatusCode())
+	require.Equal(t, "not_stored", missing.ApplicationproblemJSON404.Code)
+	require.Equal(t, 404, missing.ApplicationproblemJSON404.Status)
+	require.Equal(t, *missing.Headers404.XRequestID, missing.ApplicationproblemJSON404.RequestId)
+
+	without, err := s.ingest.PublishMessageWithResponse(ctx, nil, ingest.Message{Payload: 1})
+	require.NoError(t, err)
+	require.Equal(t, 401, without.StatusCode())
+	require.Equal(t, "missing_token", without.ApplicationproblemJSON401.Code)
+	require.Equal(t, "Bearer", *without.Headers401.WWWAuthenticate)
+	gone, err := s.ingest.PublishMessageWithResponse(ctx, nil, ingest.Message{Payload: 1}, as(s.TenantToken))
+	require.NoError(t, err)
+	require.Equal(t, 404, gone.StatusCode())
+	require.Equal(t, "tenant_not_found", gone.ApplicationproblemJSON404.Code)
+	large, err := s.ingest.PublishMessageWithResponse(ctx, nil, ingest.Message{Payload: strings.Repeat("x", 2<<20)}, reader)
+	require.NoError(t, err)
+	require.Equal(t, 413, large.StatusCode())
+	require.NotEmpty(t, large.ApplicationproblemJSON413.RequestId)
+	text, err := s.ingest.PublishMessageWithBodyWithResponse(ctx, nil, "text/plain", strings.NewReader("{}"), reader)
+	require.NoError(t, err)
+	require.Equal(t, 415, text.StatusCode())
+	require.Equal(t, "unsupported_media_type", text.ApplicationproblemJSON415.Code)
+	empty, err := s.ingest.PublishBatchWithBodyWithResponse(ctx, nil, "application/x-ndjson", strings.NewReader("\n"), reader)
+	require.NoError(t, err)
+	require.Equal(t, "empty_body", empty.ApplicationproblemJSON400.Code)
+	letters, err := s.ingest.ListDeadLettersWithResponse(ctx, &ingest.ListDeadLettersParams{Cursor: ptr("x")}, reader)
+	require.NoError(t, err)
+	require.Equal(t, "bad_cursor", letters.ApplicationproblemJSON400.Code)
+	letter, err := s.ingest.GetDeadLetterWithResponse(ctx, nobody, nil, reader)
+	require.NoError(t, err)
+	require.Equal(t, "dead_letter_not_found", letter.ApplicationproblemJSON404.Code)
+	drop, err := s.ingest.DropDeadLetterWithResponse(ctx, nobody, nil, reader)
+	require.NoError(t, err)
+	require.Equal(t, "dead_letter_not_found", drop.ApplicationproblemJSON404.Code)
+	drops, err := s.ingest.DropDeadLettersWithResponse(ctx, &ingest.DropDeadLettersParams{TenantId: &nobody}, reader)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_mismatch", drops.ApplicationproblemJSON403.Code)
+	replays, err := s.ingest.ReplayDeadLettersWithResponse(ctx, &ingest.ReplayDeadLettersParams{Reason: ptr("bad mood")}, reader)
+	require.NoError(t, err)
+	require.Equal(t, "invalid_reason", replays.ApplicationproblemJSON400.Code)
+
+	list, err := s.tenants.ListTenantsWithResponse(ctx, nil, reader)
+	require.NoError(t, err)
+	require.Equal(t, "insufficient_scope", list.ApplicationproblemJSON403.Code)
+	foreign, err := s.tenants.GetTenantWithResponse(ctx, nobody, reader)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", foreign.ApplicationproblemJSON404.Code)
+	admin := as(s.Admin)
+	resized, err := s.tenants.ChangeConcurrencyWithResponse(ctx, nobody, nil, tenants.Concurrency{Workers: 1}, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", resized.ApplicationproblemJSON404.Code)
+	suspended, err := s.tenants.SuspendTenantWithResponse(ctx, nobody, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", suspended.ApplicationproblemJSON404.Code)
+	resumed, err := s.tenants.ResumeTenantWithResponse(ctx, nobody, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", resumed.ApplicationproblemJSON404.Code)
+	deleted, err := s.tenants.DeleteTenantWithResponse(ctx, nobody, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", deleted.ApplicationproblemJSON404.Code)
+}
