@@ -84,18 +84,16 @@ func newModule(t *testing.T, documents map[string][]byte) string {
 		text = bytes.Replace(text, []byte("module github.com/srireskianita/multi-tenant-messaging/tools/apispec"), []byte("module clients"), 1)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o600))
 	}
-	bin := t.TempDir() + "/"
-	run(t, apispec, nil, nil, "go", "build", "-o", bin, "tool", "./convert")
 	for name, document := range documents {
 		old, converted := filepath.Join(dir, name+"-2.json"), filepath.Join(dir, "answers", name+".json")
 		require.NoError(t, os.WriteFile(old, document, 0o600))
-		run(t, dir, nil, nil, bin+"swagger", "validate", "--skip-warnings", old)
-		require.NoError(t, os.WriteFile(converted, run(t, dir, document, nil, bin+"convert"), 0o600))
+		run(t, dir, nil, nil, "go", "tool", "swagger", "validate", "--skip-warnings", old)
+		require.NoError(t, os.WriteFile(converted, run(t, apispec, document, nil, "go", "run", "./convert"), 0o600))
 		for _, sub := range []string{"oapi/" + name, "goswagger/" + name} {
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o700))
 		}
-		run(t, dir, nil, nil, bin+"oapi-codegen", "-generate", "types,client", "-package", name, "-o", "oapi/"+name+"/client.gen.go", converted)
-		run(t, dir, nil, nil, bin+"swagger", "generate", "client", "--quiet", "--spec", old, "--target", "goswagger/"+name, "--name", name)
+		run(t, dir, nil, nil, "go", "tool", "oapi-codegen", "-generate", "types,client", "-package", name, "-o", "oapi/"+name+"/client.gen.go", converted)
+		run(t, dir, nil, nil, "go", "tool", "swagger", "generate", "client", "--quiet", "--spec", old, "--target", "goswagger/"+name, "--name", name)
 	}
 	return dir
 }
