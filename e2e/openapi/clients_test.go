@@ -68,7 +68,7 @@ func TestGeneratedClients(t *testing.T) {
 				"TENANT_URL=" + s.Tenant.URL, "INGEST_URL=" + s.Ingest.URL, "QUERY_URL=" + s.Query.URL, "ADMIN_TOKEN=" + admin,
 				"TENANT_ID=" + tenant.String(), "TENANT_TOKEN=" + token, "LETTERS_ID=" + letters.String(), "LETTERS_TOKEN=" + lettersToken,
 			}
-			run(t, module, nil, env, "go", "test", "-count=1", "./"+client)
+			run(t, module, nil, env, "test", "-count=1", "./"+client)
 		})
 	}
 }
@@ -87,29 +87,29 @@ func newModule(t *testing.T, documents map[string][]byte) string {
 	for name, document := range documents {
 		old, converted := filepath.Join(dir, name+"-2.json"), filepath.Join(dir, "answers", name+".json")
 		require.NoError(t, os.WriteFile(old, document, 0o600))
-		run(t, dir, nil, nil, "go", "tool", "swagger", "validate", "--skip-warnings", old)
-		require.NoError(t, os.WriteFile(converted, run(t, apispec, document, nil, "go", "run", "./convert"), 0o600))
+		run(t, dir, nil, nil, "tool", "swagger", "validate", "--skip-warnings", old)
+		require.NoError(t, os.WriteFile(converted, run(t, apispec, document, nil, "run", "./convert"), 0o600))
 		for _, sub := range []string{"oapi/" + name, "goswagger/" + name} {
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o700))
 		}
-		run(t, dir, nil, nil, "go", "tool", "oapi-codegen", "-generate", "types,client", "-package", name, "-o", "oapi/"+name+"/client.gen.go", converted)
-		run(t, dir, nil, nil, "go", "tool", "swagger", "generate", "client", "--quiet", "--spec", old, "--target", "goswagger/"+name, "--name", name)
+		run(t, dir, nil, nil, "tool", "oapi-codegen", "-generate", "types,client", "-package", name, "-o", "oapi/"+name+"/client.gen.go", converted)
+		run(t, dir, nil, nil, "tool", "swagger", "generate", "client", "--quiet", "--spec", old, "--target", "goswagger/"+name, "--name", name)
 	}
 	return dir
 }
 
-// run runs a program and returns its standard output. Its failure fails the test, with all that it has written.
-func run(t *testing.T, dir string, stdin []byte, env []string, name string, args ...string) []byte {
+// run runs a command of go and returns its standard output. Its failure fails the test, with all that it has written.
+func run(t *testing.T, dir string, stdin []byte, env []string, args ...string) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir, cmd.Stdin = dir, bytes.NewReader(stdin)
 	cmd.Env = append(append(os.Environ(), "GOWORK=off"), env...)
 	var out, failure bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &failure
 	err := cmd.Run()
-	require.NoError(t, err, "%s %s\n%s\n%s", name, strings.Join(args, " "), out.String(), failure.String())
+	require.NoError(t, err, "go %s\n%s\n%s", strings.Join(args, " "), out.String(), failure.String())
 	return out.Bytes()
 }
 

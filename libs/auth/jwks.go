@@ -66,7 +66,8 @@ type keySet struct {
 	pace   pace
 	asks   chan struct{} // wakes run; capacity 1: one refresh serves all who ask meanwhile
 
-	document   []byte        // that the keys are from; of whoever refreshes
+	document   []byte // the last that was read, and why it was of no use; of whoever refreshes
+	refused    error
 	generation atomic.Uint64 // rises with each set that differs from the one before
 
 	mu    sync.Mutex
@@ -151,12 +152,10 @@ func (k *keySet) fetch(ctx context.Context) ([]publicKey, error) {
 	case len(document) > maxKeySet:
 		return nil, fmt.Errorf("key set has more than %d bytes", maxKeySet)
 	case bytes.Equal(document, k.document):
-		return nil, nil
+		return nil, k.refused
 	}
 	keys, err := k.usable(document)
-	if err == nil {
-		k.document = document
-	}
+	k.document, k.refused = document, err
 	return keys, err
 }
 

@@ -291,6 +291,13 @@ func TestAKeyThatCantBeUsedIsLoggedOnce(t *testing.T) {
 	require.Equal(t, 401, get(t, app, k.rs256(t, "unknown")))
 	require.Len(t, warnings(), 2, "another set, another key")
 	require.Equal(t, "no-n", warnings()[1].ContextMap()["kid"])
+
+	publish(`{"kty":"RSA","kid":"alone"}`)
+	for range 5 {
+		require.Equal(t, 401, get(t, app, k.rs256(t, "unknown")))
+	}
+	require.Equal(t, 3, logs.FilterMessageSnippet("can't be used").Len(), "of a set that is of no use as well")
+	require.Equal(t, 200, get(t, app, k.rs256(t, "good")), "the last good set stays in use")
 }
 
 // Where keys have no names, or keep them, a new one is known as soon as one with a new name.
