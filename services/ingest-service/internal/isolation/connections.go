@@ -201,7 +201,7 @@ func (c *Connections) Run(ctx context.Context, depths Depths) error {
 		timer.Stop()
 		c.step(ctx, depths)
 		c.connect(run, running)
-		if next, any := c.next(); any {
+		if next, due := c.next(); due {
 			timer.Reset(next)
 		}
 		select {

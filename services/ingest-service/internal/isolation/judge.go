@@ -223,11 +223,11 @@ func (p *plan) next(now time.Time) (time.Duration, bool) {
 	if len(p.groups)+len(p.queue) > 0 || slices.ContainsFunc(p.shared, func(s *shared) bool { return !s.judged.IsZero() }) {
 		return p.limits.judge / often, true
 	}
-	next, any := time.Duration(0), false
+	next, due := time.Duration(0), false
 	for _, m := range p.members {
-		if m.stage == failed && m.relocate != nil && (!any || m.due.Sub(now) < next) {
-			next, any = max(m.due.Sub(now), 0), true
+		if m.stage == failed && m.relocate != nil && (!due || m.due.Sub(now) < next) {
+			next, due = max(m.due.Sub(now), 0), true
 		}
 	}
-	return next, any
+	return next, due
 }
