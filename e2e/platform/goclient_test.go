@@ -205,7 +205,10 @@ func goDeadLetters(ctx context.Context, t *testing.T, w *world, c *client.Client
 	require.Equal(t, client.Replays{Refused: 2}, sum)
 	require.NoError(t, c.DropDeadLetter(ctx, letters[1].ID))
 	require.ErrorIs(t, c.DropDeadLetter(ctx, letters[1].ID), client.ErrDeadLetterNotFound)
-	dropped, err := c.DropDeadLetters(ctx, notJSON)
+	count, err := c.CountDeadLetters(ctx, client.DeadLetterFilter{All: true})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, count)
+	dropped, err := c.DropDeadLetters(ctx, client.DeadLetterFilter{All: true})
 	require.NoError(t, err)
 	require.EqualValues(t, 1, dropped)
 }
