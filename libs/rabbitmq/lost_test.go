@@ -23,11 +23,12 @@ func TestLossesSayWhetherADeliveryCanBeTheCause(t *testing.T) {
 	}{
 		"cut": {func(_ *testing.T, p *proxy, _ *rabbitmq.Link) { p.cut() }, false},
 		"cut, and noticed by writing": {func(t *testing.T, p *proxy, l *rabbitmq.Link) {
+			t.Helper()
 			p.cut()
 			_, _ = session(t, l).Channel(deadline(t, patience))
 		}, false},
 		"closed by the broker, which crashed": {func(_ *testing.T, p *proxy, _ *rabbitmq.Link) { p.insertNow(connectionClose(541)) }, false},
-		"closed by an operator":               {func(t *testing.T, _ *proxy, _ *rabbitmq.Link) { closeConnections(t, broker, t.Name()) }, true},
+		"closed by an operator":               {func(t *testing.T, _ *proxy, _ *rabbitmq.Link) { t.Helper(); closeConnections(t, broker, t.Name()) }, true},
 		"silent":                              {func(_ *testing.T, p *proxy, _ *rabbitmq.Link) { p.set(func(p *proxy) { p.deaf = true }) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {

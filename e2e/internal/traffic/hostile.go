@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -97,9 +98,7 @@ func (h hostile) arm(p *amqp.Publishing, neighbour uuid.UUID, again bool) {
 	case hostileNone, hostileKinds:
 		return
 	}
-	for name, value := range p.Headers {
-		headers[name] = value
-	}
+	maps.Copy(headers, p.Headers)
 	p.Headers = headers
 }
 

@@ -18,7 +18,7 @@ func TestHostileMessages(t *testing.T) {
 		poisoned[mine.hostileOf(seq, true)]++
 		good[mine.hostileOf(seq, false)]++
 	}
-	for h := hostileNone; h < hostileKinds; h++ {
+	for h := range hostileKinds {
 		require.NotZero(t, poisoned[h], "%s", h)
 		if h == hostileExpiring || h == hostileCopied {
 			require.Zero(t, good[h], "a good message that is %s may become a dead letter", h)
@@ -51,7 +51,7 @@ func TestJudgeKnowsWhatHostileMessagesMayDo(t *testing.T) {
 	for _, m := range a.offer(500, func() bool { return true }) {
 		a.settle(m, outcomeConfirmed)
 		letter := w.letter(a, m.seq)
-		switch kind := a.hostileOf(m.seq, true); kind {
+		switch kind := a.hostileOf(m.seq, true); kind { //nolint:exhaustive // of the others nothing else is expected
 		case hostileExpiring:
 			w.letters = append(w.letters, letter) // sent twice: rejected once, and expired once
 			letter.reason = reasonExpired

@@ -41,8 +41,10 @@ func On(link *rabbitmq.Link) Placement { return fixed{link} }
 
 type fixed struct{ link *rabbitmq.Link }
 
+// Acquire is that of [Placement].
 func (f fixed) Acquire(context.Context, uuid.UUID, func(), func(error)) (Place, error) {
 	return Place{Link: f.link}, nil
 }
 
+// Release is that of [Placement].
 func (fixed) Release(uuid.UUID) {}

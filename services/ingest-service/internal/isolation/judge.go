@@ -96,7 +96,8 @@ func (p *plan) fail(m *member, now time.Time, pause time.Duration) {
 // apply splits candidates up. ready is how many messages wait in their queues, as far as that is known: those in which nothing
 // waits are the least probable cause, and stay together.
 func (p *plan) apply(s split, ready map[uuid.UUID]int64, now time.Time) {
-	cause, lost := error(nil), now
+	var cause error
+	lost := now
 	if s.shared != nil {
 		cause = s.shared.cause
 		s.shared.losses = nil

@@ -142,13 +142,11 @@ func pageSQL(db *gorm.DB, query Query, parts []part, n int) (statement string, a
 		return made.SQL.String(), made.Vars
 	}
 	// PostgreSQL appends the parts one after the other, none before it is needed. readChunk checks that.
-	union := `(?)`
-	args = []any{partSQL(db, query, parts[0], n)}
-	for _, p := range parts[1:] {
-		union += ` UNION ALL (?)`
+	union := strings.Repeat(` UNION ALL (?)`, len(parts)-1)
+	for _, p := range parts {
 		args = append(args, partSQL(db, query, p, n))
 	}
-	made := db.Raw(union+` LIMIT ?`, append(args, n)...).Find(&[]map[string]any{}).Statement
+	made := db.Raw(`(?)`+union+` LIMIT ?`, append(args, n)...).Find(&[]map[string]any{}).Statement
 	return made.SQL.String(), made.Vars
 }
 
