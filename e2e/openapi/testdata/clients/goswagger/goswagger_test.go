@@ -2,6 +2,9 @@
 package goswagger_test
 
 import (
+	"clients/answers"
+	"clients/goswagger/ingest/client/dead_letters"
+	"clients/goswagger/ingest/client/messages"
 	"errors"
 	"net/url"
 	"strings"
@@ -13,10 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"clients/answers"
 	ingest "clients/goswagger/ingest/client"
-	"clients/goswagger/ingest/client/dead_letters"
-	"clients/goswagger/ingest/client/messages"
 	ingestmodels "clients/goswagger/ingest/models"
 	query "clients/goswagger/query/client"
 	stored "clients/goswagger/query/client/messages"

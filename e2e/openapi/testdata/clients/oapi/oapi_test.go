@@ -2,6 +2,10 @@
 package oapi_test
 
 import (
+	"clients/answers"
+	"clients/oapi/ingest"
+	"clients/oapi/query"
+	"clients/oapi/tenants"
 	"context"
 	"net/http"
 	"strings"
@@ -10,11 +14,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
-
-	"clients/answers"
-	"clients/oapi/ingest"
-	"clients/oapi/query"
-	"clients/oapi/tenants"
 )
 
 func ptr[T any](v T) *T { return &v }
