@@ -58,15 +58,15 @@ func (w *world) slow(id uuid.UUID) {
 	require.NoError(w.t, err)
 }
 
-// atOnce publishes n messages of a slow tenant and returns how many batches were written at once, at most.
-func (w *world) atOnce(id uuid.UUID, n int) (most int) {
+// atOnce publishes n messages of a slow tenant over an instance and returns how many batches were written at once, at most.
+func (w *world) atOnce(instance *stack.Service, id uuid.UUID, n int) (most int) {
 	w.t.Helper()
 	var body bytes.Buffer
 	for i := range n {
 		fmt.Fprintf(&body, "{\"payload\":%d}\n", i)
 	}
 	before := w.stored(id)
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.Ingest.URL+"/messages/batch?tenant_id="+id.String(), &body)
+	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, instance.URL+"/messages/batch?tenant_id="+id.String(), &body)
 	require.NoError(w.t, err)
 	request.Header.Set("Authorization", "Bearer "+w.admin)
 	request.Header.Set("Content-Type", "application/x-ndjson")
@@ -111,14 +111,14 @@ func TestWorkersAreTheTotalOfAllInstances(t *testing.T) {
 	shares := w.sharesOf(one, 2, 1)
 	w.slow(four)
 	w.slow(one)
-	require.Equal(t, 4, w.atOnce(four, 1600))
-	require.Equal(t, 1, w.atOnce(one, 200))
+	require.Equal(t, 4, w.atOnce(w.Ingest, four, 1600))
+	require.Equal(t, 1, w.atOnce(w.Ingest, one, 200))
 
 	// A change is divided at once, and the request waits for both.
 	_, err = w.call(t.Context(), http.MethodPut, tenantURL(w.Tenant, four)+"/config/concurrency", `{"workers":3}`, nil)
 	require.NoError(t, err)
 	w.sharesOf(four, 2, 3)
-	require.Equal(t, 3, w.atOnce(four, 1200))
+	require.Equal(t, 3, w.atOnce(w.Ingest, four, 1200))
 
 	// The instance that has the one worker is frozen: the other one takes over, and gives it back.
 	owner := w.owner(one, shares, second)
@@ -127,7 +127,7 @@ func TestWorkersAreTheTotalOfAllInstances(t *testing.T) {
 	w.sharesOf(one, 1, 1)
 	t.Logf("a frozen instance is replaced after %v", time.Since(began))
 	w.sharesOf(four, 1, 3)
-	require.Equal(t, 1, w.atOnce(one, 200))
+	require.Equal(t, 1, w.atOnce(w.survivor(owner, second), one, 200))
 	ctx, cancel := context.WithCancel(t.Context())
 	published := make(chan error, 1)
 	go func() { // messages to be written while it thaws

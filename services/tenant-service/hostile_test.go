@@ -105,7 +105,7 @@ func TestNames(t *testing.T) {
 		"zero width space": "a\u200bb", "zero width non-joiner": "a\u200cb", "zero width joiner": "a\u200db", "word joiner": "a\u2060b", "no-break space, zero width": "\ufeffa",
 		"left-to-right mark": "a\u200e", "right-to-left override": "a\u202eb", "isolate": "a\u2066b\u2069", "soft hyphen": "a\u00adb", "Mongolian separator": "a\u180eb",
 		"grapheme joiner": "a\u034fb", "filler": "a\u3164b", "filler, half": "\uffa0", "blank pattern": "\u2800", "tag": "a\U000e0041b", "variation": "a\ufe0f", "variation, other": "a\U000e0100",
-		"joined emoji": "\U0001f468\u200d\U0001f469", "private": "\ue000", "not a character": "a\ufffe", "interlinear": "a\ufff9b", "line separator": "a\u2028b", "paragraph": "a\u2029b",
+		"joiner behind an emoji": "\U0001f468\u200d", "two joiners": "\U0001f468\u200d\u200d\U0001f469", "joiner before a letter": "\U0001f468\u200da", "private": "\ue000", "not a character": "a\ufffe", "interlinear": "a\ufff9b", "line separator": "a\u2028b", "paragraph": "a\u2029b",
 		"next line": "a\u0085b", "escape": `a\u001bb`, "escaped": `a\u200Bb`, "delete": "a\u007fb", "only white space": " \u00a0\u3000 ",
 	} {
 		t.Run(name, func(t *testing.T) {

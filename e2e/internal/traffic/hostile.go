@@ -65,14 +65,16 @@ func (h hostile) arm(p *amqp.Publishing, neighbour uuid.UUID, again bool) {
 	switch h {
 	case hostileDeep:
 		deep := any("deep")
-		for n := range 30 {
-			if deep = any([]any{deep}); n%2 == 0 {
+		for n := range 30 { // the publisher refuses more than 32
+			if n%2 == 0 {
+				deep = []any{deep}
+			} else {
 				deep = amqp.Table{"deeper": deep}
 			}
 		}
 		headers["deep"] = deep
 	case hostileWide:
-		headers["wide"] = slices.Repeat([]any{int32(1), nil, true}, 3000)
+		headers["wide"] = slices.Repeat([]any{int32(1), nil, true}, 2700) // the publisher refuses more than 8,192
 	case hostileHuge:
 		headers["huge"] = strings.Repeat("huge", 15<<10)
 	case hostileCount:

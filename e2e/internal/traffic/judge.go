@@ -25,6 +25,8 @@ type file struct {
 	byID      bitset // stored under the id of the number
 	byContent bitset // stored with the content of the number, under whatever id
 	letters   bitset // among the dead letters
+	expired   bitset // of these, because they expired
+	rejected  bitset // of these, for any other reason
 }
 
 func newJudge(l *ledger) *judge {
@@ -97,14 +99,19 @@ func (j *judge) letter(tenant uuid.UUID, messageID *uuid.UUID, reason string, su
 		j.found.add(faultForeign, "a dead letter (%s) of tenant %s is of message %s, which nobody has published", reason, tenant, id)
 		return
 	}
-	first := f.letters.add(seq)
+	f.letters.add(seq)
+	// One that was sent twice may expire the one time and be rejected the other.
+	expired := reason == reasonExpired && f.hostileOf(seq, true) == hostileExpiring
+	of := &f.rejected
+	if expired {
+		of = &f.expired
+	}
 	switch want := f.poisonOf(seq); {
-	case !first && f.hostileOf(seq, true) == hostileExpiring: // one for each reason
-	case !first:
+	case !of.add(seq):
 		j.found.add(faultDuplicated, "message %s (%d) of tenant %s is a dead letter a second time (%s)", id, seq, tenant, reason)
 	case !f.poison.has(seq):
 		j.found.add(faultMisplaced, "message %s (%d) of tenant %s is good and became a dead letter (%s)", id, seq, tenant, reason)
-	case reason == reasonExpired && f.hostileOf(seq, true) == hostileExpiring:
+	case expired:
 	case reason != string(want.reason()):
 		j.found.add(faultMisplaced, "message %s (%d) of tenant %s became a dead letter for %s, not for %s", id, seq, tenant, reason, want.reason())
 	default:

@@ -32,9 +32,12 @@ type operator struct {
 }
 
 func (o operator) call(ctx context.Context, method, path string, body any, want ...int) ([]byte, error) {
-	encoded, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
+	var encoded []byte
+	if body != nil {
+		var err error
+		if encoded, err = json.Marshal(body); err != nil {
+			return nil, err
+		}
 	}
 	request, err := http.NewRequestWithContext(ctx, method, o.url+path, bytes.NewReader(encoded))
 	if err != nil {

@@ -136,22 +136,35 @@ func checkName(name string, wrong *ValidationError) {
 
 // invisible finds what makes two names look like one, or hides text in a log or a table: controls, line and paragraph
 // separators, everything of zero width, marks that turn the direction of text, fillers, and characters that mean something in
-// one installation only. The joiners are among them, although some scripts and emoji sequences are written with them: without
-// them such a name is readable still, and with them anybody can write another tenant's name a second time. Of the selectors
-// of a presentation, those that phones put behind a symbol are let pass there.
+// one installation only. Let pass are, where they can be seen, the selectors of a presentation that phones put behind a symbol
+// and the joiners that emoji sequences and some scripts are written with.
 //
 // Names are compared by nobody and need not be unique: composed and decomposed letters are kept as they come.
 func invisible(name string) bool {
-	const blank, text, emoji = '\u2800', '\ufe0e', '\ufe0f'
-	var before rune
-	for _, r := range name {
+	const blank, text, emoji, nonJoiner, joiner = '\u2800', '\ufe0e', '\ufe0f', '\u200c', '\u200d'
+	runes := []rune(name)
+	for i, r := range runes {
+		var before, after rune
+		if i > 0 {
+			before = runes[i-1]
+		}
+		if i+1 < len(runes) {
+			after = runes[i+1]
+		}
 		switch {
 		case (r == text || r == emoji) && unicode.Is(unicode.So, before):
+		case r == joiner && unicode.Is(unicode.So, after) && (before == emoji || unicode.In(before, unicode.So, unicode.Sk)):
+		case (r == joiner || r == nonJoiner) && joins(before) && joins(after):
 		case r == blank, unicode.In(r, unicode.C, unicode.Zl, unicode.Zp, unicode.Variation_Selector,
 			unicode.Other_Default_Ignorable_Code_Point, unicode.Noncharacter_Code_Point):
 			return true
 		}
-		before = r
 	}
 	return false
+}
+
+// joins tells the characters of scripts in which a joiner changes how a word looks (RFC 5892, appendices A.1 and A.2).
+func joins(r rune) bool {
+	return unicode.In(r, unicode.Arabic, unicode.Syriac, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati,
+		unicode.Oriya, unicode.Tamil, unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala)
 }

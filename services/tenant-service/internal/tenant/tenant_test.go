@@ -30,6 +30,7 @@ func TestPolicyNew(t *testing.T) {
 		"white space around":   {draft: Draft{Name: " \t a b\n"}, want: Tenant{Name: "a b", Workers: 3}},
 		"200 characters":       {draft: Draft{Name: strings.Repeat("ß", 200)}, want: Tenant{Name: strings.Repeat("ß", 200), Workers: 3}},
 		"emoji":                {draft: Draft{Name: "Café 👩‍👩‍👧 \U0001F680"}, want: Tenant{Name: "Café 👩‍👩‍👧 \U0001F680", Workers: 3}},
+		"Persian":              {draft: Draft{Name: "می\u200cخواهم"}, want: Tenant{Name: "می\u200cخواهم", Workers: 3}},
 		"201 characters":       {draft: Draft{Name: strings.Repeat("x", 201)}, wrong: []string{"name"}},
 		"no name":              {draft: Draft{}, wrong: []string{"name"}},
 		"only white space":     {draft: Draft{Name: " \u00a0\t"}, wrong: []string{"name"}},
