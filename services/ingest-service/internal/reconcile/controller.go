@@ -329,7 +329,8 @@ const lookupTimeout = 500 * time.Millisecond
 // Lookup tells what is wanted of a tenant and whether its queue is there; ok is false for a tenant that does not exist. A
 // tenant that this instance has not heard of is looked up in the control channel, for it may have been created this very
 // moment, and then among the partitions, for a missing key never means deletion: the channel may have lost its data. As
-// long as nobody can tell, every tenant may exist.
+// long as nobody can tell, every tenant may exist. One whose deletion the registry has not confirmed goes on as it is: a
+// producer that is told of a deletion gives up, and the control channel may be wrong.
 func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.TenantSpec, provisioned, ok bool) {
 	c.mu.RLock()
 	t, known := c.tenants[id]
@@ -340,6 +341,9 @@ func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.Te
 	case known:
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		if t.deletionUnconfirmed() {
+			return unknown, t.provisioned, true
+		}
 		return t.spec, t.provisioned, t.observed != contract.StateDeleted
 	case !synced:
 		return unknown, false, true

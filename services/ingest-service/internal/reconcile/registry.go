@@ -254,6 +254,13 @@ func (t *tenant) correct(r store.Registration, before contract.TenantSpec) {
 	t.nudge()
 }
 
+// deletionUnconfirmed reports whether the control channel alone says that the tenant is to be deleted. The caller holds the
+// lock.
+func (t *tenant) deletionUnconfirmed() bool {
+	return t.spec.State == contract.DesiredDeleting && !t.registered &&
+		t.observed != contract.StateDeleting && t.observed != contract.StateDeleted
+}
+
 // confirmDeletion asks the registry, unless what is wanted comes from there, whether the tenant is to be deleted: that cannot be
 // undone, and the control channel is a hint. Of a tenant that the registry has never known the channel's word counts.
 func (j *job) confirmDeletion(ctx context.Context, spec contract.TenantSpec) (doomed bool, err error) {
