@@ -49,13 +49,17 @@ func (r *rig) begin() pgx.Tx {
 }
 
 // awaitWrite returns when a batch is in the hands of the database, which has it wait for a lock.
-func (r *rig) awaitWrite() {
+func (r *rig) awaitWrite() { r.awaitWaiting(true) }
+
+// awaitWaiting returns when a batch waits for a lock in the database, or none does any more: a write that was given up is
+// cancelled there a moment later, and would be committed if it had the lock before that.
+func (r *rig) awaitWaiting(want bool) {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool {
 		var waiting bool
 		err := r.operator.QueryRow(r.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
 			WHERE datname = current_database() AND application_name = 'mtm_ingest' AND wait_event_type = 'Lock')`).Scan(&waiting)
-		return err == nil && waiting
+		return err == nil && waiting == want
 	}, patience, time.Millisecond)
 }
 
@@ -81,6 +85,7 @@ func TestDeathInTheMiddleOfAWriteLosesNothing(t *testing.T) {
 	r.awaitWrite()
 	cut() // the write is given up with the connection
 	stop()
+	r.awaitWaiting(false)
 	unlock()
 	require.Empty(t, r.stored())
 
