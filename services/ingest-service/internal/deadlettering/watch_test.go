@@ -152,7 +152,7 @@ func (r *rig) fine() {
 
 // An operator must hear of it when nothing returns from the retries, and when what this broker cannot bear is let through; and
 // must not be called again once that is mended.
-func TestWhatIsWrongIsToldAndMended(t *testing.T) {
+func TestFaultsAreReportedAndCleared(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, rabbitmq.Config{URL: backing.RabbitMQ(t).URL, Screen: rabbitmq.ScreenOn})
 	require.NoError(t, r.reported(), "an instance is not held up by what has not been tried")
