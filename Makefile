@@ -21,7 +21,7 @@ stack:
 build: ## build the services into bin/
 	@go build -o bin/ $(SERVICES:%=./services/%) ./deployments/local/stack
 
-up: build ## start everything, or just what has died or changed, and print how to use it
+up: build ## start everything, or only what has died or changed, and print how to use it
 	@bin/stack up
 
 down: stack ## stop everything and keep the data
@@ -30,16 +30,16 @@ down: stack ## stop everything and keep the data
 reset: stack ## stop everything and remove the data
 	@bin/stack reset
 
-status: stack ## what runs, and where
+status: stack ## show what is running, and where
 	@bin/stack status
 
-logs: stack ## the newest log lines; NAME=ingest-service for one of them, FOLLOW=1 to go on
+logs: stack ## show the newest log lines; NAME=ingest-service for one service, FOLLOW=1 to keep following
 	@bin/stack logs $(if $(FOLLOW),--follow) $(NAME)
 
 token: stack ## print a token: TENANT=<id> SCOPE="messages:read messages:write", or SCOPE=tenants:admin
 	@bin/stack token $(if $(filter-out undefined,$(origin TENANT)),--tenant "$(TENANT)") --scope "$(SCOPE)"
 
-demo: stack ## use a running stack and check what it does; FILE=events.ndjson, N=messages a tenant
+demo: stack ## send messages through a running stack and check the result; FILE=events.ndjson, N=messages per tenant
 	@bin/stack demo $(if $(FILE),--file "$(FILE)") $(if $(N),--messages "$(N)")
 
 # ---- tests and checks ----------------------------------------------------------------------------------------------
@@ -49,62 +49,62 @@ TIMEOUT ?= 15m
 PKG ?= work
 
 .PHONY: test test-rabbitmq4 bench chaos fuzz soak lint verify vuln deps fmt generate openapi-lint compose-test
-test: bin/gotestsum ## every test of every module, with -race; PKG=./libs/… and RUN=TestName narrow it down
+test: bin/gotestsum ## run every test of every module, with -race; PKG=./libs/… and RUN=TestName select some
 	@tools/compiler
 	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
 		-race -count=1 -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS)
 
-test-rabbitmq4: ## what the broker does with us, on the newest RabbitMQ 4: from Docker, else in a Debian of its own (root; minutes, once)
+test-rabbitmq4: ## run the tests that depend on the broker on the newest RabbitMQ 4, from Docker or in a separate Debian (root; minutes, once)
 	@tools/rabbitmq4
 
-bench: ## the platform beside the machine's limits and alternatives; QUICK=1, PARTS=drain,pages and ROUNDS=5 are understood
+bench: ## compare the platform with references and alternatives; QUICK=1, PARTS=drain,pages, ROUNDS=5
 	@go run ./benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-parts "$(PARTS)") $(if $(ROUNDS),-rounds "$(ROUNDS)")
 
 # Built first, so that a signal reaches the program itself, which stops its servers.
-chaos: ## every kind of fault under traffic, nothing may be lost; DURATION=90s, SEED=number, RATE=messages a second, REPORT=file
+chaos: ## inject every kind of fault under traffic and check that nothing is lost; DURATION=90s, SEED=n, RATE=messages/s, REPORT=file
 	@go build -o bin/ ./e2e/chaos
 	@bin/chaos $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
 
-fuzz: ## arbitrary properties and headers of messages, as bytes, against a platform; DURATION=10m
+fuzz: ## publish messages with arbitrary bytes as properties and headers; DURATION=10m
 	@go run ./libs/backing/cmd/backing run -- go test -count=1 -timeout 0 -run FuzzPublishedProperties -v ./e2e/platform -hostile $(or $(DURATION),10m)
 
-soak: ## half of what the machine can do, memory and connections stay flat; DURATION=30m, RATE=messages a second, REPORT=file
+soak: ## run at half capacity and check that memory and connections stay flat; DURATION=30m, RATE=messages/s, REPORT=file
 	@go build -o bin/ ./e2e/chaos
 	@bin/chaos -soak $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
 
-lint: bin/golangci-lint ## golangci-lint over every module
+lint: bin/golangci-lint ## run golangci-lint over every module
 	@bin/golangci-lint run $(MODULES:%=%/...)
 
-verify: bin/gofumpt bin/swag bin/openapidoc ## go.mod files tidy, generated files fresh, every module builds on its own, formatting
+verify: bin/gofumpt bin/swag bin/openapidoc ## check go.mod files, generated files and formatting, and that every module builds on its own
 	@tools/verify
 
-vuln: bin/govulncheck ## known vulnerabilities in what the services call
+vuln: bin/govulncheck ## report known vulnerabilities in what the services call
 	@tools/vuln
 
-deps: ## dependencies, direct and indirect, that are behind their newest release; ALL=1 for those that nothing is built from, too
+deps: ## list dependencies, direct and indirect, behind their newest release; ALL=1 includes those that no binary uses
 	@tools/deps
 
 fmt: bin/golangci-lint ## format all Go files
 	@bin/golangci-lint fmt $(MODULES:%=%/...)
 
-generate: bin/swag bin/openapidoc ## the OpenAPI documents, from the comments of the handlers
+generate: bin/swag bin/openapidoc ## generate the OpenAPI documents from the comments of the handlers
 	@for service in $(SERVICES); do tools/openapi "$$service"; done
 
-openapi-lint: bin/swagger ## the OpenAPI documents: go-swagger, and redocly and spectral where npx is
+openapi-lint: bin/swagger ## validate the OpenAPI documents with go-swagger, and with redocly and spectral if npx is installed
 	@tools/openapi-lint
 
-compose-test: stack ## the services in containers, the demo against them, and away with it all
+compose-test: stack ## start the services in containers, run the demo against them, and remove everything
 	@deployments/compose-test
 
 # ---- tools, pinned in modules of their own ---------------------------------------------------------------------------
 
-# golangci-lint is apart from the others: it takes two minutes to build, and only `make lint` and `make fmt` need it.
+# golangci-lint is separate from the others: it takes two minutes to build, and only `make lint` and `make fmt` need it.
 bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 	@echo "building golangci-lint (minutes, once)"
 	@GOWORK=off go -C tools/lint build -o ../../bin/ tool
 	@touch $@
 
-# What checks the OpenAPI documents and makes clients from them.
+# Validates the OpenAPI documents and generates clients from them.
 bin/swagger: TOOL = github.com/go-swagger/go-swagger/cmd/swagger
 bin/oapi-codegen: TOOL = github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
 bin/swagger bin/oapi-codegen: tools/apispec/go.mod tools/apispec/go.sum
