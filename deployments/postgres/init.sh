@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs once, in an empty data folder, as the superuser of the official postgres image. It makes the owner of the schema
+# Runs once, in an empty data folder, as the superuser of the official postgres image. It creates the owner of the schema
 # and one login per service, each a member of that service's role and nothing more. tenant-service migrates with the
-# owner's login; roles that are there already are left as they are by the migrations.
+# owner's login; the migrations leave existing roles as they are.
 set -euo pipefail
 
 psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
