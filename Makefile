@@ -61,9 +61,9 @@ bench: ## compare the platform with references and alternatives; QUICK=1, PARTS=
 	@go run ./benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-parts "$(PARTS)") $(if $(ROUNDS),-rounds "$(ROUNDS)")
 
 # Built first, so that a signal reaches the program itself, which stops its servers.
-chaos: ## inject every kind of fault under traffic and check that nothing is lost; DURATION=90s, SEED=n, RATE=messages/s, REPORT=file
+chaos: ## inject every kind of fault under traffic and check that nothing is lost; DURATION=90s, SEED=n, RATE=messages/s, READER=library, REPORT=file
 	@go build -o bin/ ./e2e/chaos
-	@bin/chaos $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
+	@bin/chaos $(if $(READER),-reader '$(READER)') $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
 
 fuzz: ## publish messages with arbitrary bytes as properties and headers; DURATION=10m
 	@go run ./libs/backing/cmd/backing run -- go test -count=1 -timeout 0 -run FuzzPublishedProperties -v ./e2e/platform -hostile $(or $(DURATION),10m)

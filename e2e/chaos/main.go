@@ -22,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 const (
@@ -46,6 +47,7 @@ type options struct {
 	rate     float64 // 0: the default, or to be measured
 	tenants  int
 	report   string
+	reader   string
 }
 
 func main() { lifecycle.Main(run) }
@@ -84,6 +86,7 @@ func parse(args []string) (options, error) {
 	flags.Float64Var(&opts.rate, "rate", 0, "messages a second over all tenants (default 400; with -soak half of what the machine can do)")
 	flags.IntVar(&opts.tenants, "tenants", 20, "how many tenants")
 	flags.StringVar(&opts.report, "report", "", "file to write the report to, as Markdown")
+	flags.StringVar(&opts.reader, "reader", rabbitmq.ReaderWire, "what reads deliveries in ingest-service: wire or library")
 	flags.SetOutput(io.Discard) // an error is printed once, by main
 	if err := flags.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -97,6 +100,9 @@ func parse(args []string) (options, error) {
 		return options{}, fmt.Errorf("unknown argument %q", flags.Arg(0))
 	case opts.duration < 0, opts.rate < 0, opts.tenants < 2:
 		return options{}, errors.New("-duration and -rate are not negative, and there are two tenants at least")
+	}
+	if opts.reader != rabbitmq.ReaderWire && opts.reader != rabbitmq.ReaderLibrary {
+		return options{}, fmt.Errorf("-reader is %s or %s", rabbitmq.ReaderWire, rabbitmq.ReaderLibrary)
 	}
 	if opts.duration == 0 {
 		opts.duration = chaosDuration
@@ -123,8 +129,8 @@ func (o options) name() string {
 
 // run starts the platform and the traffic, does what was asked for, and takes everything away again, whatever happens.
 func (o options) run(ctx context.Context, s *screen) (r *report, err error) {
-	s.say("%s: seed %d, %s, %d tenants", o.name(), o.seed, o.duration, o.tenants)
-	p, err := platform.Start(ctx, s.say)
+	s.say("%s: seed %d, %s, %d tenants, reader %s", o.name(), o.seed, o.duration, o.tenants, o.reader)
+	p, err := platform.Start(ctx, map[string]string{"RABBITMQ_READER": o.reader}, s.say)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,16 @@ package rabbitmq
 
 import "time"
 
+// What reads deliveries.
+const (
+	// ReaderWire reads the frames of deliveries itself: ten times as fast, and whatever the broker delivers
+	// (docs/adr/0010-deliveries-are-read-below-the-library.md).
+	ReaderWire = "wire"
+	// ReaderLibrary leaves them to amqp091-go. That gives the connection up over a table or array that lies in more than 32
+	// others, one with more than 8,192 elements, and properties that have grown beyond a frame.
+	ReaderLibrary = "library"
+)
+
 // Config is the section rabbitmq of a service's configuration.
 type Config struct {
 	// URL is amqp:// or amqps://, with user, password and virtual host. The virtual host "/" is named by no path at all or by
@@ -17,13 +27,15 @@ type Config struct {
 	ConnectTimeout time.Duration `koanf:"connect_timeout" validate:"min=100ms,max=1m" usage:"limit of one attempt to connect"`
 	// ManagementURL is that of the management API, with login unless it is that of URL. It may be empty.
 	ManagementURL string `koanf:"management_url" validate:"omitempty,url" secret:"true" usage:"URL of the broker's management API, to notice messages that are stuck; they are not looked for without it"`
+	// Reader is [ReaderWire] or [ReaderLibrary].
+	Reader string `koanf:"reader" validate:"oneof=wire library" usage:"what reads deliveries: wire (the frames as they are) or library (amqp091-go, slower; it loses the connection over headers beyond its limits)"`
 	// Screen is [ScreenAuto], [ScreenOn] or [ScreenOff].
 	Screen string `koanf:"screen" validate:"oneof=auto on off" usage:"refuse messages with a header x-death, which a broker below 4.0 cannot dead-letter: auto (by its version), on or off"`
 }
 
 // Default is the configuration without an URL.
 func Default() Config {
-	return Config{Connections: 8, Heartbeat: 10 * time.Second, ConnectTimeout: 5 * time.Second, Screen: ScreenAuto}
+	return Config{Connections: 8, Heartbeat: 10 * time.Second, ConnectTimeout: 5 * time.Second, Reader: ReaderWire, Screen: ScreenAuto}
 }
 
 // withDefaults fills what is zero, for callers that were not configured by hand.
@@ -37,6 +49,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = d.ConnectTimeout
+	}
+	if c.Reader == "" {
+		c.Reader = d.Reader
 	}
 	if c.Screen == "" {
 		c.Screen = d.Screen

@@ -44,6 +44,9 @@ func (s *Session) ConsumeBatches(ctx context.Context, queue, name string, prefet
 	// What the broker sends before it has heard of the end of a consumer must not be taken for the next one's, whose tags
 	// of deliveries begin anew.
 	tag := name + "-" + strconv.FormatUint(s.consumers.Add(1), 10)
+	if s.library {
+		return s.consumeByLibrary(ctx, queue, tag, prefetch)
+	}
 	inbox := s.stream.reader.open(tag)
 	c, err := s.consume(ctx, queue, tag, prefetch, inbox)
 	if err != nil {

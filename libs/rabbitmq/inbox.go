@@ -21,6 +21,16 @@ type inbox struct {
 	touched bool
 }
 
+func newInbox() *inbox { return &inbox{ready: make(chan struct{}, 1)} }
+
+// wake tells the consumer that something has come.
+func (b *inbox) wake() {
+	select {
+	case b.ready <- struct{}{}:
+	default:
+	}
+}
+
 func (b *inbox) put(d Delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

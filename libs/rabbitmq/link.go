@@ -239,7 +239,7 @@ func (l *Link) dial(ctx context.Context) (*Session, error) {
 	if silence := maxMissed * conn.Config.Heartbeat; silence > 0 {
 		_ = s.SetReadDeadline(time.Now().Add(silence)) // it fails on a socket that is closed, which reading tells
 	}
-	return newSession(conn, s, l.consumeLimit), nil
+	return newSession(conn, s, l), nil
 }
 
 // withoutURL replaces an error of parsing the URL: it quotes the URL, and with it the password.

@@ -81,7 +81,7 @@ func newReader(socket net.Conn) *reader {
 
 // open makes an inbox for the consumer with this tag. It has to be there before the consumer is.
 func (r *reader) open(tag string) *inbox {
-	b := &inbox{ready: make(chan struct{}, 1)}
+	b := newInbox()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.inboxes[tag] = b
@@ -435,10 +435,7 @@ func (r *reader) makeRoom() {
 func (r *reader) wake() {
 	for _, b := range r.touched {
 		b.touched = false
-		select {
-		case b.ready <- struct{}{}:
-		default:
-		}
+		b.wake()
 	}
 	clear(r.touched)
 	r.touched = r.touched[:0]

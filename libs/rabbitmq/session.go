@@ -32,6 +32,7 @@ type Session struct {
 	done   chan struct{}
 
 	consumeLimit time.Duration // of the link
+	library      bool          // amqp091-go reads all deliveries, see [ReaderLibrary]
 
 	mu      sync.Mutex
 	err     error         // guarded by mu: why the session is over
@@ -46,9 +47,10 @@ type Session struct {
 	work sync.WaitGroup // goroutines that wait for an answer of the broker; none is added once over is set
 }
 
-func newSession(conn *amqp.Connection, s *stream, consumeLimit time.Duration) *Session {
+func newSession(conn *amqp.Connection, s *stream, l *Link) *Session {
 	return &Session{
-		conn: conn, stream: s, done: make(chan struct{}), blocked: make(chan struct{}), consumeLimit: consumeLimit,
+		conn: conn, stream: s, done: make(chan struct{}), blocked: make(chan struct{}), consumeLimit: l.consumeLimit,
+		library: l.cfg.Reader == ReaderLibrary,
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 const (
@@ -200,6 +201,43 @@ func undisturbed(t *testing.T, b *breaker, culprits, neighbours []*victim) {
 	for _, v := range neighbours {
 		require.Equal(t, before[v.id], b.lossesOf(v.id), "a neighbour has lost its connection again")
 	}
+}
+
+// With rabbitmq.reader: library there are headers that end the connection of whoever consumes them. That is no delivery that the
+// platform reads, but it must stop nobody else either.
+func TestDeliveriesThatTheLibraryCannotReadStopTheirTenantAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the probes of a tenant that has failed; not with -short")
+	}
+	w := newCrashWorld(t)
+	w.connect(w.broker.URL)
+	w.env = append(w.env, "RABBITMQ_READER=library")
+	w.start()
+	all := w.tenants(10)
+	culprit, neighbours := all[0], all[1:]
+	producer, err := amqptest.Dial(t.Context(), w.broker.URL)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, producer.Close()) }()
+	deep := amqptest.Properties{Headers: amqptest.Field("deep", 'A', amqptest.Arrays(33)...)}.Encode()
+	require.NoError(t, producer.Publish(contract.MessagesExchange, culprit.id.String(), deep, []byte("{}")))
+	culprit.hasFailed()
+	for _, v := range neighbours {
+		v.publish(5)
+		v.drained()
+		require.Equal(t, contract.StateRunning, v.status().State)
+	}
+	require.Eventually(t, func() bool { // a probe may hold it
+		taken := false
+		require.NoError(t, culprit.channel(func(ch *amqp.Channel) error {
+			purged, err := ch.QueuePurge(contract.QueueName(culprit.id.String()), false)
+			taken = purged == 1
+			return err
+		}))
+		return taken
+	}, healing, tick)
+	require.Eventually(t, func() bool { return culprit.status().State == contract.StateRunning }, healing, tick)
+	culprit.publish(1)
+	culprit.drained()
 }
 
 // The real one: RabbitMQ 3.10 crashes whenever it has to deliver an AMQP 1.0 message whose id is an unsigned long to a consumer over

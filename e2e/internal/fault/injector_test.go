@@ -32,7 +32,7 @@ const (
 func TestEveryFaultIsInjectedUndoneAndRecoveredFrom(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	p, err := platform.Start(ctx, t.Logf)
+	p, err := platform.Start(ctx, nil, t.Logf)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 
@@ -24,8 +25,8 @@ type Platform struct {
 }
 
 // Start starts servers, proxies and services, and returns when all three services are ready. log hears of the progress.
-// On an error nothing is left running.
-func Start(ctx context.Context, log func(format string, args ...any)) (_ *Platform, err error) {
+// On an error nothing is left running. env are further settings of ingest-service.
+func Start(ctx context.Context, env map[string]string, log func(format string, args ...any)) (_ *Platform, err error) {
 	p := &Platform{}
 	defer func() {
 		if err != nil {
@@ -41,7 +42,9 @@ func Start(ctx context.Context, log func(format string, args ...any)) (_ *Platfo
 		return nil, err
 	}
 	// A channel that has gone wrong is noticed in seconds rather than in a minute: a run has no minutes to wait.
-	opts.ServiceEnv = map[string]map[string]string{stack.IngestService: {"INGEST_RESYNC": "3s"}}
+	ingest := map[string]string{"INGEST_RESYNC": "3s"}
+	maps.Copy(ingest, env)
+	opts.ServiceEnv = map[string]map[string]string{stack.IngestService: ingest}
 	if p.Stack, err = stack.New(ctx, opts); err != nil {
 		return nil, fmt.Errorf("start the services: %w", err)
 	}

@@ -55,7 +55,22 @@ func newRig(t *testing.T) *rig {
 	return newRigAt(t, backing.RabbitMQ(t).URL)
 }
 
+// withEachReader runs a test with each of the readers that an installation may choose.
+func withEachReader(t *testing.T, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	for _, reader := range []string{rabbitmq.ReaderWire, rabbitmq.ReaderLibrary} {
+		t.Run(reader, func(t *testing.T) {
+			test(t, newRigOn(t, rabbitmq.Config{URL: backing.RabbitMQ(t).URL, Reader: reader}))
+		})
+	}
+}
+
 func newRigAt(t *testing.T, amqpURL string) *rig {
+	t.Helper()
+	return newRigOn(t, rabbitmq.Config{URL: amqpURL})
+}
+
+func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
 	t.Helper()
 	r := &rig{t: t, tenant: uuid.New(), database: backing.Postgres(t), budget: consumer.NewBudget(1 << 28)}
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
@@ -70,7 +85,7 @@ func newRigAt(t *testing.T, amqpURL string) *rig {
 	messages := store.New(pool, 5*time.Second)
 	require.NoError(t, messages.Attach(t.Context(), r.tenant))
 
-	r.broker = rabbitmq.Config{URL: amqpURL}
+	r.broker = broker
 	r.link = rabbitmq.NewLink(r.broker, "test-consume", log, nil)
 	publishing := rabbitmq.NewLink(r.broker, "test-publish", log, nil)
 	r.publisher = rabbitmq.NewPublisher(publishing, 2, log)
@@ -192,7 +207,11 @@ func (r *rig) requireStored(want map[uuid.UUID]bool) {
 }
 
 func TestEverythingIsStoredOnceAndAcknowledged(t *testing.T) {
-	r := newRig(t)
+	withEachReader(t, testEverythingIsStoredOnceAndAcknowledged)
+}
+
+func testEverythingIsStoredOnceAndAcknowledged(t *testing.T, r *rig) {
+	t.Helper()
 	ids := r.publishMany(2000)
 	stop := r.run(r.consumer().Run)
 	r.requireStored(ids)
@@ -212,7 +231,11 @@ func TestEverythingIsStoredOnceAndAcknowledged(t *testing.T) {
 
 // A message that cannot be stored must neither block its neighbours nor disappear.
 func TestBadMessagesBecomeDeadLetters(t *testing.T) {
-	r := newRig(t)
+	withEachReader(t, testBadMessagesBecomeDeadLetters)
+}
+
+func testBadMessagesBecomeDeadLetters(t *testing.T, r *rig) {
+	t.Helper()
 	bad := map[string]contract.Reason{
 		`{"a":`:                   contract.ReasonNotJSON,
 		``:                        contract.ReasonNotJSON,
@@ -263,7 +286,11 @@ func TestForeignIDsAreStoredOnce(t *testing.T) {
 
 // Stopping in the middle of a backlog must lose nothing and store nothing twice; what was not begun goes back.
 func TestStopUnderLoad(t *testing.T) {
-	r := newRig(t)
+	withEachReader(t, testStopUnderLoad)
+}
+
+func testStopUnderLoad(t *testing.T, r *rig) {
+	t.Helper()
 	ids := r.publishMany(3000)
 	for round := range 4 {
 		before := r.state.Stored.Load()
@@ -311,7 +338,11 @@ func TestDatabaseCutsConnections(t *testing.T) {
 
 // A broker that closes the channel must have everything that was not acknowledged processed again, once.
 func TestChannelDies(t *testing.T) {
-	r := newRig(t)
+	withEachReader(t, testChannelDies)
+}
+
+func testChannelDies(t *testing.T, r *rig) {
+	t.Helper()
 	ids := r.publishMany(2000)
 	consuming, cut := context.WithCancel(t.Context())
 	first := rabbitmq.NewLink(r.broker, "test-cut", zap.NewNop(), nil)

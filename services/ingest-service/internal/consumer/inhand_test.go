@@ -74,7 +74,11 @@ func (r *rig) requireBack(messages int) {
 
 // A process that dies while a batch is being written has not committed it: the broker must still have every message of it.
 func TestDeathInTheMiddleOfAWriteLosesNothing(t *testing.T) {
-	r := newRig(t)
+	withEachReader(t, testDeathInTheMiddleOfAWriteLosesNothing)
+}
+
+func testDeathInTheMiddleOfAWriteLosesNothing(t *testing.T, r *rig) {
+	t.Helper()
 	unlock := r.lock()
 	ids := r.publishMany(300)
 	own := r.link
