@@ -83,9 +83,20 @@ func TestBatchesAreWhatTheLibraryReads(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, ch.QueueBind(queue, "key", "amq.topic", false, nil))
 	}
+	// Both consumers find all messages there, and thus in the same order: from 4.3 on, a quorum queue delivers what has a higher
+	// priority before what was there earlier.
+	require.NoError(t, ch.Confirm(false))
 	sent := publishings()
-	for _, p := range sent {
-		require.NoError(t, ch.PublishWithContext(t.Context(), "amq.topic", "key", true, false, p))
+	confirmations := make([]*amqp.DeferredConfirmation, len(sent))
+	for i, p := range sent {
+		var err error
+		confirmations[i], err = ch.PublishWithDeferredConfirmWithContext(t.Context(), "amq.topic", "key", true, false, p)
+		require.NoError(t, err)
+	}
+	for _, c := range confirmations {
+		acked, err := c.WaitContext(deadline(t, patience))
+		require.NoError(t, err)
+		require.True(t, acked)
 	}
 	s := session(t, link)
 	here, err := s.ConsumeBatches(deadline(t, patience), queues[0], "here", 1000)
