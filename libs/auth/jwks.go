@@ -95,13 +95,11 @@ func (k *keySet) run(ctx context.Context) error {
 	if k.empty() {
 		pause = k.pace.retry
 	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-timer.C:
+		case <-time.After(pause):
 		case <-k.asks:
 		}
 		pause = k.pace.refresh
@@ -109,7 +107,6 @@ func (k *keySet) run(ctx context.Context) error {
 			pause = k.pace.retry
 			k.log.Warn("key set could not be refreshed, the known keys stay in use", zap.Error(err))
 		}
-		timer.Reset(pause)
 	}
 }
 
@@ -268,11 +265,9 @@ func (k *keySet) keyfunc(token *jwt.Token) (any, error) {
 // of the generation that a token did not fit.
 func (k *keySet) renewed(generation uint64) bool {
 	if refreshed := k.ask(); refreshed != nil {
-		timer := time.NewTimer(askWait)
-		defer timer.Stop()
 		select {
 		case <-refreshed:
-		case <-timer.C:
+		case <-time.After(askWait):
 		}
 	}
 	return k.generation.Load() != generation

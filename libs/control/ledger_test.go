@@ -2,7 +2,6 @@ package control
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -28,13 +27,4 @@ func TestLedger(t *testing.T) {
 	l.note("c", first, false)
 	require.ElementsMatch(t, []string{"c"}, l.missing(map[string]struct{}{"a": {}, "z": {}}))
 	require.ElementsMatch(t, []string{"a", "c"}, l.missing(nil))
-}
-
-// Instances that started together must not take their snapshots together for ever, nor much later than was configured.
-func TestJitterStaysNear(t *testing.T) {
-	for range 1000 {
-		d := jitter(30 * time.Second)
-		require.GreaterOrEqual(t, d, 27*time.Second)
-		require.Less(t, d, 33*time.Second)
-	}
 }

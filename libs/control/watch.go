@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // Timing of a watch.
@@ -43,14 +43,13 @@ func (b *Bucket[T]) Watch(ctx context.Context, handle func(Entry[T]), synced fun
 func (b *Bucket[T]) WatchKeys(ctx context.Context, pattern string, handle func(Entry[T]), synced func()) error {
 	w := watch[T]{bucket: b, pattern: pattern, handle: handle, synced: synced, known: make(ledger)}
 	source := w.source()
-	retry := backoff.NewExponentialBackOff()
-	retry.InitialInterval, retry.MaxInterval = firstRetry, slowestRetry
+	pauses := retry.Backoff(firstRetry, slowestRetry)
 	for ctx.Err() == nil {
 		// Taken before the attempt: a connect in the middle of it counts as one after it.
 		connected := b.conn.NextConnect()
 		complete, err := w.session(ctx, connected)
 		if complete {
-			retry.Reset()
+			pauses.Reset()
 		}
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -60,14 +59,12 @@ func (b *Bucket[T]) WatchKeys(ctx context.Context, pattern string, handle func(E
 		if !errors.Is(err, errDisconnected) {
 			b.conn.log.Warn("watch failed; starting over", zap.Error(err))
 		}
-		pause := time.NewTimer(retry.NextBackOff())
 		select {
 		case <-ctx.Done():
 		case <-connected:
-			retry.Reset()
-		case <-pause.C:
+			pauses.Reset()
+		case <-time.After(pauses.NextBackOff()):
 		}
-		pause.Stop()
 	}
 	b.conn.fault(source, nil)
 	return nil
@@ -139,7 +136,7 @@ func (w *watch[T]) session(ctx context.Context, connected <-chan struct{}) (comp
 				}
 				present, complete = nil, true
 				w.bucket.conn.fault(w.source(), nil)
-				over.Reset(jitter(w.bucket.conn.resync))
+				over.Reset(retry.Jitter(w.bucket.conn.resync))
 				if w.synced != nil {
 					w.synced()
 				}
@@ -208,9 +205,4 @@ func (b *Bucket[T]) stop(watcher jetstream.KeyWatcher) {
 		b.conn.log.Debug("stop watcher", zap.String("bucket", b.config.Bucket), zap.Error(err))
 	}
 	<-drained
-}
-
-// jitter returns d, up to a tenth more or less, so that instances that started together drift apart.
-func jitter(d time.Duration) time.Duration {
-	return d*9/10 + rand.N(d/5) //nolint:gosec // spreads load, decides nothing
 }

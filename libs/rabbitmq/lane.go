@@ -350,12 +350,10 @@ func (l *lane) wait(ctx context.Context, i int) error {
 	case <-l.stalled:
 		err = errStalled
 	case <-l.session.blocking():
-		grace := time.NewTimer(blockedGrace)
-		defer grace.Stop()
 		select {
 		case <-confirmed:
 		case <-ctx.Done():
-		case <-grace.C:
+		case <-time.After(blockedGrace):
 		}
 		err = l.blockedError()
 	}

@@ -11,6 +11,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -65,11 +67,8 @@ func (p *lanes) keep(ctx context.Context, i int) {
 		if err != nil {
 			p.log.Info("publishing channel lost", zap.Int("channel", i), zap.Error(err))
 		}
-		if time.Since(opened) < reopenDelay {
-			select {
-			case <-ctx.Done():
-			case <-time.After(reopenDelay):
-			}
+		if time.Since(opened) < reopenDelay && retry.Sleep(ctx, reopenDelay) != nil {
+			return
 		}
 	}
 }
@@ -121,9 +120,7 @@ func (p *lanes) lane(ctx context.Context) (*lane, error) {
 			return l, nil
 		}
 		if grace == nil {
-			timer := time.NewTimer(connectGrace)
-			defer timer.Stop()
-			grace = timer.C
+			grace = time.After(connectGrace)
 		}
 		select {
 		case <-changed:

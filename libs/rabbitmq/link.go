@@ -9,9 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -71,8 +72,7 @@ func (l *Link) Run(ctx context.Context) error {
 	if _, err := amqp.ParseURI(l.cfg.URL); err != nil {
 		return fmt.Errorf("rabbitmq.url: %w", withoutURL(err))
 	}
-	delays := backoff.NewExponentialBackOff()
-	delays.InitialInterval, delays.MaxInterval = shortestRedial, longestRedial
+	pauses := retry.Backoff(shortestRedial, longestRedial)
 	for {
 		started := time.Now()
 		err := l.hold(ctx)
@@ -81,12 +81,10 @@ func (l *Link) Run(ctx context.Context) error {
 		}
 		l.log.Warn("no connection to the broker", zap.Error(err))
 		if time.Since(started) > stable {
-			delays.Reset()
+			pauses.Reset()
 		}
-		select {
-		case <-ctx.Done():
+		if retry.Sleep(ctx, pauses.NextBackOff()) != nil {
 			return nil
-		case <-time.After(delays.NextBackOff()):
 		}
 	}
 }

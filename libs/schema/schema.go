@@ -16,7 +16,6 @@ import (
 	"maps"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -25,6 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 //go:embed migrations/*.sql
@@ -133,8 +133,7 @@ func checkCurrent(ctx context.Context, db querier) error {
 // if cfg names an owner login (database.migrate_url), or else if the login of database.url is more than a member of
 // role; where it is not, it waits for whoever migrates. report hears the outcome of every try.
 func Prepare(ctx context.Context, cfg postgres.Config, role string, log *zap.Logger, report func(error)) error {
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = 200*time.Millisecond, 5*time.Second
+	pauses := retry.Backoff(200*time.Millisecond, 5*time.Second)
 	for {
 		err := prepareOnce(ctx, cfg, role, log)
 		report(err)
@@ -142,10 +141,8 @@ func Prepare(ctx context.Context, cfg postgres.Config, role string, log *zap.Log
 			return nil
 		}
 		log.Warn("the database is not ready", zap.Error(err))
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait.NextBackOff()):
+		if err := retry.Sleep(ctx, pauses.NextBackOff()); err != nil {
+			return err
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // Samples are the metrics of a service at one moment, by series as it is written in the exposition:
@@ -153,12 +154,8 @@ func (w *Watch) Await(ctx context.Context, n int) (time.Time, error) {
 			left := time.Duration(float64(now.Sub(began)) / done * (float64(n) - done))
 			pause = min(max(left*2/3, shortestLook, lookShare*now.Sub(asked)), longestLook)
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return now, fmt.Errorf("%.0f of %d messages are stored: %w", done, n, ctx.Err())
-		case <-timer.C:
+		if err := retry.Sleep(ctx, pause); err != nil {
+			return now, fmt.Errorf("%.0f of %d messages are stored: %w", done, n, err)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -32,7 +33,8 @@ func load(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, aside u
 	group.SetLimit(inFlight)
 	began := time.Now()
 	for i := range total {
-		if err := until(ctx, began.Add(time.Duration(i)*time.Second/rate)); err != nil {
+		// Where the time has passed already nothing is waited for: the rate is kept over the whole load.
+		if err := retry.Sleep(ctx, time.Until(began.Add(time.Duration(i)*time.Second/rate))); err != nil {
 			return seen, 0, errors.Join(group.Wait(), fmt.Errorf("%d of %d messages were published: %w", i, total, err))
 		}
 		tenant := to[i%len(to)]
@@ -75,20 +77,4 @@ func load(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, aside u
 		})
 	}
 	return seen, total, group.Wait()
-}
-
-// until waits for a time. Where it has passed already, it does not wait: the rate is kept over the whole load.
-func until(ctx context.Context, at time.Time) error {
-	pause := time.Until(at)
-	if pause <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

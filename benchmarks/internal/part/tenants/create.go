@@ -17,6 +17,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -161,7 +162,7 @@ func (w *world) createOne(ctx context.Context, tenant uuid.UUID) error {
 	state, err := w.request(ctx, http.MethodPost, "/tenants", fmt.Sprintf(`{"id":%q,"name":"benchmark"}`, tenant))
 	for err == nil && state != contract.StateRunning {
 		// It took longer than a request may. The answer tells the state of this moment.
-		if err = pause(ctx, 50*time.Millisecond); err == nil {
+		if err = retry.Sleep(ctx, 50*time.Millisecond); err == nil {
 			state, err = w.request(ctx, http.MethodGet, "/tenants/"+tenant.String(), "")
 		}
 	}
@@ -251,15 +252,4 @@ func (l *limit) createOne(ctx context.Context, tenant uuid.UUID) error {
 		return fmt.Errorf("declare a queue: %w", err)
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

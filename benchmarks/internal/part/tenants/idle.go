@@ -11,6 +11,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // opsTimeout bounds a request to the operations listener.
@@ -62,7 +63,7 @@ func (w *world) ops(ctx context.Context, path string) ([]byte, error) {
 // idling measures what tenants cost that nothing happens to. empty is the memory of ingest-service before the first.
 func (p plan) idling(ctx context.Context, w *world, empty memory, rec report.Recorder) error {
 	rec.Progress("%s: %s", part, p.name("idle"))
-	if err := pause(ctx, p.settle); err != nil {
+	if err := retry.Sleep(ctx, p.settle); err != nil {
 		return err
 	}
 	// The garbage of creating them all; the pages that it leaves go back to the system meanwhile.
@@ -78,7 +79,7 @@ func (p plan) idling(ctx context.Context, w *world, empty memory, rec report.Rec
 		}
 	}
 	began := time.Now()
-	if err := pause(ctx, p.idle); err != nil {
+	if err := retry.Sleep(ctx, p.idle); err != nil {
 		return err
 	}
 	for i, service := range services {

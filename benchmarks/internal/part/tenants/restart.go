@@ -14,6 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -152,7 +153,7 @@ func (w *world) await(ctx context.Context, observer *amqp.Connection, good func(
 			if good(found.Consumers) {
 				break
 			}
-			if err := pause(ctx, sampling); err != nil {
+			if err := retry.Sleep(ctx, sampling); err != nil {
 				return fmt.Errorf("queue %s has %d consumers: %w", queue, found.Consumers, err)
 			}
 		}
@@ -176,7 +177,7 @@ func (w *world) awaitRunning(ctx context.Context) error {
 				return nil
 			}
 		}
-		if err := pause(ctx, sampling); err != nil {
+		if err := retry.Sleep(ctx, sampling); err != nil {
 			return fmt.Errorf("not all tenants are consumed again: %s: %w", body, err)
 		}
 	}

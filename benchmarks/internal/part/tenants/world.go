@@ -19,6 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // removeTimeout bounds the removal of a world; ten thousand queues take the broker a while.
@@ -190,7 +191,7 @@ func (w *world) removeVHost(ctx context.Context) error {
 		case refused:
 			return err
 		}
-		if pause(ctx, removePause) != nil {
+		if retry.Sleep(ctx, removePause) != nil {
 			return err
 		}
 	}

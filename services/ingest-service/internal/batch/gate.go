@@ -8,6 +8,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // Gate stands in front of the database for all writers of the process. When one of them finds the database away, the
@@ -83,8 +85,7 @@ const settled = 10 * time.Second
 // Run probes while the gate is closed, until ctx ends.
 func (g *Gate) Run(ctx context.Context) error {
 	g.report(g.Err())
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, 2*time.Second
+	pauses := retry.Backoff(50*time.Millisecond, 2*time.Second)
 	for {
 		g.mu.Lock()
 		closed := g.closed
@@ -118,12 +119,8 @@ func (g *Gate) probeUntilUp(ctx context.Context, pauses backoff.BackOff, pauseFi
 			return true
 		}
 		pauseFirst = false
-		pause := time.NewTimer(pauses.NextBackOff())
-		select {
-		case <-ctx.Done():
-			pause.Stop()
+		if retry.Sleep(ctx, pauses.NextBackOff()) != nil {
 			return false
-		case <-pause.C:
 		}
 	}
 }

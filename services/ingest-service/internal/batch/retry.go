@@ -31,8 +31,8 @@ func FirstFailedAt(d rabbitmq.Delivery, now time.Time) time.Time {
 	return now
 }
 
-// retry builds the publishing that brings d back after a while, under the same id.
-func retry(d rabbitmq.Delivery, tenant, id uuid.UUID, attempts int, delays []time.Duration) rabbitmq.Message {
+// retryMessage builds the publishing that brings d back after a while, under the same id.
+func retryMessage(d rabbitmq.Delivery, tenant, id uuid.UUID, attempts int, delays []time.Duration) rabbitmq.Message {
 	publishing := rabbitmq.Republishing(d)
 	if publishing.MessageId == "" {
 		publishing.MessageId = id.String() // from here on it is stored at most once

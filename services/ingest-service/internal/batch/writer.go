@@ -26,6 +26,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -232,13 +233,7 @@ func (w *write) untilUp(ctx context.Context, fn func() error) error {
 func (w *write) waitForReturn(pauses backoff.BackOff) error {
 	ctx, cancel := context.WithDeadline(w.patience, w.began.Add(w.cfg.HoldTimeout))
 	defer cancel()
-	pause := time.NewTimer(pauses.NextBackOff())
-	defer pause.Stop()
-	select {
-	case <-ctx.Done():
-	case <-pause.C:
-	}
-	if err := w.gate.Wait(ctx); err == nil && ctx.Err() == nil {
+	if retry.Sleep(ctx, pauses.NextBackOff()) == nil && w.gate.Wait(ctx) == nil && ctx.Err() == nil {
 		return nil
 	}
 	if w.patience.Err() != nil {
@@ -248,9 +243,7 @@ func (w *write) waitForReturn(pauses backoff.BackOff) error {
 }
 
 func newPauses() backoff.BackOff {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = 20*time.Millisecond, 5*time.Second
-	return pauses
+	return retry.Backoff(20*time.Millisecond, 5*time.Second)
 }
 
 // partitionMissing tells the one fault that a writer can mend by itself.
@@ -284,7 +277,7 @@ func (w *write) dispose(ctx context.Context) error {
 		d := w.batch.Deliveries[rejection.Delivery]
 		attempts := Attempts(d) + 1
 		if rejection.Transient && attempts < w.batch.MaxAttempts {
-			messages[i] = retry(d, w.batch.Tenant, rejection.ID, attempts, w.cfg.RetryDelays)
+			messages[i] = retryMessage(d, w.batch.Tenant, rejection.ID, attempts, w.cfg.RetryDelays)
 			continue
 		}
 		dead[i] = rejection.Reason

@@ -23,6 +23,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
@@ -199,12 +200,7 @@ func (c *Consumer) startOver(ctx context.Context, err error, lasted time.Duratio
 	if c.pauses == nil {
 		c.pauses = newPauses(c.longestDoubt)
 	}
-	pause := time.NewTimer(c.pauses.next(lasted, c.doubtful))
-	defer pause.Stop()
-	select {
-	case <-ctx.Done():
-	case <-pause.C:
-	}
+	_ = retry.Sleep(ctx, c.pauses.next(lasted, c.doubtful)) // the end of ctx is the way to stop a consumer
 	return nil
 }
 
@@ -217,9 +213,8 @@ type pauses struct {
 }
 
 func newPauses(longestDoubt time.Duration) *pauses {
-	p := &pauses{usual: backoff.NewExponentialBackOff(), doubtful: backoff.NewExponentialBackOff()}
-	p.usual.InitialInterval, p.usual.MaxInterval = 50*time.Millisecond, 5*time.Second
-	p.doubtful.InitialInterval, p.doubtful.MaxInterval, p.doubtful.Multiplier = time.Second, longestDoubt, 3
+	p := &pauses{usual: retry.Backoff(50*time.Millisecond, 5*time.Second), doubtful: retry.Backoff(time.Second, longestDoubt)}
+	p.doubtful.Multiplier = 3
 	return p
 }
 

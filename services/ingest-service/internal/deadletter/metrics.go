@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // refresh is how often the state of the letters is read. It is a look at the whole table, so never at a scrape.
@@ -52,7 +54,7 @@ func (m *Metrics) Run(ctx context.Context, store *Store, log *zap.Logger) error 
 		} else if ctx.Err() == nil {
 			log.Debug("the state of the dead letters could not be read", zap.Error(err))
 		}
-		if !pause(ctx, refresh) {
+		if retry.Sleep(ctx, refresh) != nil {
 			return nil
 		}
 	}

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -60,7 +60,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 // keep consumes queue until ctx ends, beginning anew after every fault.
 func (r *Recorder) keep(ctx context.Context, queue string, read func(rabbitmq.Delivery, time.Time) Letter) {
 	log := r.log.With(zap.String("queue", queue))
-	pauses := newPauses()
+	pauses := retry.Backoff(firstRetry, longestRetry)
 	for {
 		began := time.Now()
 		err := r.consume(ctx, log, queue, read)
@@ -71,7 +71,7 @@ func (r *Recorder) keep(ctx context.Context, queue string, read func(rabbitmq.De
 		if time.Since(began) > longestRetry {
 			pauses.Reset()
 		}
-		if !pause(ctx, pauses.NextBackOff()) {
+		if retry.Sleep(ctx, pauses.NextBackOff()) != nil {
 			return
 		}
 	}
@@ -134,7 +134,7 @@ func (r *Recorder) record(ctx context.Context, log *zap.Logger, letters []Letter
 	if len(letters) == 0 {
 		return nil
 	}
-	pauses := newPauses()
+	pauses := retry.Backoff(firstRetry, longestRetry)
 	for held := time.Now(); ; {
 		err := r.try(ctx, log, letters)
 		if err == nil {
@@ -144,14 +144,11 @@ func (r *Recorder) record(ctx context.Context, log *zap.Logger, letters []Letter
 		if time.Since(held) > holdTimeout {
 			return fmt.Errorf("%w: %w", errHeld, err)
 		}
-		timer := time.NewTimer(pauses.NextBackOff())
 		select {
-		case <-timer.C:
+		case <-time.After(pauses.NextBackOff()):
 		case <-lost:
-			timer.Stop()
 			return fmt.Errorf("%w while dead letters were held", rabbitmq.ErrUnavailable)
 		case <-ctx.Done():
-			timer.Stop()
 			return ctx.Err()
 		}
 	}
@@ -162,12 +159,8 @@ func (r *Recorder) try(ctx context.Context, log *zap.Logger, letters []Letter) e
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
-		timer := time.NewTimer(lastTry)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
+		if retry.Sleep(own, lastTry) == nil {
 			cancel()
-		case <-own.Done():
 		}
 	})()
 	return r.write(own, log, letters)
@@ -202,22 +195,4 @@ func (r *Recorder) write(ctx context.Context, log *zap.Logger, letters []Letter)
 	r.metrics.discarded.Add(float64(discarded))
 	r.metrics.recorded.Add(float64(1 - discarded))
 	return nil
-}
-
-func newPauses() *backoff.ExponentialBackOff {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = firstRetry, longestRetry
-	return pauses
-}
-
-// pause reports whether ctx is still alive after d.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

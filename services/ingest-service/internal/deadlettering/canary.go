@@ -13,6 +13,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // The ways that are tested, as the cause of a fault names them.
@@ -63,7 +64,7 @@ func (w *Watch) sendCanaries(ctx context.Context) {
 	missed := make(map[string]int) // by path
 	for sent := 0; ctx.Err() == nil; {
 		if !w.overConnection(ctx, missed, &sent) {
-			wait(ctx, redial)
+			_ = retry.Sleep(ctx, redial) // the loop ends with ctx
 		}
 	}
 }
@@ -88,16 +89,13 @@ func (w *Watch) overConnection(ctx context.Context, missed map[string]int, sent 
 		if c.ended {
 			return false
 		}
-		next := time.NewTimer(w.cfg.Every)
 		select {
 		case <-ctx.Done():
-			next.Stop()
 			_ = c.returns.Stop() // its queue goes with the connection
 			return true
 		case <-session.Done():
-			next.Stop()
-			return wait(ctx, w.cfg.Every) // it may be lost to a canary: not more often than one is sent
-		case <-next.C:
+			return retry.Sleep(ctx, w.cfg.Every) == nil // it may be lost to a canary: not more often than one is sent
+		case <-time.After(w.cfg.Every):
 		}
 	}
 }
@@ -185,15 +183,14 @@ func (c *canaries) collect(ctx context.Context, awaited map[string]time.Duration
 		back[path], longest = false, max(longest, delay)
 		open++
 	}
-	limit := time.NewTimer(longest + c.cfg.Grace)
-	defer limit.Stop()
+	limit := time.After(longest + c.cfg.Grace)
 	for open > 0 {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.session.Done():
 			return nil
-		case <-limit.C:
+		case <-limit:
 			return back
 		case d, alive := <-c.returns.Deliveries:
 			if !alive || c.returns.Ack(d.DeliveryTag, false) != nil {

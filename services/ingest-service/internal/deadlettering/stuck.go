@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -162,7 +163,7 @@ func (t trend) observe(waiting map[string]int64) (suspected []string) {
 func (w *Watch) lookAtQueues(ctx context.Context, api *management) {
 	seen := make(trend)
 	answered := true
-	for wait(ctx, w.cfg.Look) {
+	for retry.Sleep(ctx, w.cfg.Look) == nil {
 		waiting, err := api.waiting(ctx)
 		if err != nil && ctx.Err() == nil && answered {
 			w.log.Warn("messages that wait to be dead-lettered could not be looked at; it will be repeated", zap.Error(err))
@@ -193,7 +194,7 @@ func (w *Watch) lookAtQueues(ctx context.Context, api *management) {
 // isStuck looks at a queue more closely, once every pause.
 func (m *management) isStuck(ctx context.Context, name string, last int64, pause time.Duration) bool {
 	for range closerLooks {
-		if !wait(ctx, pause) {
+		if retry.Sleep(ctx, pause) != nil {
 			return false
 		}
 		now, err := m.waitingIn(ctx, name)

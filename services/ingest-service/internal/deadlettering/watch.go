@@ -121,18 +121,6 @@ func (w *Watch) set(source string, err error) {
 	w.report(fault)
 }
 
-// wait pauses and reports whether ctx is still alive.
-func wait(ctx context.Context, d time.Duration) bool {
-	pause := time.NewTimer(d)
-	defer pause.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-pause.C:
-		return true
-	}
-}
-
 // isAway reports whether err says that the broker is away or takes nothing at the moment, which says nothing about its
 // dead-lettering.
 func isAway(err error) bool {

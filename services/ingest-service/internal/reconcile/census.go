@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -72,7 +74,7 @@ func (s *census) fill(ctx context.Context, partitions Partitions, log *zap.Logge
 		}
 		tried()
 		log.Info("which tenants have been provisioned could not be read; it will be repeated", zap.Error(err))
-		wait(ctx, censusPause)
+		_ = retry.Sleep(ctx, censusPause) // the loop ends with ctx
 	}
 	return nil
 }
@@ -86,7 +88,7 @@ func (c *Controller) check(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	for _, id := range all {
-		if !wait(ctx, checkPause) {
+		if retry.Sleep(ctx, checkPause) != nil {
 			return
 		}
 		c.census.strike(id)

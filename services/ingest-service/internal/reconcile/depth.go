@@ -6,6 +6,8 @@ import (
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 // pollDepths reads how many messages wait in the queues of which that may have changed, in rounds, until ctx ends. The
 // broker is asked with passive declarations, which need nothing but the connection that is there.
 func (c *Controller) pollDepths(ctx context.Context) {
-	for wait(ctx, depthRound) {
+	for retry.Sleep(ctx, depthRound) == nil {
 		var due []uuid.UUID
 		now := time.Now()
 		for _, t := range c.all() {
@@ -40,7 +42,7 @@ func (c *Controller) pollDepths(ctx context.Context) {
 				c.deps.Log.Debug("queue depths could not be read", zap.Error(err))
 				break
 			}
-			if len(due) > 0 && !wait(ctx, depthPause) {
+			if len(due) > 0 && retry.Sleep(ctx, depthPause) != nil {
 				return
 			}
 		}
@@ -88,17 +90,5 @@ func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
 	t.mu.Unlock()
 	if changed {
 		c.reporter.mark(t)
-	}
-}
-
-// wait pauses and reports whether ctx is still alive.
-func wait(ctx context.Context, d time.Duration) bool {
-	pause := time.NewTimer(d)
-	defer pause.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-pause.C:
-		return true
 	}
 }

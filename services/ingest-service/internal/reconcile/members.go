@@ -12,6 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // Heartbeats are those of all instances; control.Statuses returns the bucket that they are in.
@@ -115,7 +116,7 @@ func (m *members) run(ctx context.Context, heartbeats Heartbeats) {
 		}
 	})
 	defer watching.Wait()
-	for wait(ctx, memberTick) {
+	for retry.Sleep(ctx, memberTick) == nil {
 		m.update(time.Now())
 		m.compare(ctx, time.Now())
 	}

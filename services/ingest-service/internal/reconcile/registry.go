@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -77,13 +78,11 @@ func (c *Controller) resync(ctx context.Context) {
 	if c.deps.Registry == nil {
 		return
 	}
-	late := time.NewTimer(channelTimeout)
-	defer late.Stop()
 	select {
 	case <-ctx.Done():
 		return
 	case <-c.first:
-	case <-late.C:
+	case <-time.After(channelTimeout):
 		c.deps.Log.Warn("the control channel does not tell which tenants there are; they are read from the registry")
 	}
 	interval := c.cfg.Resync
@@ -102,7 +101,7 @@ func (c *Controller) resync(ctx context.Context) {
 			c.resynced.failing = err != nil
 			c.deps.Log.Info("what runs is compared with the registry", zap.NamedError("fault", err))
 		}
-		wait(ctx, pause)
+		_ = retry.Sleep(ctx, pause) // the loop ends with ctx
 	}
 }
 

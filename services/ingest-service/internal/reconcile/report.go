@@ -15,6 +15,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -101,7 +102,7 @@ func (r *reporter) run(ctx context.Context) {
 			beats.Reset(r.beat(ctx))
 		}
 		r.flush(ctx)
-		if !wait(ctx, reportPause) {
+		if retry.Sleep(ctx, reportPause) != nil {
 			return
 		}
 	}

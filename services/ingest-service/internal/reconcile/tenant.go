@@ -7,11 +7,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
@@ -152,8 +152,7 @@ func (t *tenant) settleDoubts() {
 func (t *tenant) run(ctx context.Context) {
 	job := job{tenant: t}
 	defer func() { job.stopConsumer(t.wanted()) }()
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = 100*time.Millisecond, 10*time.Second
+	pauses := retry.Backoff(100*time.Millisecond, 10*time.Second)
 	for {
 		spec := t.wanted()
 		err := job.reconcile(ctx, spec)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // requestTimeout bounds one declaration. A quorum queue takes milliseconds, on a busy cluster seconds.
@@ -67,18 +68,16 @@ func (t *Topology) Run(ctx context.Context) error {
 			if ctx.Err() == nil {
 				t.log.Warn("the shared exchanges and queues could not be declared; it will be repeated", zap.Error(err))
 			}
-			wait(ctx, declarePause)
+			_ = retry.Sleep(ctx, declarePause) // the loop ends with ctx
 			continue
 		}
 		first()
-		again := time.NewTimer(declareInterval)
 		select {
 		case <-ctx.Done():
 		case <-session.Done():
-		case <-again.C:
+		case <-time.After(declareInterval):
 			t.forgetShared(session)
 		}
-		again.Stop()
 	}
 	return nil
 }
@@ -211,14 +210,12 @@ func (t *Topology) trust(ctx context.Context, tenant uuid.UUID, born *birth) err
 		}
 		since = time.Now() // what has answered may have been made again by another instance
 	}
-	pause := time.NewTimer(time.Until(since.Add(settleTime)))
-	defer pause.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-born.session.Done():
 		return fmt.Errorf("the connection was lost when the queue had just been made: %w", born.session.Err())
-	case <-pause.C:
+	case <-time.After(time.Until(since.Add(settleTime))):
 		return nil
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // ErrRetired says that a tenant was deleted before; its id can never be used again.
@@ -73,12 +74,9 @@ func (s *Store) Drop(ctx context.Context, tenant uuid.UUID) error {
 		switch {
 		case errors.As(err, &refused) && refused.Code == "55P03" && tries < dropTries: // lock_not_available
 			tries++
-			pause := time.NewTimer(50*time.Millisecond + rand.N(200*time.Millisecond)) //nolint:gosec // jitter, not a secret
-			select {
-			case <-ctx.Done():
-				pause.Stop()
-				return fmt.Errorf("drop the partition: %w", ctx.Err())
-			case <-pause.C:
+			pause := 50*time.Millisecond + rand.N(200*time.Millisecond) //nolint:gosec // jitter, not a secret
+			if err := retry.Sleep(ctx, pause); err != nil {
+				return fmt.Errorf("drop the partition: %w", err)
 			}
 		case err != nil:
 			return fmt.Errorf("drop the partition: %w", err)

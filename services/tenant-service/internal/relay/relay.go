@@ -19,7 +19,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
@@ -138,7 +138,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		case <-connected:
 			connected, due = r.connected(), true
 		case <-compare.C:
-			compare.Reset(jitter(r.options.Compare))
+			compare.Reset(retry.Jitter(r.options.Compare))
 			due = true
 		case <-r.wake:
 			r.changed = true
@@ -296,9 +296,4 @@ func (r *Relay) Retire(ctx context.Context, id uuid.UUID, observed int64) (bool,
 	r.step(id, StepWithdrawn)
 	r.Notify() // so that it is counted
 	return true, nil
-}
-
-// jitter returns d, up to a tenth more or less, so that replicas do not compare in step.
-func jitter(d time.Duration) time.Duration {
-	return d*9/10 + rand.N(d/5+1) //nolint:gosec // spreads load, decides nothing
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -368,15 +369,8 @@ func (d *Directory) takeTorn() map[uuid.UUID]struct{} {
 
 // retryLater puts tenants back after a pause.
 func (d *Directory) retryLater(ctx context.Context, left map[uuid.UUID]struct{}) {
-	if len(left) == 0 {
+	if len(left) == 0 || retry.Sleep(ctx, retireRetry) != nil {
 		return
-	}
-	pause := time.NewTimer(retireRetry)
-	defer pause.Stop()
-	select {
-	case <-ctx.Done():
-		return
-	case <-pause.C:
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
@@ -225,12 +226,9 @@ func repeated(db *gorm.DB, write func() error) error {
 		if !ok || try == writeTries || refused.Code != "40001" && refused.Code != "40P01" {
 			return err
 		}
-		pause := time.NewTimer(rand.N(writePause << try)) //nolint:gosec // spreads load, decides nothing
-		select {
-		case <-db.Statement.Context.Done():
-			pause.Stop()
+		pause := rand.N(writePause << try) //nolint:gosec // spreads load, decides nothing
+		if retry.Sleep(db.Statement.Context, pause) != nil {
 			return err
-		case <-pause.C:
 		}
 	}
 }
