@@ -19,10 +19,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 )
 
@@ -126,8 +128,7 @@ func assume(ctx context.Context, connection *pgx.Conn, role string) error {
 		return nil
 	}
 	_, err := ReadingEpoch(ctx, connection)
-	var absent *pgconn.PgError
-	if errors.As(err, &absent) && absent.Code == "42883" { // not migrated yet, so there is no epoch to advance
+	if sqlstate.Is(err, pgerrcode.UndefinedFunction) { // not migrated yet, so there is no epoch to advance
 		return nil
 	}
 	return err

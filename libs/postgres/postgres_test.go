@@ -14,6 +14,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -140,5 +141,5 @@ func TestContextEndsAStatement(t *testing.T) {
 	defer cancel()
 	_, err = pool.Exec(ctx, `SELECT pg_sleep(60)`)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Equal(t, postgres.FaultInfrastructure, postgres.Classify(err))
+	require.Equal(t, sqlstate.Infrastructure, sqlstate.Classify(err))
 }

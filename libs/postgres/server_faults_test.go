@@ -12,6 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
 // The table of TestClassify is about codes; this is about what a server, and the driver between, really say.
@@ -52,23 +53,23 @@ func TestClassifyWhatAServerSays(t *testing.T) {
 	for name, test := range map[string]struct {
 		provoke func(*testing.T) error
 		code    string // empty: no answer of a server
-		want    postgres.Fault
+		want    sqlstate.Fault
 	}{
-		"not JSON":         {execute(`INSERT INTO content VALUES (1, '{')`), "22P02", postgres.FaultContent},
-		"null character":   {execute(`INSERT INTO content VALUES (1, '"\u0000"')`), "22P05", postgres.FaultContent},
-		"out of range":     {execute(`INSERT INTO content VALUES (1, '1', 99999)`), "22003", postgres.FaultContent},
-		"numeric overflow": {execute(`INSERT INTO content VALUES (1, '1e131072')`), "22003", postgres.FaultContent},
-		"not null":         {execute(`INSERT INTO content VALUES (1, NULL)`), "23502", postgres.FaultContent},
-		"operator's check": {execute(`INSERT INTO content VALUES (1, '[]')`), "23514", postgres.FaultContent},
-		"too deep":         {execute(`INSERT INTO content VALUES (1, (repeat('[', 1000000) || repeat(']', 1000000))::jsonb)`), "54001", postgres.FaultContent},
-		"trigger":          {execute(`INSERT INTO refusing VALUES (1)`), "P0001", postgres.FaultTransient},
-		"reading order":    {execute(`INSERT INTO content VALUES (7, '1')`, `INSERT INTO content VALUES (7, '1')`), "23505", postgres.FaultInfrastructure},
-		"no partition":     {execute(`INSERT INTO parts VALUES (2)`), "23514", postgres.FaultInfrastructure},
-		"foreign row":      {execute(`INSERT INTO part VALUES (2)`), "23514", postgres.FaultInfrastructure},
-		"no table":         {execute(`INSERT INTO nothing VALUES (1)`), "42P01", postgres.FaultInfrastructure},
-		"no right":         {execute(`SET ROLE `+postgres.RoleQuery, `INSERT INTO content VALUES (2, '1')`), "42501", postgres.FaultInfrastructure},
-		"read-only":        {execute(`SET default_transaction_read_only = on`, `INSERT INTO content VALUES (3, '1')`), "25006", postgres.FaultInfrastructure},
-		"statement limit":  {execute(`SET statement_timeout = 10`, `SELECT pg_sleep(60)`), "57014", postgres.FaultInfrastructure},
+		"not JSON":         {execute(`INSERT INTO content VALUES (1, '{')`), "22P02", sqlstate.Content},
+		"null character":   {execute(`INSERT INTO content VALUES (1, '"\u0000"')`), "22P05", sqlstate.Content},
+		"out of range":     {execute(`INSERT INTO content VALUES (1, '1', 99999)`), "22003", sqlstate.Content},
+		"numeric overflow": {execute(`INSERT INTO content VALUES (1, '1e131072')`), "22003", sqlstate.Content},
+		"not null":         {execute(`INSERT INTO content VALUES (1, NULL)`), "23502", sqlstate.Content},
+		"operator's check": {execute(`INSERT INTO content VALUES (1, '[]')`), "23514", sqlstate.Content},
+		"too deep":         {execute(`INSERT INTO content VALUES (1, (repeat('[', 1000000) || repeat(']', 1000000))::jsonb)`), "54001", sqlstate.Content},
+		"trigger":          {execute(`INSERT INTO refusing VALUES (1)`), "P0001", sqlstate.Transient},
+		"reading order":    {execute(`INSERT INTO content VALUES (7, '1')`, `INSERT INTO content VALUES (7, '1')`), "23505", sqlstate.Infrastructure},
+		"no partition":     {execute(`INSERT INTO parts VALUES (2)`), "23514", sqlstate.Infrastructure},
+		"foreign row":      {execute(`INSERT INTO part VALUES (2)`), "23514", sqlstate.Infrastructure},
+		"no table":         {execute(`INSERT INTO nothing VALUES (1)`), "42P01", sqlstate.Infrastructure},
+		"no right":         {execute(`SET ROLE `+postgres.RoleQuery, `INSERT INTO content VALUES (2, '1')`), "42501", sqlstate.Infrastructure},
+		"read-only":        {execute(`SET default_transaction_read_only = on`, `INSERT INTO content VALUES (3, '1')`), "25006", sqlstate.Infrastructure},
+		"statement limit":  {execute(`SET statement_timeout = 10`, `SELECT pg_sleep(60)`), "57014", sqlstate.Infrastructure},
 		"lock limit": {func(t *testing.T) error {
 			t.Helper()
 			tx, err := operator.Begin(t.Context())
@@ -77,7 +78,7 @@ func TestClassifyWhatAServerSays(t *testing.T) {
 			_, err = tx.Exec(t.Context(), `LOCK TABLE locked`)
 			require.NoError(t, err)
 			return execute(`SET lock_timeout = 10`, `INSERT INTO locked VALUES (1)`)(t)
-		}, "55P03", postgres.FaultInfrastructure},
+		}, "55P03", sqlstate.Infrastructure},
 		"terminated": {func(t *testing.T) error {
 			t.Helper()
 			connection := connect(t)
@@ -85,7 +86,7 @@ func TestClassifyWhatAServerSays(t *testing.T) {
 			require.NoError(t, err)
 			_, err = connection.Exec(t.Context(), `SELECT 1`)
 			return err
-		}, "57P01", postgres.FaultInfrastructure},
+		}, "57P01", sqlstate.Infrastructure},
 		"wrong password": {func(t *testing.T) error {
 			t.Helper()
 			cfg, err := pgx.ParseConfig(url)
@@ -93,7 +94,7 @@ func TestClassifyWhatAServerSays(t *testing.T) {
 			cfg.User, cfg.Password = "nobody_"+cfg.Database, "wrong"
 			_, err = pgx.ConnectConfig(t.Context(), cfg)
 			return err
-		}, "28", postgres.FaultInfrastructure},
+		}, "28", sqlstate.Infrastructure},
 		"no database": {func(t *testing.T) error {
 			t.Helper()
 			cfg, err := pgx.ParseConfig(url)
@@ -101,12 +102,12 @@ func TestClassifyWhatAServerSays(t *testing.T) {
 			cfg.Database += "_that_is_not_there"
 			_, err = pgx.ConnectConfig(t.Context(), cfg)
 			return err
-		}, "3D000", postgres.FaultInfrastructure},
+		}, "3D000", sqlstate.Infrastructure},
 		"no server": {func(t *testing.T) error {
 			t.Helper()
 			_, err := pgx.Connect(t.Context(), "postgres://nobody@127.0.0.1:1/none")
 			return err
-		}, "", postgres.FaultInfrastructure},
+		}, "", sqlstate.Infrastructure},
 		"deadline": {func(t *testing.T) error {
 			t.Helper()
 			connection := connect(t)
@@ -114,7 +115,7 @@ func TestClassifyWhatAServerSays(t *testing.T) {
 			defer cancel()
 			_, err := connection.Exec(ctx, `SELECT pg_sleep(60)`)
 			return err
-		}, "", postgres.FaultInfrastructure},
+		}, "", sqlstate.Infrastructure},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := test.provoke(t)
@@ -127,7 +128,7 @@ func TestClassifyWhatAServerSays(t *testing.T) {
 			case test.code != "": // a server may be gone before it has said why
 				require.Equal(t, "57P01", test.code, "%v", err)
 			}
-			require.Equal(t, test.want, postgres.Classify(err), "%v", err)
+			require.Equal(t, test.want, sqlstate.Classify(err), "%v", err)
 		})
 	}
 }

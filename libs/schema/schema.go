@@ -16,14 +16,15 @@ import (
 	"maps"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
@@ -222,8 +223,7 @@ func ensureRoles(ctx context.Context, config *pgx.ConnConfig) error {
 	shared := config.Copy()
 	shared.Database = "postgres"
 	connection, err := pgx.ConnectConfig(ctx, shared)
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) && (refused.Code == "3D000" || refused.Code == "42501" || refused.Code == "28000") {
+	if sqlstate.Is(err, pgerrcode.InvalidCatalogName, pgerrcode.InsufficientPrivilege, pgerrcode.InvalidAuthorizationSpecification) {
 		connection, err = pgx.ConnectConfig(ctx, config)
 	}
 	if err != nil {

@@ -4,7 +4,7 @@
 // safe keeping elsewhere (stored, in a retry tier, or among the dead letters), so that it may be acknowledged. Until
 // then it must not be. Whatever Write does can be done twice.
 //
-// Whose fault an error is decides what happens (see [postgres.Classify]). A fault of the infrastructure never costs a
+// What is at fault decides what happens (see [sqlstate.Classify]). A fault of the infrastructure never costs a
 // message an attempt: Write waits and tries again. A batch that the database refuses for its content is bisected, so
 // that only the message at fault pays.
 package batch
@@ -19,12 +19,11 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
@@ -182,11 +181,11 @@ func (w *write) insert(ctx context.Context, from, to int) error {
 		w.stats.Duplicates.Add(int64(len(messages) - stored))
 		return nil
 	})
-	fault := postgres.Classify(err)
-	if fault == postgres.FaultNone {
+	fault := sqlstate.Classify(err)
+	if fault == sqlstate.None {
 		return nil
 	}
-	if fault == postgres.FaultInfrastructure {
+	if fault == sqlstate.Infrastructure {
 		return err // untilUp has given up
 	}
 	if len(messages) > 1 {
@@ -198,7 +197,7 @@ func (w *write) insert(ctx context.Context, from, to int) error {
 	}
 	w.rejected = append(w.rejected, Rejection{
 		Delivery: w.batch.Index[from], ID: messages[0].ID,
-		Reason: contract.ReasonRejected, Err: err, Transient: fault == postgres.FaultTransient,
+		Reason: contract.ReasonRejected, Err: err, Transient: fault == sqlstate.Transient,
 	})
 	return nil
 }
@@ -209,18 +208,18 @@ func (w *write) untilUp(ctx context.Context, fn func() error) error {
 	for {
 		err := fn()
 		w.batch.Slot.Free()
-		if postgres.Classify(err) != postgres.FaultInfrastructure || errors.Is(err, store.ErrRetired) {
+		if sqlstate.Classify(err) != sqlstate.Infrastructure || errors.Is(err, store.ErrRetired) {
 			return err
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("write: %w", ctx.Err())
 		}
 		w.tenantLog().Debug("writing failed; it will be repeated", zap.Error(err))
-		if partitionMissing(err) {
+		if sqlstate.IsPartitionMissing(err) { // the one fault that a writer can fix
 			if err := w.store.Attach(ctx, w.batch.Tenant); errors.Is(err, store.ErrRetired) {
 				return err
 			}
-		} else if concernsAll(err) {
+		} else if sqlstate.IsServerWide(err) {
 			w.gate.Close(err)
 		}
 		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
@@ -244,26 +243,6 @@ func (w *write) waitForReturn(pauses backoff.BackOff) error {
 
 func newPauses() backoff.BackOff {
 	return retry.Backoff(20*time.Millisecond, 5*time.Second)
-}
-
-// partitionMissing tells the one fault that a writer can mend by itself.
-func partitionMissing(err error) bool {
-	var refused *pgconn.PgError
-	return errors.As(err, &refused) && (refused.Code == "42P01" || (refused.Code == "23514" && refused.ConstraintName == ""))
-}
-
-// concernsAll tells the faults that every tenant would meet: no connection, no answer, no resources, shutting down, no
-// writing. A lock that one tenant could not get is not one of them.
-func concernsAll(err error) bool {
-	var refused *pgconn.PgError
-	if _, unconnected := errors.AsType[*pgconn.ConnectError](err); unconnected || !errors.As(err, &refused) {
-		return true
-	}
-	switch refused.Code[:2] {
-	case "08", "53", "57", "58", "25", "28", "XX":
-		return refused.Code != "57014" // query_canceled: one statement took too long
-	}
-	return false
 }
 
 // dispose hands what cannot be stored on to the retry tiers and the dead letters.

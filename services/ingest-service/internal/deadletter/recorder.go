@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
@@ -170,12 +170,12 @@ func (r *Recorder) try(ctx context.Context, log *zap.Logger, letters []Letter) e
 // with its bytes, payload and properties, and without texts that people have written.
 func (r *Recorder) write(ctx context.Context, log *zap.Logger, letters []Letter) error {
 	discarded, err := r.store.Record(ctx, letters)
-	switch fault := postgres.Classify(err); {
-	case fault == postgres.FaultNone:
+	switch fault := sqlstate.Classify(err); {
+	case fault == sqlstate.None:
 		r.metrics.discarded.Add(float64(discarded))
 		r.metrics.recorded.Add(float64(len(letters) - discarded))
 		return nil
-	case fault == postgres.FaultInfrastructure:
+	case fault == sqlstate.Infrastructure:
 		return err
 	case len(letters) > 1:
 		half := len(letters) / 2

@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
 // socketTakes is what can be written to a socket, with any usual settings, while nobody reads at its other end.
@@ -40,7 +42,7 @@ func exchange(ctx context.Context, connection *pgconn.PgConn, requests []byte) (
 	}
 	reading := context.WithoutCancel(ctx) // the deadline is enough, and pgx would watch it anew for every message
 	copied, err = await(reading, connection)
-	answered := err == nil || refusal(err) != ""
+	answered := err == nil || sqlstate.Of(err) != ""
 	if !answered {
 		abandon(reading, connection) // which ends the writing as well
 	}
@@ -73,14 +75,6 @@ func await(ctx context.Context, connection *pgconn.PgConn) (copied int, err erro
 			return copied, err
 		}
 	}
-}
-
-// refusal is the SQLSTATE of an error of the server; empty if err is not one.
-func refusal(err error) string {
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return refused.Code
-	}
-	return ""
 }
 
 // abandon closes a connection in the middle of a request and has the server cancel that: closing the socket below pgx

@@ -22,6 +22,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
 // scripted is a server at the other end of a pipe, which passes a byte on when it is read, and holds none.
@@ -234,7 +236,7 @@ func TestExchangeAgainstAServer(t *testing.T) {
 				copied, err := exchange(ctx, connection, requestsOf(3, test.size))
 				require.Zero(t, time.Since(began), "by the clock of the bubble")
 				require.Equal(t, test.broken || test.code != "", err != nil, "%v", err)
-				require.Equal(t, test.code, refusal(err), "%v", err)
+				require.Equal(t, test.code, sqlstate.Of(err), "%v", err)
 				require.Equal(t, test.copied, copied)
 				require.Equal(t, test.closed, connection.IsClosed())
 				if !test.closed {
@@ -366,7 +368,7 @@ func (trial trial) run(t *testing.T) error {
 	began := time.Now()
 	copied, err := exchange(ctx, connection, requestsOf(copies, trial.Size))
 	took := time.Since(began)
-	switch code := refusal(err); {
+	switch code := sqlstate.Of(err); {
 	case took > trial.Timeout:
 		return fmt.Errorf("it took %s", took)
 	case err == nil && (!committed || copied != copies):

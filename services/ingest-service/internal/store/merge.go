@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
 const (
@@ -84,7 +86,7 @@ func (m *merger) copy(ctx context.Context, tenant uuid.UUID, messages []Message)
 		}
 		err = m.commit(ctx, w)
 	}
-	if isOwn(refusal(err)) {
+	if isOwn(err) {
 		m.keepAlone(tenant)
 	}
 	return err
@@ -138,9 +140,8 @@ func (m *merger) lead(ctx context.Context, w *write) (turn, error) {
 		group = m.take(w)
 		return appendWrites(buffer, patience, group, epoch)
 	})
-	code := refusal(err)
 	// That the last COPY is done is said after the commit: what is refused then may be anybody's, and shows by itself.
-	if last := len(group) - 1; isOwn(code) && (copied < last || copied == last && isImpatience(code)) {
+	if last := len(group) - 1; isOwn(err) && (copied < last || copied == last && isImpatience(err)) {
 		m.keepAlone(group[copied].tenant)
 	}
 	next := done
@@ -150,7 +151,7 @@ func (m *merger) lead(ctx context.Context, w *write) (turn, error) {
 	for _, other := range group[1:] {
 		other.turn <- next
 	}
-	if len(group) == 1 && !isImpatience(code) {
+	if len(group) == 1 && !isImpatience(err) {
 		return done, err
 	}
 	return next, nil
@@ -210,21 +211,12 @@ func (m *merger) transact(ctx context.Context, fill func(buffer []byte, epoch in
 }
 
 // isImpatience tells the refusals that a write meets because of [patience].
-func isImpatience(code string) bool {
-	return code == "55P03" || code == "57014" // lock_not_available, query_canceled
+func isImpatience(err error) bool {
+	return sqlstate.Is(err, pgerrcode.LockNotAvailable, pgerrcode.QueryCanceled)
 }
 
 // isOwn tells the refusals that other writes need not meet, other than those of the connection, the server and its state.
-func isOwn(code string) bool {
-	if code == "" {
-		return false
-	}
-	switch code[:2] {
-	case "08", "25", "28", "53", "57", "58", "XX":
-		return isImpatience(code)
-	}
-	return true
-}
+func isOwn(err error) bool { return err != nil && !sqlstate.IsServerWide(err) }
 
 func (m *merger) isAlone(tenant uuid.UUID) bool {
 	m.mu.Lock()

@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
@@ -23,8 +24,7 @@ func (s *Store) Attach(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	_, err := s.pool.Exec(ctx, `SELECT tenant_attach($1)`, tenant)
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) && refused.Code == postgres.RetiredTenant {
+	if sqlstate.Is(err, sqlstate.RetiredTenant) {
 		return ErrRetired
 	}
 	if err != nil {
@@ -70,9 +70,8 @@ const dropTries = 5
 func (s *Store) Drop(ctx context.Context, tenant uuid.UUID) error {
 	for tries := 1; ; {
 		done, err := s.dropStep(ctx, tenant)
-		var refused *pgconn.PgError
 		switch {
-		case errors.As(err, &refused) && refused.Code == "55P03" && tries < dropTries: // lock_not_available
+		case sqlstate.Is(err, pgerrcode.LockNotAvailable) && tries < dropTries:
 			tries++
 			pause := 50*time.Millisecond + rand.N(200*time.Millisecond) //nolint:gosec // jitter, not a secret
 			if err := retry.Sleep(ctx, pause); err != nil {

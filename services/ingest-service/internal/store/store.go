@@ -6,14 +6,15 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
 // Message is what is stored of a delivery.
@@ -40,7 +41,7 @@ func New(pool *pgxpool.Pool, timeout time.Duration) *Store {
 }
 
 // Insert commits messages under tenant and returns how many of them were new. All are stored or none is. Classify
-// the error with [postgres.Classify].
+// the error with [sqlstate.Classify].
 //
 // Messages that have not been delivered before are as a rule not stored either: they are copied, which knows no
 // conflicts and costs half as much. Should one of them be there all the same, all of them are inserted instead.
@@ -52,7 +53,7 @@ func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message
 		if err == nil {
 			return len(messages), nil
 		}
-		if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != uniqueViolation {
+		if !sqlstate.Is(err, pgerrcode.UniqueViolation) { // that of a message that is stored already
 			return 0, fmt.Errorf("copy %d messages: %w", len(messages), err)
 		}
 	}
@@ -75,6 +76,3 @@ func withConnection(ctx context.Context, pool *pgxpool.Pool, do func(*pgxpool.Co
 	defer connection.Release()
 	return do(connection)
 }
-
-// uniqueViolation is the SQLSTATE of a message that is stored already.
-const uniqueViolation = "23505"

@@ -17,6 +17,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -149,7 +150,7 @@ func TestPayloadsAgainstTheDatabase(t *testing.T) {
 	for _, payload := range []string{``, `{`, `{} {}`, `"\u0000"`, `"\ud83d"`, "\"\xff\"", `nul`, `[1,]`, `01`} {
 		require.Error(t, contract.CheckPayload([]byte(payload), contract.DefaultMaxPayload), payload)
 		_, err := f.store.Insert(t.Context(), tenant, []store.Message{{ID: uuid.New(), Payload: []byte(payload)}})
-		require.Equal(t, postgres.FaultContent, postgres.Classify(err), "%q: %v", payload, err)
+		require.Equal(t, sqlstate.Content, sqlstate.Classify(err), "%q: %v", payload, err)
 	}
 }
 
@@ -158,7 +159,7 @@ func TestPayloadsAgainstTheDatabase(t *testing.T) {
 func TestMissingPartitionIsInfrastructure(t *testing.T) {
 	f := newFixture(t)
 	_, err := f.store.Insert(t.Context(), uuid.New(), messages(1))
-	require.Equal(t, postgres.FaultInfrastructure, postgres.Classify(err), "%v", err)
+	require.Equal(t, sqlstate.Infrastructure, sqlstate.Classify(err), "%v", err)
 }
 
 // Whose partition has been there for a while needs not be provisioned again; the young, and the dropped, are left out.
@@ -288,7 +289,7 @@ func TestInsertHasATimeout(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err = f.store.Insert(ctx, tenant, messages(1))
-	require.Equal(t, postgres.FaultInfrastructure, postgres.Classify(err))
+	require.Equal(t, sqlstate.Infrastructure, sqlstate.Classify(err))
 }
 
 // A standby, or a database that an operator has made read-only, answers and takes nothing: to count it as up would have

@@ -9,14 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgerrcode"
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
@@ -222,8 +222,7 @@ const (
 func repeated(db *gorm.DB, write func() error) error {
 	for try := 1; ; try++ {
 		err := write()
-		refused, ok := errors.AsType[*pgconn.PgError](err)
-		if !ok || try == writeTries || refused.Code != "40001" && refused.Code != "40P01" {
+		if try == writeTries || !sqlstate.Is(err, pgerrcode.SerializationFailure, pgerrcode.DeadlockDetected) {
 			return err
 		}
 		pause := rand.N(writePause << try) //nolint:gosec // spreads load, decides nothing
@@ -250,29 +249,8 @@ func wrap(operation string, err error) error {
 		return tenant.ErrNotFound
 	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, tenant.ErrDeleting):
 		return err // from the change itself
-	case unavailable(err):
+	case sqlstate.IsTemporary(err):
 		return fmt.Errorf("%s: %w: %w", operation, tenant.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", operation, err)
-}
-
-// unavailable reports whether the same statement may well succeed later: PostgreSQL is away, full, read-only, locked or
-// not migrated yet. What PostgreSQL refuses otherwise is a fault of this program.
-func unavailable(err error) bool {
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
-		return true // it never got there, or the answer never came back
-	}
-	for _, class := range []string{
-		"08",                         // connection
-		"25",                         // read-only
-		"40",                         // rolled back: deadlock, serialization
-		"42501", "42P01", "3D", "28", // roles, tables, database: being set up
-		"53", "54", "55", "57", "58", // resources, limits, locks, operator, system
-	} {
-		if strings.HasPrefix(refused.Code, class) {
-			return true
-		}
-	}
-	return false
 }
