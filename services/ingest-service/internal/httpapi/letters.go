@@ -56,7 +56,7 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	at := cursor{kind: cursorOfList, tenant: tenant}
+	at := letterCursor{kind: cursorOfList, tenant: tenant}
 	if c.Context().QueryArgs().Has("cursor") {
 		if at, err = decodeCursor(c.Query("cursor"), tenant, cursorOfList); err != nil {
 			return err
@@ -270,7 +270,7 @@ func (a *api) replayLetters(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	at := cursor{kind: cursorOfReplay, tenant: tenant, began: time.Now().UTC().Truncate(time.Microsecond)}
+	at := letterCursor{kind: cursorOfReplay, tenant: tenant, began: time.Now().UTC().Truncate(time.Microsecond)}
 	if c.Context().QueryArgs().Has("cursor") {
 		if at, err = decodeCursor(c.Query("cursor"), tenant, cursorOfReplay); err != nil {
 			return err

@@ -1,57 +1,35 @@
 package httpapi
 
 import (
-	"encoding/base64"
-	"encoding/binary"
-	"net/http"
-	"time"
-
 	"github.com/google/uuid"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest/cursor"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
-// A cursor is the position of the last tenant of a page: a version, the microseconds since 1970 in eight bytes, and the
-// id, in base64url. Clients must not look into it; the version lets it change.
-const (
-	cursorVersion = 1
-	cursorBytes   = 1 + 8 + 16
-)
+// cursorFields are the position of the last tenant of a page; all zero at the start of the list, which has a cursor, too.
+type cursorFields struct {
+	CreatedAt int64 // see [cursor.Micros]
+	ID        uuid.UUID
+}
 
-// encodeCursor writes p as a cursor. The start of the list, too, has one.
+func cursorFormat() cursor.Format[cursorFields] {
+	return cursor.Format[cursorFields]{Version: 1, Unchecked: true}
+}
+
 func encodeCursor(p tenant.Position) string {
-	raw := make([]byte, 0, cursorBytes)
-	raw = append(raw, cursorVersion)
-	var micros int64
-	if !p.CreatedAt.IsZero() {
-		micros = p.CreatedAt.UnixMicro()
-	}
-	raw = binary.BigEndian.AppendUint64(raw, uint64(micros))
-	raw = append(raw, p.ID[:]...)
-	return base64.RawURLEncoding.EncodeToString(raw)
+	return cursorFormat().Encode(cursorFields{CreatedAt: cursor.Micros(p.CreatedAt), ID: p.ID})
 }
 
 // decodeCursor reads what encodeCursor has written. Anything else is 400 bad_cursor.
-func decodeCursor(s string) (tenant.Position, error) {
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(raw) != cursorBytes || raw[0] != cursorVersion {
-		return tenant.Position{}, badCursor()
+func decodeCursor(text string) (tenant.Position, error) {
+	fields, err := cursorFormat().Decode(text)
+	if err != nil {
+		return tenant.Position{}, err
 	}
-	p := tenant.Position{ID: uuid.UUID(raw[9:])}
-	micros := int64(binary.BigEndian.Uint64(raw[1:9]))
-	if micros == 0 && p.ID == uuid.Nil {
-		return tenant.Position{}, nil
+	created, ok := cursor.Time(fields.CreatedAt)
+	if !ok {
+		return tenant.Position{}, cursor.Problem(cursor.NotGiven)
 	}
-	p.CreatedAt = time.UnixMicro(micros).UTC()
-	// Beyond these PostgreSQL has no timestamps, and no tenant was created.
-	if p.CreatedAt.Year() < 1970 || p.CreatedAt.Year() > 9999 {
-		return tenant.Position{}, badCursor()
-	}
-	return p, nil
-}
-
-func badCursor() error {
-	return problem.New(http.StatusBadRequest, "bad_cursor", "the cursor is none that this list has given").
-		WithField("cursor", "must be next_cursor of another page")
+	return tenant.Position{CreatedAt: created, ID: fields.ID}, nil
 }
