@@ -27,16 +27,23 @@ func UUID(field, s string) (uuid.UUID, error) {
 	return id, nil
 }
 
-// Limit reads the query parameter limit, a number from 1 to maximum, or def if it is absent or empty.
-func Limit(c *fiber.Ctx, def, maximum int) (int, error) {
+// How many items a page has, in every list.
+const (
+	DefaultLimit = 100
+	MaxLimit     = 1000
+)
+
+// Limit reads the query parameter limit, a number from 1 to [MaxLimit]; it is [DefaultLimit] if absent or empty. Any other
+// value is 400 invalid_limit.
+func Limit(c *fiber.Ctx) (int, error) {
 	text := c.Query("limit")
 	if text == "" {
-		return def, nil
+		return DefaultLimit, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > maximum {
+	if err != nil || n < 1 || n > MaxLimit {
 		return 0, problem.New(http.StatusBadRequest, "invalid_limit", "limit is out of range").
-			WithField("limit", fmt.Sprintf("must be a number from 1 to %d", maximum))
+			WithField("limit", fmt.Sprintf("must be a number from 1 to %d", MaxLimit))
 	}
 	return n, nil
 }

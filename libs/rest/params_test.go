@@ -37,7 +37,7 @@ func TestUUID(t *testing.T) {
 func TestLimit(t *testing.T) {
 	a := start(t, rest.Config{}, func(app *fiber.App) {
 		app.Get("/", func(c *fiber.Ctx) error {
-			n, err := rest.Limit(c, 100, 1000)
+			n, err := rest.Limit(c)
 			if err != nil {
 				return err
 			}

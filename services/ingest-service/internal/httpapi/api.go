@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,14 +69,4 @@ func Mount(server *rest.Server, verifier *auth.Verifier, deps Dependencies, cfg 
 	app.Post("/dead-letters/:id/replay", authenticated, manage, a.replayLetter)
 	server.Swagger(swagger)
 	return a.metrics
-}
-
-// ahead ends a little before ctx does, so that the answer, an error then, still comes within the time that the request
-// was given.
-func ahead(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-time.Until(deadline)/20))
 }

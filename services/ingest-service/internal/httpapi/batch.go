@@ -86,7 +86,7 @@ func (a *api) publishBatch(c *fiber.Ctx) error {
 	if err := a.checkBatch(body); err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if err := a.open(ctx, tenant); err != nil {
 		return err

@@ -19,8 +19,6 @@ import (
 
 // Limits of what is shown of dead letters.
 const (
-	defaultLimit = 100
-	maxLimit     = 1000
 	// listPayload is the longest payload in a list, pageBytes where a page ends.
 	listPayload = 64 << 10
 	pageBytes   = 8 << 20
@@ -52,7 +50,7 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	limit, err := rest.Limit(c, defaultLimit, maxLimit)
+	limit, err := rest.Limit(c)
 	if err != nil {
 		return err
 	}
@@ -62,7 +60,7 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 			return err
 		}
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	page, err := a.Letters.List(ctx, tenant, filter, at.position, deadletter.Limits{Letters: limit, Payload: listPayload, Bytes: pageBytes})
 	if err != nil {
@@ -100,7 +98,7 @@ func (a *api) getLetter(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	letter, err := a.Letters.Find(ctx, tenant, id, letterPayload)
 	if err != nil {
@@ -130,7 +128,7 @@ func (a *api) dropLetter(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if err := a.Letters.Drop(ctx, tenant, id); err != nil {
 		return letterProblem(err)
@@ -161,7 +159,7 @@ func (a *api) dropLetters(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	dropped, err := a.Letters.DropAll(ctx, tenant, filter)
 	if err != nil && dropped == 0 {
@@ -207,7 +205,7 @@ func (a *api) replayLetter(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if err := a.open(ctx, tenant); err != nil {
 		return err
@@ -276,7 +274,7 @@ func (a *api) replayLetters(c *fiber.Ctx) error {
 			return err
 		}
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if dryRun {
 		count, err := a.Letters.Count(ctx, tenant, filter)

@@ -69,7 +69,7 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if err := a.open(ctx, tenant); err != nil {
 		return err

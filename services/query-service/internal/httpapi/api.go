@@ -6,7 +6,6 @@
 package httpapi
 
 import (
-	"context"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -26,12 +25,6 @@ import (
 //
 //go:embed swagger.json
 var document []byte
-
-// Limits of a page, in messages.
-const (
-	defaultLimit = 100
-	maxLimit     = 1000
-)
 
 // retryAfter is when a client is asked to come back after the database could not be read. A restart of PostgreSQL takes
 // a few seconds.
@@ -76,7 +69,7 @@ func (a api) list(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	// Straight into the buffer of the response, which fasthttp uses again for later ones.
 	body, first := appendPageStart(c.Response().SwapBody(nil)[:0]), true
@@ -127,7 +120,7 @@ func (a api) one(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ahead(c.UserContext())
+	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	message, err := a.reader.Message(ctx, tenant, id)
 	if errors.Is(err, store.ErrNotStored) {
@@ -148,7 +141,7 @@ func pageQuery(c *fiber.Ctx) (store.Query, error) {
 		return store.Query{}, err
 	}
 	query := store.Query{Tenant: tenant}
-	if query.Limit, err = rest.Limit(c, defaultLimit, maxLimit); err != nil {
+	if query.Limit, err = rest.Limit(c); err != nil {
 		return store.Query{}, err
 	}
 	if query.Order, err = orderParameter(c); err != nil {
@@ -189,16 +182,6 @@ func timeParameter(c *fiber.Ctx, name string) (*time.Time, error) {
 		return nil, err //nolint:wrapcheck // a problem, or no limit
 	}
 	return &t, nil
-}
-
-// ahead ends a little before ctx does, so that the answer, an error then, still comes within the time that the request
-// was given.
-func ahead(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-time.Until(deadline)/20))
 }
 
 // unavailable is the answer to every error of the store. By then the request has proved valid, and nothing that a

@@ -34,7 +34,7 @@ func BenchmarkAppendMessage(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		body = appendPageStart(body[:0])
-		for range defaultLimit {
+		for range rest.DefaultLimit {
 			body = append(appendMessage(body, tenant, m), ',')
 		}
 	}

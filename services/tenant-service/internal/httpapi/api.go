@@ -134,7 +134,7 @@ func (a *API) list(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "cursor", "limit"); err != nil {
 		return err
 	}
-	limit, err := rest.Limit(c, 100, 1000)
+	limit, err := rest.Limit(c)
 	if err != nil {
 		return err
 	}
