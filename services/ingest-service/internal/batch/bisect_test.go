@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -82,13 +82,15 @@ func TestRetriesAreSpread(t *testing.T) {
 	require.InDelta(t, n/4, exchanges["retry.5s"], n/8) // a standard deviation is 19
 }
 
-// The time of the first failure must survive every tier, or the age of a letter would be that of its last attempt.
+// The time of the first failure must survive every tier, or the age of a dead letter would be that of its last attempt.
 func TestTheFirstFailureIsKept(t *testing.T) {
-	first := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
-	d := delivery(contract.RetryReturnExchange, amqp.Table{
-		contract.HeaderAttempt: int32(2), contract.HeaderFirstFailedAt: first.UnixMilli(),
-	})
-	require.True(t, first.Equal(batch.FirstFailedAt(d, time.Now())))
-	d.Exchange = contract.MessagesExchange // a producer may claim what it likes
-	require.True(t, time.Unix(7, 0).Equal(batch.FirstFailedAt(d, time.Unix(7, 0))))
+	f := newFixture(t, nil)
+	b := f.batch(1, 0)
+	first := time.Now().Add(-time.Hour).UnixMilli()
+	headers := amqp.Table{contract.HeaderAttempt: int32(1), contract.HeaderFirstFailedAt: first}
+	b.Deliveries[0].Properties = amqptest.Encode(amqp.Publishing{Headers: headers})
+	f.store.fail = refuses(map[uuid.UUID]bool{b.Messages[0].ID: true}, "P0001")
+	require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
+	require.Len(t, f.publisher.published, 1)
+	require.Equal(t, first, f.publisher.published[0].Publishing.Headers[contract.HeaderFirstFailedAt])
 }

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -8,39 +9,18 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
 )
 
-// Attempts is how often a delivery was tried before. A producer can send the header, too; it counts only on what comes
-// back from our own retry exchange.
-func Attempts(d rabbitmq.Delivery) int {
-	if d.Exchange != contract.RetryReturnExchange {
-		return 0
-	}
-	attempts, _ := d.Properties.Headers().Lookup(contract.HeaderAttempt).Int()
-	return int(min(max(attempts, 0), 1<<20))
-}
-
-// FirstFailedAt is when a delivery failed for the first time; now if it has not failed before.
-func FirstFailedAt(d rabbitmq.Delivery, now time.Time) time.Time {
-	if Attempts(d) == 0 {
-		return now
-	}
-	if at, ok := d.Properties.Headers().Lookup(contract.HeaderFirstFailedAt).Int(); ok {
-		return time.UnixMilli(at)
-	}
-	return now
-}
-
 // retryMessage builds the publishing that brings d back after a while, under the same id.
-func retryMessage(d rabbitmq.Delivery, tenant, id uuid.UUID, attempts int, delays []time.Duration) rabbitmq.Message {
+func retryMessage(d rabbitmq.Delivery, tenant, id uuid.UUID, failed attempt.History, delays []time.Duration) rabbitmq.Message {
 	publishing := rabbitmq.Republishing(d)
 	if publishing.MessageId == "" {
 		publishing.MessageId = id.String() // from here on it is stored at most once
 	}
-	publishing.Headers[contract.HeaderAttempt] = int32(min(attempts, 1<<20))
-	publishing.Headers[contract.HeaderFirstFailedAt] = FirstFailedAt(d, time.Now()).UnixMilli()
+	maps.Copy(publishing.Headers, failed.Headers())
 	return rabbitmq.Message{
-		Exchange: contract.RetryTierName(delays[tier(attempts, len(delays))]), Key: tenant.String(), Publishing: publishing,
+		Exchange: contract.RetryTierName(delays[tier(failed.Attempts, len(delays))]), Key: tenant.String(), Publishing: publishing,
 	}
 }
 

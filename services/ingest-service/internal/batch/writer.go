@@ -26,6 +26,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -254,16 +255,17 @@ func (w *write) dispose(ctx context.Context) error {
 	dead := make([]contract.Reason, len(w.rejected)) // empty: another attempt
 	for i, rejection := range w.rejected {
 		d := w.batch.Deliveries[rejection.Delivery]
-		attempts := Attempts(d) + 1
-		if rejection.Transient && attempts < w.batch.MaxAttempts {
-			messages[i] = retryMessage(d, w.batch.Tenant, rejection.ID, attempts, w.cfg.RetryDelays)
+		failed := attempt.Of(d, time.Now())
+		failed.Attempts++
+		if rejection.Transient && failed.Attempts < w.batch.MaxAttempts {
+			messages[i] = retryMessage(d, w.batch.Tenant, rejection.ID, failed, w.cfg.RetryDelays)
 			continue
 		}
 		dead[i] = rejection.Reason
 		if rejection.Transient {
 			dead[i] = contract.ReasonMaxAttempts
 		}
-		messages[i] = w.letter(w.batch.Tenant, d, dead[i], rejection.Err, attempts)
+		messages[i] = w.letter(w.batch.Tenant, d, dead[i], rejection.Err, failed.Attempts)
 	}
 	if err := w.publish(ctx, messages); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -405,15 +404,6 @@ func TestRetryOfAMessageWithoutAnIDHasOne(t *testing.T) {
 	require.NoError(t, f.writer.Write(t.Context(), t.Context(), b, &f.stats))
 	require.Len(t, f.publisher.published, 1)
 	require.Equal(t, b.Messages[1].ID.String(), f.publisher.published[0].Publishing.MessageId)
-}
-
-// The header counts only on what comes back from our own exchange: a producer could else skip the retries, or have none.
-func TestAttemptsOfAProducerDoNotCount(t *testing.T) {
-	for value, want := range map[any]int{int32(7): 7, int64(7): 7, "7": 0, int32(-1): 0, int64(math.MaxInt64): 1 << 20, nil: 0} {
-		headers := amqp.Table{contract.HeaderAttempt: value}
-		require.Equal(t, 0, batch.Attempts(delivery(contract.MessagesExchange, headers)))
-		require.Equal(t, want, batch.Attempts(delivery(contract.RetryReturnExchange, headers)), "%T", value)
-	}
 }
 
 // delivery is a message that came through an exchange with headers.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
 )
 
 // Reasons of parked messages, beside those of [contract.Reasons].
@@ -93,34 +94,16 @@ func Publishing(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, c
 	if cause != nil {
 		text = cut(cause.Error(), contract.MaxErrorBytes)
 	}
-	now := time.Now()
+	failed := attempt.Of(d, time.Now())
+	failed.Attempts = max(attempts, 1)
+	maps.Copy(publishing.Headers, failed.Headers())
 	maps.Copy(publishing.Headers, amqp.Table{
-		contract.HeaderTenant:        tenant.String(),
-		contract.HeaderReason:        string(reason),
-		contract.HeaderError:         text,
-		contract.HeaderAttempt:       int32(min(max(attempts, 1), 1<<20)),
-		contract.HeaderFirstFailedAt: firstFailedAt(d, now).UnixMilli(),
-		contract.HeaderDeadLetterID:  LetterID(tenant, d.MessageId, reason, d.Body).String(),
+		contract.HeaderTenant:       tenant.String(),
+		contract.HeaderReason:       string(reason),
+		contract.HeaderError:        text,
+		contract.HeaderDeadLetterID: LetterID(tenant, d.MessageId, reason, d.Body).String(),
 	})
 	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: publishing}
-}
-
-// firstFailedAt is when d failed for the first time: now, unless it comes back from the retry exchange.
-func firstFailedAt(d rabbitmq.Delivery, now time.Time) time.Time {
-	if d.Exchange != contract.RetryReturnExchange {
-		return now
-	}
-	return failureTime(d.Properties.Headers(), now)
-}
-
-// failureTime reads the time of the first failure from headers of ours. A time that cannot be is now.
-func failureTime(headers rabbitmq.Table, now time.Time) time.Time {
-	millis, ok := headers.Lookup(contract.HeaderFirstFailedAt).Int()
-	at := time.UnixMilli(millis)
-	if !ok || millis <= 0 || at.After(now) {
-		return now
-	}
-	return at
 }
 
 // fromDeadLetters reads what [Publishing] has written. A letter that names no tenant, which only an operator can have
@@ -135,7 +118,7 @@ func fromDeadLetters(d rabbitmq.Delivery, now time.Time) Letter {
 	l := newLetter(tenant, d, now)
 	l.Reason = contract.Reason(cut(clean(headers.Lookup(contract.HeaderReason).Text()), 64))
 	l.Error = cut(clean(headers.Lookup(contract.HeaderError).Text()), contract.MaxErrorBytes)
-	l.Attempts, l.FirstFailedAt = attempts(headers), failureTime(headers, now)
+	l.setHistory(headers, now)
 	if l.ID, err = uuid.Parse(headers.Lookup(contract.HeaderDeadLetterID).Text()); err != nil {
 		l.ID = LetterID(tenant, d.MessageId, l.Reason, d.Body)
 	}
@@ -168,7 +151,7 @@ func fromParking(d rabbitmq.Delivery, now time.Time) Letter {
 	l := newLetter(tenant, d, now)
 	l.Reason, l.Error = reason, cut(cause, contract.MaxErrorBytes)
 	if returned {
-		l.Attempts, l.FirstFailedAt = attempts(headers), failureTime(headers, now)
+		l.setHistory(headers, now)
 	}
 	l.ID = LetterID(tenant, d.MessageId, reason, d.Body)
 	return l
@@ -213,9 +196,10 @@ func newLetter(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Letter {
 	return l
 }
 
-func attempts(headers rabbitmq.Table) int {
-	n, _ := headers.Lookup(contract.HeaderAttempt).Int()
-	return int(min(max(n, 1), 1<<20))
+// setHistory takes over what headers of ours say of the attempts, the one that failed last included.
+func (l *Letter) setHistory(headers rabbitmq.Table, now time.Time) {
+	failed := attempt.Read(headers, now)
+	l.Attempts, l.FirstFailedAt = max(failed.Attempts, 1), failed.FirstFailedAt
 }
 
 // clean makes s fit for a text column: valid UTF-8 without NUL.
