@@ -27,6 +27,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/bisect"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -145,7 +146,8 @@ func (w *Writer) Write(ctx, patience context.Context, b *Batch, stats *Stats) er
 	defer b.Slot.Free()
 	run := write{Writer: w, batch: b, stats: stats, patience: patience, rejected: b.Rejected, began: time.Now()}
 	if len(b.Messages) > 0 {
-		if err := run.insert(ctx, 0, len(b.Messages)); err != nil {
+		insert := func(from, to int) error { return run.insert(ctx, from, to) }
+		if err := bisect.Range(0, len(b.Messages), insert, run.reject); err != nil {
 			return err
 		}
 	}
@@ -166,11 +168,10 @@ type write struct {
 // of all that is allocated.
 func (w *write) tenantLog() *zap.Logger { return w.log.With(zap.Stringer("tenant_id", w.batch.Tenant)) }
 
-// insert stores the messages from one index up to another. What the database refuses for its content is halved until
-// single messages are left, which takes at most 2·log2(n)+1 statements for each bad message.
+// insert stores the messages from one index up to another.
 func (w *write) insert(ctx context.Context, from, to int) error {
 	messages := w.batch.Messages[from:to]
-	err := w.untilUp(ctx, func() error {
+	return w.untilUp(ctx, func() error {
 		begin := time.Now()
 		stored, err := w.store.Insert(ctx, w.batch.Tenant, messages)
 		if err != nil {
@@ -182,23 +183,13 @@ func (w *write) insert(ctx context.Context, from, to int) error {
 		w.stats.Duplicates.Add(int64(len(messages) - stored))
 		return nil
 	})
-	fault := sqlstate.Classify(err)
-	if fault == sqlstate.None {
-		return nil
-	}
-	if fault == sqlstate.Infrastructure {
-		return err // untilUp has given up
-	}
-	if len(messages) > 1 {
-		middle := from + len(messages)/2
-		if err := w.insert(ctx, from, middle); err != nil {
-			return err
-		}
-		return w.insert(ctx, middle, to)
-	}
+}
+
+// reject notes a message that the database refuses for its content.
+func (w *write) reject(i int, err error) error {
 	w.rejected = append(w.rejected, Rejection{
-		Delivery: w.batch.Index[from], ID: messages[0].ID,
-		Reason: contract.ReasonRejected, Err: err, Transient: fault == sqlstate.Transient,
+		Delivery: w.batch.Index[i], ID: w.batch.Messages[i].ID,
+		Reason: contract.ReasonRejected, Err: err, Transient: sqlstate.Classify(err) == sqlstate.Transient,
 	})
 	return nil
 }

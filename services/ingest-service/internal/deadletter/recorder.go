@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/bisect"
 )
 
 const (
@@ -166,33 +166,26 @@ func (r *Recorder) try(ctx context.Context, log *zap.Logger, letters []Letter) e
 	return r.write(own, log, letters)
 }
 
-// write tries once. What the database refuses for its content is halved until the one letter is found; that is kept
-// with its bytes, payload and properties, and without texts that people have written.
+// write tries once. A dead letter that the database refuses for its content is kept with its bytes, payload and properties,
+// and without texts that people have written.
 func (r *Recorder) write(ctx context.Context, log *zap.Logger, letters []Letter) error {
+	insert := func(from, to int) error { return r.insert(ctx, letters[from:to]) }
+	return bisect.Range(0, len(letters), insert, func(i int, refused error) error {
+		bare := letters[i]
+		log.Error("a dead letter is kept without its texts, which the database refuses",
+			zap.Stringer("tenant_id", bare.TenantID), zap.Stringer("dead_letter_id", bare.ID), zap.Error(refused))
+		bare.OriginalMessageID, bare.ContentType, bare.Headers, bare.Error = "", "", []byte(`{}`), ""
+		return r.insert(ctx, []Letter{bare}) // after an error it is tried again, and stays in its queue
+	})
+}
+
+// insert records letters in one transaction.
+func (r *Recorder) insert(ctx context.Context, letters []Letter) error {
 	discarded, err := r.store.Record(ctx, letters)
-	switch fault := sqlstate.Classify(err); {
-	case fault == sqlstate.None:
-		r.metrics.discarded.Add(float64(discarded))
-		r.metrics.recorded.Add(float64(len(letters) - discarded))
-		return nil
-	case fault == sqlstate.Infrastructure:
-		return err
-	case len(letters) > 1:
-		half := len(letters) / 2
-		if err := r.write(ctx, log, letters[:half]); err != nil {
-			return err
-		}
-		return r.write(ctx, log, letters[half:])
-	}
-	bare := letters[0]
-	log.Error("a dead letter is kept without its texts, which the database refuses",
-		zap.Stringer("tenant_id", bare.TenantID), zap.Stringer("dead_letter_id", bare.ID), zap.Error(err))
-	bare.OriginalMessageID, bare.ContentType, bare.Headers, bare.Error = "", "", []byte(`{}`), ""
-	discarded, err = r.store.Record(ctx, []Letter{bare})
 	if err != nil {
-		return err // it is tried again, and stays in its queue
+		return err
 	}
 	r.metrics.discarded.Add(float64(discarded))
-	r.metrics.recorded.Add(float64(1 - discarded))
+	r.metrics.recorded.Add(float64(len(letters) - discarded))
 	return nil
 }
