@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/jsonvalue"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
@@ -267,4 +268,14 @@ func TestPayloadsThatGrowWhenTheyAreRead(t *testing.T) {
 		}
 		require.True(t, first == got, "they are all the same") //nolint:testifylint // a megabyte each is nothing to print
 	}
+}
+
+// requireSameMeaning compares what was sent with what came back, in whatever spelling.
+func requireSameMeaning(t *testing.T, sent, got string) {
+	t.Helper()
+	a, err := jsonvalue.Parse([]byte(sent))
+	require.NoError(t, err, "%.200s", sent)
+	b, err := jsonvalue.Parse([]byte(got))
+	require.NoError(t, err, "%.200s", got)
+	require.True(t, jsonvalue.Equal(a, b), "sent %.300s\ngot  %.300s", sent, got)
 }

@@ -5,13 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"math/big"
 	"strconv"
 
 	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/jsonvalue"
 )
 
 // identity makes the ids and the contents of one tenant's messages, and recognises them.
@@ -99,59 +97,10 @@ func (i *identity) claims(payload []byte) (uint32, bool) {
 
 // sameJSON reports whether two texts are the same JSON value: spelling and the order of keys do not count.
 func sameJSON(a, b []byte) bool {
-	x, err := decodeJSON(a)
+	x, err := jsonvalue.Parse(a)
 	if err != nil {
 		return false
 	}
-	y, err := decodeJSON(b)
-	return err == nil && sameValue(x, y)
-}
-
-func decodeJSON(text []byte) (value any, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	if err := decoder.Decode(&value); err != nil {
-		return nil, fmt.Errorf("decode: %w", err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("decode: something follows the value")
-	}
-	return value, nil
-}
-
-func sameValue(a, b any) bool {
-	switch a := a.(type) {
-	case map[string]any:
-		other, ok := b.(map[string]any)
-		if !ok || len(a) != len(other) {
-			return false
-		}
-		for key, value := range a {
-			if with, there := other[key]; !there || !sameValue(value, with) {
-				return false
-			}
-		}
-		return true
-	case []any:
-		other, ok := b.([]any)
-		if !ok || len(a) != len(other) {
-			return false
-		}
-		for i := range a {
-			if !sameValue(a[i], other[i]) {
-				return false
-			}
-		}
-		return true
-	case json.Number:
-		other, ok := b.(json.Number)
-		if !ok {
-			return false
-		}
-		x, okX := new(big.Rat).SetString(a.String())
-		y, okY := new(big.Rat).SetString(other.String())
-		return okX && okY && x.Cmp(y) == 0
-	default: // string, bool, nil
-		return a == b
-	}
+	y, err := jsonvalue.Parse(b)
+	return err == nil && jsonvalue.Equal(x, y)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/jsonvalue"
 )
 
 // pageSize is the limit of each page.
@@ -72,11 +73,11 @@ func (s *subject) check(p client.Page[client.Message], seen map[uuid.UUID]bool) 
 		case seen[id]:
 			return fmt.Errorf("%w: tenant %s reads message %s twice", errDiffers, s.name, m.ID)
 		}
-		got, err := decode(m.Payload)
+		got, err := jsonvalue.Parse(m.Payload)
 		if err != nil {
 			return fmt.Errorf("%w: message %s: %w", errDiffers, m.ID, err)
 		}
-		if !same(s.corpus.value(i), got) {
+		if !jsonvalue.Equal(s.corpus.value(i), got) {
 			return fmt.Errorf("%w: message %s\n  sent %s\n  read %s", errDiffers, m.ID, s.corpus.document(i), m.Payload)
 		}
 		seen[id] = true
