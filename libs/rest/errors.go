@@ -103,6 +103,12 @@ func refuseConnection(ctx *fasthttp.RequestCtx) {
 	}
 }
 
+// endConnection has the answer be the last one of its connection, and the client read it whatever it sends still.
+func endConnection(c *fiber.Ctx) {
+	refuseConnection(c.Context())
+	c.Response().SetConnectionClose()
+}
+
 func (s *Server) unreadable(ctx *fasthttp.RequestCtx, err error) *problem.Problem {
 	var network net.Error
 	switch {

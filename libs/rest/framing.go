@@ -23,6 +23,10 @@ import (
 //     for a host where the header has none.
 //
 // The body has been read by then, within the limits, and nothing of it was looked at. The connection has to be closed.
+//
+// It ends with the answer to a chunked body, too. fasthttp repairs the lines behind the last chunk as it does those of a header
+// (section 7.1.2: a line feed alone, a continued line, white space before a colon), and what they were cannot be seen any more.
+// So it may take for the next request what is a part of the trailer to a proxy; none is carried out on that connection.
 func checkFraming(c *fiber.Ctx) error {
 	header := &c.Request().Header
 	if protocol := header.Protocol(); !bytes.Equal(protocol, []byte("HTTP/1.1")) && !bytes.Equal(protocol, []byte("HTTP/1.0")) {
@@ -56,6 +60,9 @@ func checkFraming(c *fiber.Ctx) error {
 	}
 	if coded && (length || !header.IsHTTP11()) {
 		return malformedRequest("Transfer-Encoding is not allowed beside Content-Length, nor in HTTP/1.0")
+	}
+	if coded {
+		endConnection(c)
 	}
 	return nil
 }

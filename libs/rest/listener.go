@@ -43,7 +43,7 @@ func (l *listener) Accept() (net.Conn, error) {
 // remedy: close for writing, read on for a while, then close.
 type conn struct {
 	net.Conn
-	refused atomic.Bool // an error was answered before the request was read
+	refused atomic.Bool // whatever comes behind the answer is not read
 }
 
 // Close lingers if the request was refused.

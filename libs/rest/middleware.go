@@ -78,8 +78,7 @@ func (s *Server) handle(c *fiber.Ctx) error {
 // answer, and those with a body in a coding that no route knows.
 func (s *Server) admissible(c *fiber.Ctx) error {
 	if err := checkFraming(c); err != nil {
-		refuseConnection(c.Context())
-		c.Response().SetConnectionClose()
+		endConnection(c)
 		return err
 	}
 	coding, err := contentCoding(c)

@@ -35,8 +35,9 @@ type Target struct {
 // form is one way to write a request.
 type form struct {
 	raw func(Target) string
-	// repairable may be answered with [Target.Repairs]; accepted has to be, and without it what follows, too.
-	repairable, accepted bool
+	// repairable may be answered with [Target.Repairs]; accepted has to be, and without it what follows, too, unless the answer is
+	// the last one of the connection.
+	repairable, accepted, last bool
 }
 
 // sentinel follows each request. It is answered, and the connection closed then, unless what comes before is refused.
@@ -56,6 +57,9 @@ func Framing(t *testing.T, target Target) {
 			}
 			refused := len(statuses) == 1 && slices.Contains([]int{400, 501, 505}, statuses[0])
 			answered := len(statuses) == 2 && statuses[1] == http.StatusNotFound
+			if f.last {
+				answered = len(statuses) == 1 && statuses[0] < http.StatusInternalServerError
+			}
 			switch {
 			case f.accepted && answered, !f.accepted && refused:
 			case target.Repairs && (f.repairable || f.accepted) && (answered || len(statuses) == 1):
@@ -200,8 +204,8 @@ func codings() map[string]form {
 	const last = "0\r\n\r\nH"
 	refused := func(header string) form { return form{raw: coded(header, last)} }
 	return map[string]form{
-		"chunked":                          {raw: chunked("\r\n"), accepted: true},
-		"chunked in capitals":              {raw: coded("TRANSFER-ENCODING: CHUNKED\r\n", "0\r\n\r\n"), accepted: true},
+		"chunked":                          {raw: chunked("\r\n"), accepted: true, last: true},
+		"chunked in capitals":              {raw: coded("TRANSFER-ENCODING: CHUNKED\r\n", "0\r\n\r\n"), accepted: true, last: true},
 		"length and chunked":               {raw: hiddenAs("Content-Length: #\r\nTransfer-Encoding: chunked\r\n")},
 		"chunked and length":               {raw: hiddenAs("Transfer-Encoding: chunked\r\nContent-Length: #\r\n")},
 		"length and chunked, last chunk":   refused("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
@@ -245,11 +249,15 @@ func codings() map[string]form {
 func chunks() map[string]form {
 	const header = "Transfer-Encoding: chunked\r\n"
 	refused := func(chunks string) form { return form{raw: coded(header, chunks)} }
+	// What a line of the trailer ends with is up to whoever reads it: the hidden request is a part of the trailer, or behind it.
+	either := func(trailer string) form {
+		return form{raw: coded(header, "0\r\n"+trailer+"H"), accepted: true, last: true}
+	}
 	return map[string]form{
-		"size in capitals":                 {raw: coded(header, "A\r\n          \r\n0\r\n\r\n"), accepted: true},
-		"size with leading zeros":          {raw: coded(header, "00002\r\n  \r\n000\r\n\r\n"), accepted: true},
-		"extension":                        {raw: chunked(";name=value\r\n"), accepted: true},
-		"trailer":                          {raw: coded(header, "0\r\nX-Checksum: 1\r\n\r\n"), accepted: true},
+		"size in capitals":                 {raw: coded(header, "A\r\n          \r\n0\r\n\r\n"), accepted: true, last: true},
+		"size with leading zeros":          {raw: coded(header, "00002\r\n  \r\n000\r\n\r\n"), accepted: true, last: true},
+		"extension":                        {raw: chunked(";name=value\r\n"), accepted: true, last: true},
+		"trailer":                          {raw: coded(header, "0\r\nX-Checksum: 1\r\n\r\n"), accepted: true, last: true},
 		"size over 64 bits":                refused("10000000000000002\r\n{}\r\n0\r\n\r\nH"),
 		"size over 63 bits":                refused("ffffffffffffffff\r\n{}\r\n0\r\n\r\nH"),
 		"size of many digits":              refused(strings.Repeat("f", 40) + "\r\n{}\r\n0\r\n\r\nH"),
@@ -265,6 +273,14 @@ func chunks() map[string]form {
 		"data longer than its size":        refused("1\r\n{}\r\n0\r\n\r\nH"),
 		"data without its line end":        refused("2\r\n{}0\r\n\r\nH"),
 		"trailer that is no field":         refused("0\r\nH"),
+		"end with a line feed alone":       either("\n"),
+		"trailer with line feeds alone":    either("X: a\n\n"),
+		"trailer and end, a line feed":     either("X: a\r\n\n"),
+		"trailer continued":                either("X: a\r\n b\r\n\r\n"),
+		"trailer with a space in its name": either("X Y: a\r\n\r\n"),
+		"trailer, space before its colon":  either("X : a\r\n\r\n"),
+		"trailer that is a length":         refused("0\r\nContent-Length: 9\r\n\r\nH"),
+		"nothing behind the last chunk":    either("\r\n"),
 	}
 }
 
