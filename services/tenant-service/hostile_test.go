@@ -105,6 +105,8 @@ func TestNames(t *testing.T) {
 		"zero width space": "a\u200bb", "zero width non-joiner": "a\u200cb", "zero width joiner": "a\u200db", "word joiner": "a\u2060b", "no-break space, zero width": "\ufeffa",
 		"left-to-right mark": "a\u200e", "right-to-left override": "a\u202eb", "isolate": "a\u2066b\u2069", "soft hyphen": "a\u00adb", "Mongolian separator": "a\u180eb",
 		"grapheme joiner": "a\u034fb", "filler": "a\u3164b", "filler, half": "\uffa0", "blank pattern": "\u2800", "tag": "a\U000e0041b", "variation": "a\ufe0f", "variation, other": "a\U000e0100",
+		"variation of a digit": "1\ufe0f", "variation of a plus": "+\ufe0f", "variations of an ideograph, two": "\u845b\U000e0100\U000e0101",
+		"flag of no region": "\U0001f3f4\U000e0068\U000e0069\U000e007f", "flag without an end": "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067", "text behind a flag": "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f\U000e0061",
 		"joiner behind an emoji": "\U0001f468\u200d", "two joiners": "\U0001f468\u200d\u200d\U0001f469", "joiner before a letter": "\U0001f468\u200da", "private": "\ue000", "not a character": "a\ufffe", "interlinear": "a\ufff9b", "line separator": "a\u2028b", "paragraph": "a\u2029b",
 		"next line": "a\u0085b", "escape": `a\u001bb`, "escaped": `a\u200Bb`, "delete": "a\u007fb", "only white space": " \u00a0\u3000 ",
 	} {
@@ -127,6 +129,8 @@ func TestNames(t *testing.T) {
 	}
 	for sent, want := range map[string]string{
 		"\u00a0ACME, production\u3000": "ACME, production", "caf\u00e9": "caf\u00e9", "cafe\u0301": "cafe\u0301", "株式会社\u3000例": "株式会社\u3000例", `\ud83d\ude00`: "\U0001f600",
+		"1\ufe0f\u20e3 shop": "1\ufe0f\u20e3 shop", "\u2139\ufe0f Info": "\u2139\ufe0f Info", "a \u2194\ufe0f b": "a \u2194\ufe0f b", "\u845b\U000e0100\u57ce\u5e02": "\u845b\U000e0100\u57ce\u5e02",
+		"\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f": "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
 		"\u2764\ufe0f": "\u2764\ufe0f", "\U0001f44d\U0001f3fd": "\U0001f44d\U0001f3fd", "\u0645\u062b\u0627\u0644": "\u0645\u062b\u0627\u0644", "x\u00a0y": "x\u00a0y",
 	} {
 		got := create(sent)

@@ -136,13 +136,14 @@ func checkName(name string, wrong *ValidationError) {
 
 // invisible finds what makes two names look like one, or hides text in a log or a table: controls, line and paragraph
 // separators, everything of zero width, marks that turn the direction of text, fillers, and characters that mean something in
-// one installation only. Let pass are, where they can be seen, the selectors of a presentation that phones put behind a symbol
-// and the joiners that emoji sequences and some scripts are written with.
+// one installation only. Let pass are, where they can be seen, the selectors of a presentation that phones put behind a symbol,
+// those that choose the form of an ideograph, the joiners that emoji sequences and some scripts are written with, and the tags of
+// the flags of England, Scotland and Wales.
 //
 // Names are compared by nobody and need not be unique: composed and decomposed letters are kept as they come.
 func invisible(name string) bool {
 	const blank, text, emoji, nonJoiner, joiner = '\u2800', '\ufe0e', '\ufe0f', '\u200c', '\u200d'
-	runes := []rune(name)
+	runes := []rune(plainFlags(name))
 	for i, r := range runes {
 		var before, after rune
 		if i > 0 {
@@ -152,7 +153,8 @@ func invisible(name string) bool {
 			after = runes[i+1]
 		}
 		switch {
-		case (r == text || r == emoji) && unicode.Is(unicode.So, before):
+		case (r == text || r == emoji) && (presented(before) || keycap(before) && after == '\u20e3'):
+		case unicode.Is(unicode.Variation_Selector, r) && r > '\U000e0000' && unicode.Is(unicode.Han, before):
 		case r == joiner && unicode.Is(unicode.So, after) && (before == emoji || unicode.In(before, unicode.So, unicode.Sk)):
 		case (r == joiner || r == nonJoiner) && joins(before) && joins(after):
 		case r == blank, unicode.In(r, unicode.C, unicode.Zl, unicode.Zp, unicode.Variation_Selector,
@@ -162,6 +164,25 @@ func invisible(name string) bool {
 	}
 	return false
 }
+
+// plainFlags replaces the flags of regions (Unicode Technical Standard 51, ED-14a) by one without tags: those that are in use, since
+// tags can spell out any hidden text.
+func plainFlags(name string) string {
+	const flag, tags, end = "\U0001f3f4", 0xe0000, "\U000e007f"
+	for _, region := range [...]string{"gbeng", "gbsct", "gbwls"} {
+		name = strings.ReplaceAll(name, flag+strings.Map(func(r rune) rune { return tags + r }, region)+end, flag)
+	}
+	return name
+}
+
+// presented tells the symbols that a selector shows as text or as an emoji (emoji-variation-sequences.txt of Unicode), of which
+// some are not Symbol, other.
+func presented(r rune) bool {
+	return unicode.Is(unicode.So, r) || strings.ContainsRune("\u203c\u2049\u2139\u2194\u25fb\u25fc\u25fd\u25fe\u2934\u2935\u3030", r)
+}
+
+// keycap tells the characters that become a key, which takes a selector and U+20E3. Without the key nobody sees the selector.
+func keycap(r rune) bool { return '0' <= r && r <= '9' || r == '#' || r == '*' }
 
 // joins tells the characters of scripts in which a joiner changes how a word looks (RFC 5892, appendices A.1 and A.2).
 func joins(r rune) bool {
