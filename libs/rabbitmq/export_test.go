@@ -12,6 +12,19 @@ func (p *Publisher) Hasten(stall, longest time.Duration) *Publisher {
 	return p
 }
 
+// Channels is how many are open, and how many of these have confirmed nothing for a while although something waits on them.
+func (p *Publisher) Channels() (open, slow int) {
+	for i := range p.lanes.all {
+		if l := p.lanes.all[i].Load(); l != nil {
+			open++
+			if l.slow.Load() {
+				slow++
+			}
+		}
+	}
+	return open, slow
+}
+
 // Suspects is how many destinations are suspect.
 func (p *Publisher) Suspects() int { return int(p.suspects.count.Load()) }
 

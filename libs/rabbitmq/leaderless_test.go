@@ -233,6 +233,36 @@ func TestATrialOutlivesItsPublisher(t *testing.T) {
 	require.Zero(t, publisher.Suspects())
 }
 
+// One queue that does not answer stops a channel. Until that is given up, what others publish must go over the remaining ones:
+// each of them would wait with it, or be told to try again.
+func TestAChannelThatConfirmsNothingIsAvoided(t *testing.T) {
+	t.Parallel()
+	broker := backing.RabbitMQ(t)
+	through, proxied := newProxy(t, broker.URL)
+	link := startLink(t, proxied, nil)
+	declare(t, link, rabbitmq.QueueOptions{}, tenantA, tenantB)
+	publisher := rabbitmq.NewPublisher(link, 2, zaptest.NewLogger(t)).Hasten(10*time.Second, 0)
+	run(t, publisher.Run)
+	require.Eventually(t, func() bool {
+		open, _ := publisher.Channels()
+		return open == 2
+	}, patience, time.Millisecond)
+
+	through.set(func(p *proxy) { p.silence = true })
+	ctx, leave := context.WithCancel(t.Context())
+	stuck := make(chan error, 1)
+	go func() { stuck <- publisher.Publish(ctx, message(tenantA, "stuck")) }()
+	require.Eventually(t, func() bool {
+		_, slow := publisher.Channels()
+		return slow == 1
+	}, patience, time.Millisecond)
+	for n := range 20 {
+		require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantB, fmt.Sprint(n))))
+	}
+	leave()
+	require.Error(t, <-stuck)
+}
+
 // Without a quarantine, too, nobody waits for a channel that confirms nothing, and what is stuck does not pile up for ever.
 func TestStalledChannelsAreReplaced(t *testing.T) {
 	t.Parallel()

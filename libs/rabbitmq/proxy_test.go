@@ -1,6 +1,7 @@
 package rabbitmq_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"encoding/binary"
 	"io"
@@ -26,6 +27,9 @@ type proxy struct {
 	stalled  bool // what clients send is not read
 	deaf     bool // what the broker sends is not read
 	dropAcks bool // basic.ack of the broker is swallowed
+	// silence swallows the next basic.ack, and from then on those of its channel, which is silent.
+	silence bool
+	silent  []byte
 	// The same with channel.close-ok and basic.consume-ok.
 	dropCloses, dropConsumes bool
 	insert                   []byte // to be sent to clients at the next boundary of frames
@@ -154,7 +158,11 @@ func (p *proxy) down(client, server net.Conn) {
 		}
 		insert := p.insert
 		p.insert = nil
-		drop := p.dropAcks && isMethod(frame, 60, 80) ||
+		ack := isMethod(frame, 60, 80)
+		if ack && p.silence {
+			p.silence, p.silent = false, frame[1:3]
+		}
+		drop := ack && (p.dropAcks || bytes.Equal(frame[1:3], p.silent)) ||
 			p.dropCloses && isMethod(frame, 20, 41) || p.dropConsumes && isMethod(frame, 60, 21)
 		p.mu.Unlock()
 		if drop {
