@@ -239,6 +239,9 @@ func TestPropertiesChanged(t *testing.T) {
 		expired.Expiration = text.Draw(t, "expiration")
 		require.Equal(t, rabbitmq.Properties(expired.Encode()), encoded.WithExpiration(expired.Expiration))
 		require.Equal(t, encoded, encoded.WithExpiration(strings.Repeat("1", 256)))
+		if withOne := rabbitmq.Properties(expired.Encode()); expired.Expiration != "" {
+			require.Equal(t, withOne, withOne.WithExpiration("1"), "a second one would end up in the property behind it")
+		}
 		p.Headers = nil
 		require.Equal(t, rabbitmq.Properties(p.Encode()), encoded.WithHeaders(nil))
 		p.Headers = amqptest.Field("b", 'V')
