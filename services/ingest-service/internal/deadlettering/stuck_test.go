@@ -39,6 +39,40 @@ func TestQueuesAreSuspectedOfWhatDoesNotFall(t *testing.T) {
 	}
 }
 
+// Looks that are a minute apart may find the same number in a queue that is busy. Only one in which it does not fall either when
+// it is looked at closely makes the instance degraded, and calls somebody.
+func TestQueuesThatFallBetweenTwoLooksAreNotStuck(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		looks []int64 // -1: the broker does not answer
+		want  bool
+	}{
+		"stays":             {[]int64{5}, true},
+		"rises":             {[]int64{5, 6, 7, 8, 9}, true},
+		"falls at last":     {[]int64{5, 5, 5, 5, 4}, false},
+		"falls and rises":   {[]int64{4, 5}, false},
+		"is empty at once":  {[]int64{5, 5, 0, 5}, false},
+		"cannot be told of": {[]int64{5, -1, 5}, false},
+	} {
+		answers := make(chan int64, closerLooks)
+		for i := range closerLooks {
+			answers <- test.looks[min(i, len(test.looks)-1)]
+		}
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			now := <-answers
+			if now < 0 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"name": "q", "messages_dlx": now})
+		}))
+		api, err := newManagement(rabbitmq.Config{URL: "amqp://127.0.0.1:1", ManagementURL: server.URL})
+		require.NoError(t, err)
+		require.Equal(t, test.want, api.isStuck(t.Context(), "q", 5, 1), name)
+		server.Close()
+	}
+}
+
 // However many queues there are, each of the own virtual host is looked at, with its login, and no other. No error shows a password.
 func TestAllPagesOfTheOwnVirtualHostAreLookedAt(t *testing.T) {
 	t.Parallel()
