@@ -41,6 +41,7 @@ type simulated struct {
 	index    int
 	poisoned bool // each delivery breaks the connection
 	busy     bool // messages wait whenever it is not consumed
+	backlog  bool // messages wait for ever
 	running  bool
 	waits    bool // has asked for its place, and there is none yet
 	at       place
@@ -164,7 +165,9 @@ func (s *simulation) step() {
 		s.plan.apply(split, ready, s.now)
 	}
 	for _, id := range s.plan.unseen(s.now) {
-		s.plan.saw(id, s.now)
+		if c := s.consumers[id]; c == nil || !c.backlog {
+			s.plan.saw(id, s.now)
+		}
 	}
 	for _, relocate := range s.plan.tick(s.now) {
 		relocate()
@@ -331,6 +334,45 @@ func TestPlanFindsExactlyWhoBreaksConnections(t *testing.T) {
 			require.Contains(t, s.isolated(), id, "it was suspended, and forgotten")
 		}
 	})
+}
+
+// Many tenants whose deliveries broke connections are being consumed apart, with a backlog each. Harmless ones of another connection
+// must not wait until these have caught up.
+func TestTenantsThatFailedLeaveConnectionsToOthers(t *testing.T) {
+	s := newSimulation(t, 2, func(int) int { return 0 })
+	for i := range 80 {
+		s.start(i).poisoned = i < 40 && i%2 == 0
+	}
+	s.run(2 * time.Minute)
+	require.Len(t, s.isolated(), 20)
+	for id, c := range s.consumers {
+		if c.poisoned {
+			c.poisoned, c.backlog = false, true
+			delete(s.failed, id)
+		}
+	}
+	failing := func() (n int) {
+		for _, g := range s.plan.groups {
+			if g.isFailing() {
+				n++
+			}
+		}
+		return n
+	}
+	for end := s.now.Add(2 * time.Minute); failing() < s.plan.limits.connections/2; {
+		require.True(t, s.now.Before(end), "%d tenants are consumed apart", failing())
+		s.run(time.Second)
+	}
+	s.run(20 * time.Second) // as many more as are let
+	hostile := s.consumers[tenant(1)]
+	hostile.poisoned = true
+	s.dying[hostile.at] = s.now
+	s.run(20 * time.Second)
+	for id, c := range s.consumers {
+		require.True(t, c.running || c.poisoned || c.index == 0, "tenant %s waits", id)
+	}
+	s.run(10 * time.Minute)
+	require.Equal(t, []uuid.UUID{tenant(1)}, s.isolated())
 }
 
 // A broker that restarts, or a network that cuts everything, is nobody's fault.
