@@ -5,14 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
@@ -99,41 +99,26 @@ func scrape(ctx context.Context, url string, names ...string) (values map[string
 
 // countConnections counts the TCP connections of a process to ports, by what /proc tells (Linux).
 func countConnections(pid int, ports map[int]backing.Name, counts map[backing.Name]float64) error {
-	sockets := make(map[string]bool)
-	files := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-	entries, err := os.ReadDir(files)
+	proc, err := procfs.NewProc(pid)
+	if err != nil {
+		return fmt.Errorf("look at the process: %w", err)
+	}
+	files, err := proc.FileDescriptorTargets()
 	if err != nil {
 		return fmt.Errorf("list the open files: %w", err)
 	}
-	for _, entry := range entries {
-		target, err := os.Readlink(filepath.Join(files, entry.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // closed meanwhile
-		}
-		if err != nil {
-			return fmt.Errorf("look at an open file: %w", err)
-		}
-		if inode, ok := strings.CutPrefix(target, "socket:["); ok {
-			sockets[strings.TrimSuffix(inode, "]")] = true
-		}
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return fmt.Errorf("look at the connections: %w", err)
 	}
-	table, err := os.ReadFile("/proc/net/tcp")
+	connections, err := fs.NetTCP()
 	if err != nil {
 		return fmt.Errorf("list the connections: %w", err)
 	}
-	for line := range strings.Lines(string(table)) {
-		// sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode (man 5 proc_pid_net)
-		const remote, state, inode, established = 2, 3, 9, "01"
-		fields := strings.Fields(line)
-		if len(fields) <= inode || fields[state] != established || !sockets[fields[inode]] {
-			continue
-		}
-		_, port, _ := strings.Cut(fields[remote], ":")
-		number, err := strconv.ParseUint(port, 16, 16)
-		if err != nil {
-			return fmt.Errorf("read the connections: %w", err)
-		}
-		if name, ok := ports[int(number)]; ok {
+	const established = 1 // TCP_ESTABLISHED
+	for _, c := range connections {
+		name, ours := ports[int(c.RemPort)]
+		if ours && c.St == established && slices.Contains(files, fmt.Sprintf("socket:[%d]", c.Inode)) {
 			counts[name]++
 		}
 	}

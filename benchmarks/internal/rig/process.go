@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/ory/dockertest/v3"
+	"github.com/prometheus/procfs"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
 )
 
 // Process is a process of the platform with all that it has started.
@@ -40,23 +42,15 @@ func (r *Rig) CPU(ctx context.Context, p Process) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	all, err := processes()
-	if err != nil {
-		return 0, err
-	}
 	var ticks int64
-	tree := map[int]bool{root: true}
-	// A child may have a smaller pid than its parent, so once is not always enough.
-	for grown := true; grown; {
-		grown = false
-		for pid, stat := range all {
-			if tree[stat.parent] && !tree[pid] {
-				tree[pid], grown = true, true
-			}
+	for _, pid := range process.Tree(root) {
+		proc, err := procfs.NewProc(pid)
+		if err != nil {
+			continue // it has ended meanwhile
 		}
-	}
-	for pid := range tree {
-		ticks += all[pid].ticks
+		if stat, err := proc.Stat(); err == nil {
+			ticks += int64(stat.UTime) + int64(stat.STime) + int64(stat.CUTime) + int64(stat.CSTime)
+		}
 	}
 	return time.Duration(ticks) * tick, nil
 }
@@ -76,17 +70,18 @@ func (r *Rig) Memory(ctx context.Context, p Process) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	proc, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, fmt.Errorf("read the memory of %s: %w", p, err)
 	}
-	for line := range strings.Lines(string(body)) {
-		var kibibytes int64
-		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kibibytes); err == nil {
-			return kibibytes << 10, nil
-		}
+	status, err := proc.NewStatus()
+	if err != nil {
+		return 0, fmt.Errorf("read the memory of %s: %w", p, err)
 	}
-	return 0, fmt.Errorf("read the memory of %s: no VmRSS", p)
+	if status.VmRSS == 0 {
+		return 0, fmt.Errorf("read the memory of %s: it has ended", p)
+	}
+	return int64(status.VmRSS), nil
 }
 
 // PID is the first process of p; for a server in Docker, that in the container, as the host sees it.
@@ -146,46 +141,4 @@ func (r *Rig) server(ctx context.Context, name backing.Name) (backing.Status, er
 		}
 	}
 	return backing.Status{}, fmt.Errorf("%s: %w", name, ErrElsewhere)
-}
-
-type processStat struct {
-	parent int
-	ticks  int64 // of the process and of those of its children that have ended and were waited for
-}
-
-// processes reads /proc/<pid>/stat of all (see proc_pid_stat(5)): field 4 is the parent, 14 to 17 are the times.
-func processes() (map[int]processStat, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list the processes: %w", err)
-	}
-	all := map[int]processStat{}
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		body, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "stat"))
-		if err != nil {
-			continue // it has ended meanwhile
-		}
-		// The name in field 2 may contain anything, also a closing parenthesis.
-		fields := strings.Fields(string(body[strings.LastIndexByte(string(body), ')')+1:]))
-		if len(fields) < 15 {
-			continue
-		}
-		stat := processStat{}
-		if stat.parent, err = strconv.Atoi(fields[1]); err != nil {
-			continue
-		}
-		for _, field := range fields[11:15] {
-			ticks, err := strconv.ParseInt(field, 10, 64)
-			if err != nil {
-				continue
-			}
-			stat.ticks += ticks
-		}
-		all[pid] = stat
-	}
-	return all, nil
 }

@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,84 +24,56 @@ func Ended(pid int) bool {
 type state struct {
 	start string // tells apart processes that had the same pid
 	dead  bool   // ended, but not waited for
-	ppid  int
 }
 
-// look reads /proc/<pid>/stat (see proc_pid_stat(5)): field 3 is the state, 4 the parent, 20 the number of threads, 22 the
-// start time in clock ticks since boot, which is unique together with the boot id.
 func look(pid int) (state, error) {
-	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	stat, err := statOf(pid)
 	if err != nil {
 		return state{}, err
-	}
-	// The name in field 2 may contain anything, also a closing parenthesis.
-	end := strings.LastIndexByte(string(body), ')')
-	if end < 0 {
-		return state{}, errors.New("unexpected content of /proc/<pid>/stat")
-	}
-	fields := strings.Fields(string(body)[end+1:])
-	if len(fields) < 20 {
-		return state{}, errors.New("unexpected content of /proc/<pid>/stat")
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return state{}, fmt.Errorf("read the boot id: %w", err)
 	}
-	ppid, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return state{}, fmt.Errorf("read the parent's pid: %w", err)
-	}
 	return state{
-		start: strings.TrimSpace(string(boot)) + "/" + fields[19],
+		// The start time is in clock ticks since boot, which is unique together with the boot id.
+		start: strings.TrimSpace(string(boot)) + "/" + strconv.FormatUint(stat.Starttime, 10),
 		// The first thread may be a zombie while others are still on their way out, and with them open files and ports.
-		dead: fields[0] == "X" || fields[0] == "Z" && fields[17] == "1",
-		ppid: ppid,
+		dead: stat.State == "X" || stat.State == "Z" && stat.NumThreads == 1,
 	}, nil
 }
 
-// descendants are the children of pid, their children and so on, as far as they can be seen.
-func descendants(pid int) []int {
-	entries, err := os.ReadDir("/proc")
+func statOf(pid int) (procfs.ProcStat, error) {
+	p, err := procfs.NewProc(pid)
 	if err != nil {
-		return nil
+		return procfs.ProcStat{}, err
 	}
+	return p.Stat()
+}
+
+// Tree is pid, its children, their children and so on, as far as they can be seen.
+func Tree(pid int) []int {
+	all, _ := procfs.AllProcs() // what cannot be seen is not there
 	children := map[int][]int{}
-	for _, entry := range entries {
-		child, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		if s, err := look(child); err == nil {
-			children[s.ppid] = append(children[s.ppid], child)
+	for _, p := range all {
+		if stat, err := p.Stat(); err == nil { // else it has ended meanwhile
+			children[stat.PPID] = append(children[stat.PPID], p.PID)
 		}
 	}
-	var found []int
-	for open := []int{pid}; len(open) > 0; open = open[1:] {
-		found = append(found, children[open[0]]...)
-		open = append(open, children[open[0]]...)
+	found := []int{pid}
+	for i := 0; i < len(found); i++ {
+		found = append(found, children[found[i]]...)
 	}
 	return found
 }
 
 // In reports whether a living process has dir as its working folder, as far as we may know.
 func In(dir string) bool {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return false
-	}
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		if cwd, err := os.Readlink(filepath.Join("/proc", entry.Name(), "cwd")); err != nil || cwd != dir {
-			continue
-		}
-		if s, err := look(pid); err == nil && !s.dead {
-			return true
-		}
-	}
-	return false
+	all, _ := procfs.AllProcs() // what cannot be seen is not there
+	return slices.ContainsFunc(all, func(p procfs.Proc) bool {
+		cwd, err := p.Cwd()
+		return err == nil && cwd == dir && !Ended(p.PID)
+	})
 }
 
 // onOneCPU calls start on a thread that is bound to one CPU, which a process started there inherits. It is worth its

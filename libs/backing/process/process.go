@@ -277,7 +277,7 @@ func (p *Process) SignalTree(sig syscall.Signal) error {
 	if !p.Alive() {
 		return fmt.Errorf("signal %s: %w", p.name, ErrNotRunning)
 	}
-	children := descendants(p.id.PID) // before the signal: the orphans of a killed parent are nobody's descendants
+	children := Tree(p.id.PID)[1:] // before the signal: the orphans of a killed parent are nobody's descendants
 	if err := p.Signal(sig); err != nil {
 		return err
 	}
@@ -308,7 +308,7 @@ func (p *Process) Wait(ctx context.Context) error {
 func (p *Process) Kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	children := descendants(p.id.PID)
+	children := Tree(p.id.PID)[1:]
 	if err := p.SignalTree(syscall.SIGKILL); err != nil && !errors.Is(err, ErrNotRunning) {
 		return err
 	}

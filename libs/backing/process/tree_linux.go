@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -40,7 +37,7 @@ func Freeze(ctx context.Context, pid int) error {
 
 // Thaw lets pid and all its descendants go on.
 func Thaw(pid int) error {
-	for _, member := range tree(pid) {
+	for _, member := range Tree(pid) {
 		if err := syscall.Kill(member, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("let %d go on: %w", member, err)
 		}
@@ -48,23 +45,21 @@ func Thaw(pid int) error {
 	return nil
 }
 
-func tree(pid int) []int { return append([]int{pid}, descendants(pid)...) }
-
 // stopMoving sends SIGSTOP to those that have not stopped, and counts them.
 func stopMoving(pid int) (moving int, err error) {
-	for _, member := range tree(pid) {
-		state := stateOf(member)
-		if strings.ContainsRune(resting, state) {
+	for _, member := range Tree(pid) {
+		stat, err := statOf(member)
+		if err != nil || strings.Contains(resting, stat.State) {
 			continue
 		}
-		err := syscall.Kill(member, syscall.SIGSTOP)
+		err = syscall.Kill(member, syscall.SIGSTOP)
 		if errors.Is(err, syscall.ESRCH) {
 			continue
 		}
 		if err != nil {
 			return moving, fmt.Errorf("stop %d: %w", member, err)
 		}
-		if state != waiting {
+		if stat.State != waiting {
 			moving++
 		}
 	}
@@ -76,19 +71,5 @@ const (
 	resting = "TtZX"
 	// waiting is the state of a process that waits in the kernel and takes no signal. With SIGSTOP pending it stops before it
 	// does anything of its own. It may stay so: whoever has called vfork waits for a child, which may be stopped itself.
-	waiting = 'D'
+	waiting = "D"
 )
-
-// stateOf is the state of a process; X if there is none.
-func stateOf(pid int) rune {
-	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 'X'
-	}
-	// The name in field 2 may contain anything, see look.
-	fields := strings.TrimSpace(string(body[strings.LastIndexByte(string(body), ')')+1:]))
-	if fields == "" {
-		return 'X'
-	}
-	return rune(fields[0])
-}

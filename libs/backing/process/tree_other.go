@@ -8,6 +8,9 @@ import (
 	"syscall"
 )
 
+// Tree is pid alone: its descendants cannot be told here.
+func Tree(pid int) []int { return []int{pid} }
+
 // Freeze stops pid alone: its descendants cannot be told here.
 func Freeze(_ context.Context, pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
