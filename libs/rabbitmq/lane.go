@@ -407,7 +407,7 @@ func (l *lane) takeReturns() {
 			}
 			for i := range l.entries {
 				e := &l.entries[i]
-				if e.confirmation != nil && e.id == r.MessageId && e.key == r.RoutingKey && e.exchange == r.Exchange {
+				if e.confirmation != nil && e.returned == "" && e.id == r.MessageId && e.key == r.RoutingKey && e.exchange == r.Exchange {
 					e.returned = fmt.Sprintf("%s (exchange %s, key %s)", r.ReplyText, r.Exchange, r.RoutingKey)
 				}
 			}

@@ -107,7 +107,7 @@ func TestAQueueWithoutALeaderStopsNobodyElse(t *testing.T) {
 	})
 
 	ch := dial(t, services.RabbitMQURL)
-	_, err := rabbitmq.DeleteTenant(ch, broken)
+	_, err := rabbitmq.DeleteTenant(t.Context(), ch, broken)
 	require.NoError(t, err)
 	require.NoError(t, rabbitmq.DeclareTenant(ch, broken, rabbitmq.QueueOptions{}))
 	for _, publisher := range publishers {

@@ -1,6 +1,9 @@
 package rabbitmq_test
 
 import (
+	"errors"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -164,9 +167,57 @@ func TestDeleteTenantCanBeRepeated(t *testing.T) {
 	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")))
 	for range 2 {
 		require.NoError(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
-			_, err := rabbitmq.DeleteTenant(ch, tenantA)
+			_, err := rabbitmq.DeleteTenant(deadline(t, patience), ch, tenantA)
 			return err
 		}))
 	}
 	require.ErrorIs(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")), rabbitmq.ErrUnroutable)
+}
+
+// A queue that is deleted forgets whom it owes confirmations (RabbitMQ 3.10, quorum): the channel that waits for them confirms
+// nothing to anybody, and its publishers, of whatever tenant, are told that the broker is away.
+func TestDeletingATenantThatIsPublishedToStopsNobodyElse(t *testing.T) {
+	t.Parallel()
+	broker := backing.RabbitMQ(t)
+	link := startLink(t, broker.URL, nil)
+	declare(t, link, rabbitmq.QueueOptions{}, tenantB)
+	publisher := startPublisher(t, link, 2)
+	before := session(t, link)
+	batch := make([]rabbitmq.Message, 1000)
+	for i := range batch {
+		batch[i] = message(tenantA, strconv.Itoa(i))
+	}
+	for range 3 {
+		declare(t, link, rabbitmq.QueueOptions{}, tenantA)
+		deleted := make(chan struct{})
+		var publishing sync.WaitGroup
+		for range 2 {
+			publishing.Go(func() {
+				for over := false; !over; {
+					select {
+					case <-deleted:
+						over = true
+					default:
+					}
+					for _, err := range publisher.PublishBatch(deadline(t, patience), batch) {
+						if err != nil && !errors.Is(err, rabbitmq.ErrUnroutable) {
+							t.Error(err)
+							return
+						}
+					}
+				}
+			})
+		}
+		ch := dial(t, broker.URL)
+		require.Eventually(t, func() bool {
+			queue, err := ch.QueueDeclarePassive(contract.QueueName(tenantA), true, false, false, false, nil)
+			return err == nil && queue.Messages > 0
+		}, patience, time.Millisecond)
+		_, err := rabbitmq.DeleteTenant(deadline(t, patience), ch, tenantA)
+		require.NoError(t, err)
+		close(deleted)
+		require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantB, "m")))
+		publishing.Wait()
+	}
+	require.Same(t, before, session(t, link), "the connection of all publishers was given up")
 }

@@ -368,7 +368,7 @@ func TestQueueDisappears(t *testing.T) {
 	go func() { done <- c.Run(t.Context()) }()
 	require.Eventually(t, r.state.Consuming.Load, patience, poll)
 	r.onChannel(func(ch *amqp.Channel) error {
-		_, err := rabbitmq.DeleteTenant(ch, r.tenant.String())
+		_, err := rabbitmq.DeleteTenant(r.t.Context(), ch, r.tenant.String())
 		return err
 	})
 	select {

@@ -115,7 +115,7 @@ func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
 
 	r.link = declaring
 	r.onChannel(func(ch *amqp.Channel) error {
-		if _, err := rabbitmq.DeleteTenant(ch, broken.String()); err != nil {
+		if _, err := rabbitmq.DeleteTenant(t.Context(), ch, broken.String()); err != nil {
 			return err
 		}
 		return rabbitmq.DeclareTenant(ch, broken.String(), rabbitmq.QueueOptions{})

@@ -192,7 +192,7 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 			sabotage: func(t *testing.T, _ *service, operator *rabbitmq.Link, _ *wire) {
 				t.Helper()
 				do(t, operator, func(ch *amqp.Channel) error {
-					_, err := rabbitmq.DeleteTenant(ch, active.String())
+					_, err := rabbitmq.DeleteTenant(t.Context(), ch, active.String())
 					return err
 				})
 			},

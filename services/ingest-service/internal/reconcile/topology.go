@@ -309,7 +309,7 @@ func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
 		return err
 	}
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
-		_, err := rabbitmq.DeleteTenant(ch, tenant.String())
+		_, err := rabbitmq.DeleteTenant(ctx, ch, tenant.String())
 		return err
 	})
 	if err == nil {
