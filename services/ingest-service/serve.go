@@ -18,7 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadlettering"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/httpapi"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
@@ -100,7 +100,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
 	recorder := deadletter.NewRecorder(broker.letters, letters, letterMetrics, log)
 	replayer := deadletter.NewReplayer(letters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
-	watch := deadlettering.New(deadlettering.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
+	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	requests = httpapi.Mount(server, verifier, httpapi.Dependencies{
 		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), Letters: letters, Replayer: replayer,

@@ -1,4 +1,4 @@
-package deadlettering
+package dlxhealth
 
 import (
 	"context"
