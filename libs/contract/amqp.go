@@ -24,6 +24,8 @@ const (
 	RetryReturnExchange = "retry-return"
 	// DeadLettersExchange takes what cannot be stored, published by workers (fanout into [DeadLettersQueue]).
 	DeadLettersExchange = "dead-letters"
+	// QuarantineExchange leads to [QuarantineQueue] (fanout).
+	QuarantineExchange = "quarantine"
 	// ParkingExchange takes what the broker itself gives up on: the delivery limit of a tenant queue, and returns of
 	// deleted tenants (fanout into [ParkingQueue]).
 	ParkingExchange = "parking"
@@ -33,6 +35,9 @@ const (
 const (
 	DeadLettersQueue = "dead-letters"
 	ParkingQueue     = "parking"
+	// QuarantineQueue keeps what was delivered too often from the two others, since its delivery ends the connection of whoever
+	// consumes it. Nobody consumes this one: an operator looks at it and empties it.
+	QuarantineQueue = "quarantine"
 )
 
 // RefusedQueue is the name of the n-th queue that refuses every publish, counted from 0.

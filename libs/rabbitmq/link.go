@@ -35,6 +35,7 @@ type Link struct {
 	quarantine   *Link         // see WithQuarantine; nil without
 	probes       chan struct{} // as many elements as probes are under way on this link, maxProbes at most
 	consumeLimit time.Duration // see consumeLimit
+	longestPause time.Duration // between two dials
 
 	mu      sync.Mutex
 	session *Session      // guarded by mu: the living session, or nil
@@ -53,8 +54,15 @@ func NewLink(cfg Config, name string, log *zap.Logger, report func(error)) *Link
 	return &Link{
 		cfg: cfg.withDefaults(), name: name, log: log.With(zap.String("link", name)), report: report,
 		changed: make(chan struct{}), err: errors.New("not connected yet"),
-		probes: make(chan struct{}, maxProbes), consumeLimit: consumeLimit,
+		probes: make(chan struct{}, maxProbes), consumeLimit: consumeLimit, longestPause: longestRedial,
 	}
+}
+
+// WithRedial sets the longest pause between two dials, 5 s without it, and returns l. It is for a link that is lost to what it is
+// delivered, and has to come back for the next one. Call it before l is used.
+func (l *Link) WithRedial(longest time.Duration) *Link {
+	l.longestPause = longest
+	return l
 }
 
 // WithQuarantine has [Link.Probe] use a connection of its own, q, and returns l. RabbitMQ closes the whole connection of a
@@ -72,7 +80,7 @@ func (l *Link) Run(ctx context.Context) error {
 	if _, err := amqp.ParseURI(l.cfg.URL); err != nil {
 		return fmt.Errorf("rabbitmq.url: %w", withoutURL(err))
 	}
-	pauses := retry.Backoff(shortestRedial, longestRedial)
+	pauses := retry.Backoff(shortestRedial, l.longestPause)
 	for {
 		started := time.Now()
 		err := l.hold(ctx)

@@ -22,6 +22,11 @@ const (
 // too, so it is high. RabbitMQ 3.10 has no limit unless one is set, 4.0 has 20.
 const deliveryLimit = 1000
 
+// recorderDeliveryLimit is that of the queues which the recorder of dead letters consumes, for all tenants; beyond it the broker puts a
+// message into quarantine. What ends the connection of the recorder at each delivery gets there within seconds. Others come near
+// it only if twenty connections are lost in a row while they are held, and are not lost either. RabbitMQ 4 has the same number by default.
+const recorderDeliveryLimit = 20
+
 // noDeliveryLimit is for queues that have nowhere to put a message that was delivered too often: the broker drops it
 // there. It is the largest number that every version takes.
 const noDeliveryLimit = math.MaxInt32
@@ -41,10 +46,29 @@ type QueueOptions struct {
 // each of delays. The tiers' queues have queueType; those of dead letters and parked messages are always quorum queues.
 // A queue that exists with other arguments is [ErrQueueMismatch]; the channel is closed after any error.
 func DeclareShared(ch *amqp.Channel, delays []time.Duration, queueType string) error {
+	args := amqp.Table{
+		amqp.QueueTypeArg: QueueQuorum, "x-delivery-limit": int32(recorderDeliveryLimit), "x-dead-letter-exchange": contract.QuarantineExchange,
+	}
+	atLeastOnce(args)
+	return declareShared(ch, delays, queueType, args)
+}
+
+// DeclareSharedUnlimited is [DeclareShared] for an installation whose queues of dead letters and parked messages were made before
+// there was a quarantine. Arguments of a queue cannot be changed; a policy does the same (see the runbook).
+func DeclareSharedUnlimited(ch *amqp.Channel, delays []time.Duration, queueType string) error {
+	return declareShared(ch, delays, queueType, unlimited())
+}
+
+func unlimited() amqp.Table {
+	return amqp.Table{amqp.QueueTypeArg: QueueQuorum, "x-delivery-limit": int32(noDeliveryLimit)}
+}
+
+func declareShared(ch *amqp.Channel, delays []time.Duration, queueType string, recorded amqp.Table) error {
 	for _, x := range []struct {
 		name, kind string
 		args       amqp.Table
 	}{
+		{contract.QuarantineExchange, amqp.ExchangeFanout, nil},
 		{contract.ParkingExchange, amqp.ExchangeFanout, nil},
 		{contract.DeadLettersExchange, amqp.ExchangeFanout, nil},
 		{contract.TenantsExchange, amqp.ExchangeTopic, nil},
@@ -55,12 +79,16 @@ func DeclareShared(ch *amqp.Channel, delays []time.Duration, queueType string) e
 			return topologyError("exchange", x.name, err)
 		}
 	}
-	for queue, exchange := range map[string]string{
-		contract.DeadLettersQueue: contract.DeadLettersExchange,
-		contract.ParkingQueue:     contract.ParkingExchange,
+	for _, q := range []struct {
+		name, exchange string
+		args           amqp.Table
+	}{
+		// A look at it through the management API counts as a delivery.
+		{contract.QuarantineQueue, contract.QuarantineExchange, unlimited()},
+		{contract.DeadLettersQueue, contract.DeadLettersExchange, recorded},
+		{contract.ParkingQueue, contract.ParkingExchange, recorded},
 	} {
-		args := amqp.Table{amqp.QueueTypeArg: QueueQuorum, "x-delivery-limit": int32(noDeliveryLimit)}
-		if err := declareBound(ch, queue, args, binding{exchange, ""}); err != nil {
+		if err := declareBound(ch, q.name, q.args, binding{q.exchange, ""}); err != nil {
 			return err
 		}
 	}

@@ -129,6 +129,64 @@ func TestDeliveryLimitParksAMessage(t *testing.T) {
 	}
 }
 
+// A message that ends the connection of the recorder at each delivery must not hold up the dead letters behind it, of all tenants, nor be
+// lost; and those behind it, delivered one at a time, are not taken for the same.
+func TestDeliveriesThatEndTheRecorderAreInQuarantine(t *testing.T) {
+	t.Parallel()
+	broker := backing.RabbitMQ(t)
+	link := startLink(t, broker.URL, nil)
+	declare(t, link, rabbitmq.QueueOptions{})
+	publisher := startPublisher(t, link, 1)
+	for queue, exchange := range map[string]string{contract.ParkingQueue: contract.ParkingExchange, contract.DeadLettersQueue: contract.DeadLettersExchange} {
+		for _, id := range []string{"poison", "good"} {
+			m := message(tenantA, id)
+			m.Exchange = exchange
+			require.NoError(t, publisher.Publish(deadline(t, patience), m))
+		}
+		for n := 1; ; n++ {
+			conn, err := amqp.Dial(broker.URL)
+			require.NoError(t, err)
+			ch, err := conn.Channel()
+			require.NoError(t, err)
+			require.NoError(t, ch.Qos(1, 0, false))
+			deliveries, err := ch.ConsumeWithContext(t.Context(), queue, "", false, false, false, false, nil)
+			require.NoError(t, err)
+			select {
+			case d := <-deliveries:
+				if d.MessageId == "good" {
+					require.Equal(t, 22, n, "a limit of 20 is 21 deliveries")
+					require.NotContains(t, d.Headers, "x-delivery-count")
+					require.NoError(t, d.Ack(false))
+				}
+				require.NoError(t, conn.Close())
+				if d.MessageId != "good" {
+					continue
+				}
+			case <-time.After(patience):
+				t.Fatalf("nothing is delivered after %d times", n)
+			}
+			break
+		}
+		d := receive(t, channel(t, link), contract.QuarantineQueue)
+		require.Equal(t, "poison", d.MessageId)
+		require.Equal(t, queue, d.Headers["x-first-death-queue"])
+	}
+}
+
+// An installation whose queues are older than the quarantine goes on with them.
+func TestQueuesOlderThanTheQuarantineAreUsedAsTheyAre(t *testing.T) {
+	t.Parallel()
+	link := startLink(t, backing.RabbitMQ(t).URL, nil)
+	for range 2 {
+		require.NoError(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
+			return rabbitmq.DeclareSharedUnlimited(ch, nil, rabbitmq.QueueQuorum)
+		}))
+	}
+	require.ErrorIs(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
+		return rabbitmq.DeclareShared(ch, nil, rabbitmq.QueueQuorum)
+	}), rabbitmq.ErrQueueMismatch)
+}
+
 func TestQueueWithOtherArgumentsIsRecognizedAndCanBeAdopted(t *testing.T) {
 	t.Parallel()
 	queueTypes(t, func(t *testing.T, queueType string) {

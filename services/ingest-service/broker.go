@@ -16,6 +16,9 @@ import (
 const (
 	// publishTimeout bounds one try to publish retries and dead letters.
 	publishTimeout = 10 * time.Second
+	// recorderRedial is the longest pause before the recorder of dead letters connects again: a message that ends its connection has to do
+	// so some twenty times before the broker sets it apart, and those behind it wait.
+	recorderRedial = 500 * time.Millisecond
 	// holeLimit is how long finished messages wait behind one that does not finish.
 	holeLimit = time.Second
 )
@@ -29,6 +32,7 @@ const (
 type broker struct {
 	consume *isolation.Connections // tenants' consumers
 	letters *rabbitmq.Link         // the recorder of dead letters
+	parked  *rabbitmq.Link         // and of parked messages, whose deliveries may end the connection
 	shared  *rabbitmq.Link         // declarations
 	canary  *rabbitmq.Link         // tests of the dead-lettering, which may cost the connection
 	links   []*rabbitmq.Link
@@ -66,7 +70,8 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	}, func(name string, lost func(error)) *rabbitmq.Link {
 		return rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, lost).WithQuarantine(probing)
 	}, log)
-	b.letters = connect("dead letters", check.reporter())
+	b.letters = expendable("dead letters").WithRedial(recorderRedial)
+	b.parked = expendable("parked messages").WithRedial(recorderRedial)
 	b.shared = link("shared").WithQuarantine(probing)
 	b.canary = expendable("canary")
 	b.client = rabbitmq.NewPublisher(link("publish"), clientLanes, log).WithQuarantine(trying)

@@ -246,17 +246,12 @@ func TestMessageThatCrashesTheBrokersWriterStopsItsTenantAlone(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a broker of its own; not with -short")
 	}
-	services := backing.DedicatedWith(t, backing.Options{
-		Services: []backing.Name{backing.ServiceRabbitMQ}, RabbitMQPlugins: []string{"rabbitmq_amqp1_0"},
-	})
-	skipUnlessWritersCrash(t, services)
-	w := newCrashWorldOn(t, backing.Broker{URL: services.RabbitMQURL, ManagementURL: services.RabbitMQManagementURL, VHost: "%2F"})
-	w.connect(services.RabbitMQURL)
+	w, services := newWriterWorld(t)
 	w.start()
 	all := w.tenants(20)
 	culprit, neighbours := all[0], all[1:]
 	culprit.publish(3)
-	publishUnsignedID(t, services.RabbitMQURL, culprit.id)
+	publishUnsignedID(t, services.RabbitMQURL, contract.MessagesExchange, culprit.id.String(), 0)
 	culprit.publish(3)
 	culprit.hasFailed()
 	for _, v := range neighbours {
@@ -274,6 +269,18 @@ func TestMessageThatCrashesTheBrokersWriterStopsItsTenantAlone(t *testing.T) {
 	culprit.drained()
 }
 
+// newWriterWorld is on a broker of its own that takes messages over AMQP 1.0.
+func newWriterWorld(t *testing.T) (*crashWorld, *backing.Services) {
+	t.Helper()
+	services := backing.DedicatedWith(t, backing.Options{
+		Services: []backing.Name{backing.ServiceRabbitMQ}, RabbitMQPlugins: []string{"rabbitmq_amqp1_0"},
+	})
+	skipUnlessWritersCrash(t, services)
+	w := newCrashWorldOn(t, backing.Broker{URL: services.RabbitMQURL, ManagementURL: services.RabbitMQManagementURL, VHost: "%2F"})
+	w.connect(services.RabbitMQURL)
+	return w, services
+}
+
 // skipUnlessWritersCrash skips the test where the broker is one that can deliver the message.
 func skipUnlessWritersCrash(t *testing.T, services *backing.Services) {
 	t.Helper()
@@ -289,8 +296,8 @@ func skipUnlessWritersCrash(t *testing.T, services *backing.Services) {
 	}
 }
 
-// publishUnsignedID publishes a message over AMQP 1.0, as the clients of other brokers do.
-func publishUnsignedID(t *testing.T, amqpURL string, tenant uuid.UUID) {
+// publishUnsignedID publishes a message over AMQP 1.0, as the clients of other brokers do. Its lifetime has no end if it is 0.
+func publishUnsignedID(t *testing.T, amqpURL, exchange, key string, lifetime time.Duration) {
 	t.Helper()
 	ctx, cancel := deadline(t)
 	defer cancel()
@@ -299,10 +306,10 @@ func publishUnsignedID(t *testing.T, amqpURL string, tenant uuid.UUID) {
 	defer conn.Close() //nolint:errcheck // what was sent is settled
 	session, err := conn.NewSession(ctx, nil)
 	require.NoError(t, err)
-	sender, err := session.NewSender(ctx, "/exchange/"+contract.MessagesExchange+"/"+tenant.String(), nil)
+	sender, err := session.NewSender(ctx, "/exchange/"+exchange+"/"+key, nil)
 	require.NoError(t, err)
 	message := amqp10.NewMessage([]byte(`"unreadable"`))
-	message.Header = &amqp10.MessageHeader{Durable: true}
+	message.Header = &amqp10.MessageHeader{Durable: true, TTL: lifetime}
 	message.Properties = &amqp10.MessageProperties{MessageID: uint64(1)}
 	require.NoError(t, sender.Send(ctx, message, nil))
 }

@@ -98,7 +98,8 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	reg.MustRegister(reconcile.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
-	recorder := deadletter.NewRecorder(broker.letters, letters, letterMetrics, log)
+	recorder := deadletter.NewRecorder(deadletter.Links{Letters: broker.letters, Parked: broker.parked, Shared: broker.shared},
+		letters, messages.Ping, letterMetrics, health.Check("dead letters").Degrade, log)
 	replayer := deadletter.NewReplayer(letters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)

@@ -20,6 +20,8 @@ const refresh = 15 * time.Second
 // a series for each tenant that has letters, and are at most 15 s old.
 type Metrics struct {
 	recorded, discarded prometheus.Counter
+	quarantined         prometheus.Gauge
+	blocked             *prometheus.GaugeVec
 	replayed            *prometheus.CounterVec
 
 	letters, oldest *prometheus.Desc
@@ -35,13 +37,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		discarded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mtm_dead_letters_discarded_total", Help: "Dead letters discarded because their tenant is deleted.",
 		}),
+		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "mtm_quarantine_messages", Help: "Messages that are to be dead letters and cannot be delivered, in the queue quarantine.",
+		}),
+		blocked: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "mtm_dead_letters_blocked", Help: "1 while the deliveries of a queue of dead letters break the connection of this instance.",
+		}, []string{"queue"}),
 		replayed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mtm_dead_letters_replayed_total", Help: "Replays of dead letters by result.",
 		}, []string{"result"}),
 		letters: prometheus.NewDesc("mtm_dead_letters", "Dead letters of a tenant.", []string{"tenant_id"}, nil),
 		oldest:  prometheus.NewDesc("mtm_dead_letters_oldest_seconds", "Age of a tenant's oldest dead letter, since its first failure.", []string{"tenant_id"}, nil),
 	}
-	reg.MustRegister(m.recorded, m.discarded, m.replayed, m)
+	reg.MustRegister(m.recorded, m.discarded, m.quarantined, m.blocked, m.replayed, m)
 	return m
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"go.uber.org/zap"
@@ -36,59 +37,113 @@ type recorderStore interface {
 	Record(ctx context.Context, letters []Letter) (discarded int, err error)
 }
 
+// Links are the connections of a [Recorder]. Each queue has one to itself: there are messages that the broker cannot deliver without
+// ending the connection.
+type Links struct {
+	Letters, Parked *rabbitmq.Link
+	// Shared is for looks at the quarantine. Nothing is consumed on it.
+	Shared *rabbitmq.Link
+}
+
 // Recorder moves dead letters and parked messages from the broker into the table.
+//
+// A message that ends the connection at each delivery is never seen, and comes again on the next connection. The broker puts it into
+// quarantine once it was delivered too often, and takes whatever is held together with it for delivered as well; so every
+// connection begins with one message at a time, and only what does the harm is delivered again and again.
 type Recorder struct {
-	link    *rabbitmq.Link
+	links   Links
 	store   recorderStore
+	ping    func(context.Context) error
 	metrics *Metrics
+	faults  *faults
 	log     *zap.Logger
 }
 
-// NewRecorder returns a recorder that consumes over link.
-func NewRecorder(link *rabbitmq.Link, store *Store, metrics *Metrics, log *zap.Logger) *Recorder {
-	return &Recorder{link: link, store: store, metrics: metrics, log: log}
+// NewRecorder returns a recorder. ping asks the database whether it can be written to. report is called with what keeps dead letters from
+// being recorded, nil for nothing, whenever that may have changed, and once before NewRecorder returns.
+func NewRecorder(links Links, store *Store, ping func(context.Context) error, metrics *Metrics, report func(error), log *zap.Logger) *Recorder {
+	return &Recorder{links: links, store: store, ping: ping, metrics: metrics, faults: newFaults(report), log: log}
 }
 
 // Run records until ctx ends. Then it commits and acknowledges what it is at, and gives the rest back.
 func (r *Recorder) Run(ctx context.Context) error {
 	var group errgroup.Group
-	group.Go(func() error { r.keep(ctx, contract.DeadLettersQueue, fromDeadLetters); return nil })
-	group.Go(func() error { r.keep(ctx, contract.ParkingQueue, fromParking); return nil })
+	group.Go(func() error { r.keep(ctx, r.links.Letters, contract.DeadLettersQueue, fromDeadLetters); return nil })
+	group.Go(func() error { r.keep(ctx, r.links.Parked, contract.ParkingQueue, fromParking); return nil })
+	group.Go(func() error { r.watchQuarantine(ctx); return nil })
 	return group.Wait()
 }
 
+// reading makes a dead letter of a delivery.
+type reading func(d rabbitmq.Delivery, now time.Time) Letter
+
 // keep consumes queue until ctx ends, beginning anew after every fault.
-func (r *Recorder) keep(ctx context.Context, queue string, read func(rabbitmq.Delivery, time.Time) Letter) {
+func (r *Recorder) keep(ctx context.Context, link *rabbitmq.Link, queue string, read reading) {
 	log := r.log.With(zap.String("queue", queue))
 	pauses := retry.Backoff(firstRetry, longestRetry)
+	lost := &losses{Recorder: r, queue: queue}
 	for {
 		began := time.Now()
-		err := r.consume(ctx, log, queue, read)
+		var over <-chan struct{}
+		session, err := link.Session(ctx)
+		if err == nil {
+			over = session.Done()
+			err = r.consume(ctx, log, session, queue, read, lost.held)
+		}
 		if ctx.Err() != nil {
 			return
 		}
 		log.Warn("recording dead letters was interrupted", zap.Error(err))
+		if errors.Is(err, errHeld) {
+			r.awaitDatabase(ctx)
+		}
 		if time.Since(began) > longestRetry {
 			pauses.Reset()
 		}
-		if retry.Sleep(ctx, pauses.NextBackOff()) != nil {
+		timer := time.NewTimer(pauses.NextBackOff())
+		select {
+		case <-timer.C:
+		case <-over: // the link makes the pause
+			timer.Stop()
+			pauses.Reset()
+			if lost.lost(session.Err()); lost.count > impatient && retry.Sleep(ctx, longestRetry) != nil {
+				return
+			}
+		case <-ctx.Done():
+			timer.Stop()
 			return
 		}
 	}
 }
 
-// consume records what comes from queue until ctx ends or something fails for good.
-func (r *Recorder) consume(ctx context.Context, log *zap.Logger, queue string, read func(rabbitmq.Delivery, time.Time) Letter) error {
-	session, err := r.link.Session(ctx)
-	if err != nil {
+// awaitDatabase returns when the database can be written to. Until then letters stay in their queue: each time that they are given
+// back counts towards its delivery limit.
+func (r *Recorder) awaitDatabase(ctx context.Context) {
+	for r.ping(ctx) != nil && retry.Sleep(ctx, longestRetry) == nil {
+	}
+}
+
+// consume records what comes from queue until ctx ends or something fails for good. held is called when deliveries do no harm.
+func (r *Recorder) consume(ctx context.Context, log *zap.Logger, session *rabbitmq.Session, queue string, read reading, held func()) error {
+	const one = 1
+	if err := r.consumeSome(ctx, log, session, queue, read, held, one, batchLetters); err != nil {
 		return err
 	}
-	consumption, err := session.ConsumeBatches(ctx, queue, "recorder", batchLetters)
+	return r.consumeSome(ctx, log, session, queue, read, held, batchLetters, math.MaxInt)
+}
+
+// consumeSome is consume for as many letters.
+func (r *Recorder) consumeSome(
+	ctx context.Context, log *zap.Logger, session *rabbitmq.Session, queue string, read reading, held func(), prefetch, left int,
+) error {
+	consumption, err := session.ConsumeBatches(ctx, queue, "recorder", prefetch)
 	if err != nil {
 		return err
 	}
 	defer consumption.Release()
-	for {
+	harmless := time.NewTimer(hold)
+	defer harmless.Stop()
+	for left > 0 {
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), consumption.Stop())
@@ -96,25 +151,35 @@ func (r *Recorder) consume(ctx context.Context, log *zap.Logger, queue string, r
 			return fmt.Errorf("%w: the consumer was cancelled", rabbitmq.ErrUnavailable)
 		case <-consumption.Done():
 			return fmt.Errorf("%w: the connection was lost", rabbitmq.ErrUnavailable)
+		case <-harmless.C:
+			held()
+			continue
 		case <-consumption.Ready():
 		}
 		for arrived := consumption.Take(nil); len(arrived) > 0 && ctx.Err() == nil; {
 			deliveries := arrived[:batch(arrived)]
 			arrived = arrived[len(deliveries):]
-			letters := make([]Letter, 0, len(deliveries))
-			for _, d := range deliveries {
-				if !isCanary(d) {
-					letters = append(letters, read(d, time.Now()))
-				}
-			}
-			if err := r.record(ctx, log, letters, consumption.Done()); err != nil {
+			if err := r.recordAll(ctx, log, deliveries, read, consumption.Done()); err != nil {
 				return errors.Join(err, consumption.Stop())
 			}
 			if err := consumption.Ack(deliveries[len(deliveries)-1].DeliveryTag, true); err != nil {
 				return fmt.Errorf("acknowledge dead letters: %w", err)
 			}
+			left -= len(deliveries)
 		}
 	}
+	return errors.Join(ctx.Err(), consumption.Stop())
+}
+
+// recordAll records deliveries.
+func (r *Recorder) recordAll(ctx context.Context, log *zap.Logger, deliveries []rabbitmq.Delivery, read reading, lost <-chan struct{}) error {
+	letters := make([]Letter, 0, len(deliveries))
+	for _, d := range deliveries {
+		if !isCanary(d) {
+			letters = append(letters, read(d, time.Now()))
+		}
+	}
+	return r.record(ctx, log, letters, lost)
 }
 
 // batch is how many of what has arrived are recorded together.

@@ -140,7 +140,10 @@ func (f *faulty) set(before, after func(letters []Letter) error) {
 
 func recorder(t *testing.T, link *rabbitmq.Link, store recorderStore) *Recorder {
 	t.Helper()
-	return &Recorder{link: link, store: store, metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zaptest.NewLogger(t)}
+	return &Recorder{
+		links: Links{Letters: link, Parked: link, Shared: link}, store: store, ping: func(context.Context) error { return nil },
+		metrics: NewMetrics(prometheus.NewPedanticRegistry()), faults: newFaults(func(error) {}), log: zaptest.NewLogger(t),
+	}
 }
 
 func waitForLetters(t *testing.T, s *Store, tenant uuid.UUID, n int) []Letter {

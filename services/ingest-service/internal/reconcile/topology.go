@@ -30,6 +30,7 @@ type Topology struct {
 
 	mu     sync.Mutex
 	shared *rabbitmq.Session    // guarded by mu: on which the shared exchanges and queues were declared
+	warned bool                 // guarded by mu: that the queues of the recorder have no quarantine
 	young  map[uuid.UUID]*birth // guarded by mu: queues that are declared and not settled yet
 }
 
@@ -226,7 +227,7 @@ func (t *Topology) trust(ctx context.Context, tenant uuid.UUID, born *birth) err
 // if-empty and if-unused), and tells of one without a leader that it has neither messages nor consumers. So the queue
 // itself is asked. One that was bound by anybody had its members saved, and answers once its broker does; that the
 // broker does is known from a queue that all share, asked in between: a disk that hangs, and as a rule a cluster
-// without a majority, silences both.
+// without a majority, silences both. It is one into which the platform alone publishes: of what it delivers, nothing ends the connection.
 //
 // Several instances may take themselves for the maker, and come to the same end. A deletion ends the question of any other,
 // so that one comes too late only by moments (seen with 3.10.8 and 4.0.5), and meets a queue that is too young to be bound.
@@ -235,7 +236,7 @@ func (t *Topology) replaceLost(ctx context.Context, tenant uuid.UUID) error {
 	if err := t.ask(ctx, queue); !errors.Is(err, rabbitmq.ErrUnanswered) {
 		return err
 	}
-	if err := t.ask(ctx, contract.ParkingQueue); err != nil {
+	if err := t.ask(ctx, contract.DeadLettersQueue); err != nil {
 		return err
 	}
 	if err := t.ask(ctx, queue); !errors.Is(err, rabbitmq.ErrUnanswered) {
@@ -278,10 +279,18 @@ func (t *Topology) DeclareShared(ctx context.Context) (*rabbitmq.Session, error)
 	if t.shared == session {
 		return session, nil
 	}
-	err = session.Do(ctx, func(ch *amqp.Channel) error {
-		// The tiers are few, and what waits in them must survive the loss of a node: always quorum queues.
-		return rabbitmq.DeclareShared(ch, t.delays, rabbitmq.QueueQuorum)
-	})
+	// The tiers are few, and what waits in them must survive the loss of a node: always quorum queues.
+	err = session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.DeclareShared(ch, t.delays, rabbitmq.QueueQuorum) })
+	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
+		mismatch := err
+		err = session.Do(ctx, func(ch *amqp.Channel) error {
+			return rabbitmq.DeclareSharedUnlimited(ch, t.delays, rabbitmq.QueueQuorum)
+		})
+		if err == nil && !t.warned {
+			t.warned = true
+			t.log.Warn("the queues of dead letters are older than the quarantine, and have one by a policy alone; see the runbook", zap.Error(mismatch))
+		}
+	}
 	if err == nil {
 		err = session.DeclareScreen(ctx, t.link.Screened(session))
 	}
