@@ -152,6 +152,9 @@ func (c *Consumption) Ready() <-chan struct{} { return c.inbox.ready }
 // gathered in empty, which may be nil.
 func (c *Consumption) Take(empty []Delivery) []Delivery { return c.inbox.take(empty) }
 
+// Waiting is how many deliveries have come and were not taken yet. Unlike the others it may be called from any goroutine.
+func (c *Consumption) Waiting() int { return c.inbox.waiting() }
+
 // Trim lets go of memory in which nothing waits.
 func (c *Consumption) Trim() { c.inbox.trim() }
 

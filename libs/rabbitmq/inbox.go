@@ -46,6 +46,12 @@ func (b *inbox) take(empty []Delivery) []Delivery {
 	return taken
 }
 
+func (b *inbox) waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.deliveries)
+}
+
 func (b *inbox) trim() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -52,10 +52,21 @@ type State struct {
 	WithoutID atomic.Int64
 	// Workers is how many batches may be written at a time, Busy how many are.
 	Workers, Busy atomic.Int64
-	// Unacked is how many deliveries have been taken and not acknowledged.
-	Unacked atomic.Int64
 	// Consuming says that the broker delivers to this consumer.
 	Consuming atomic.Bool
+
+	taken   atomic.Int64                         // deliveries that were taken from the consumption and are not finished
+	waiting atomic.Pointer[rabbitmq.Consumption] // has those that were not taken yet; nil while there is none
+}
+
+// Unacked is how many deliveries have come and are not finished, those included that wait until a writer is free: for the broker none of
+// them waits any more.
+func (s *State) Unacked() int64 {
+	n := s.taken.Load()
+	if c := s.waiting.Load(); c != nil {
+		n += int64(c.Waiting())
+	}
+	return n
 }
 
 // ErrQueueMissing says that the tenant's queue does not exist (any more).

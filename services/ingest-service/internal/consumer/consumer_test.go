@@ -203,7 +203,7 @@ func (r *rig) requireStored(want map[uuid.UUID]bool) {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool { return len(r.stored()) >= len(want) }, patience, poll)
 	require.True(r.t, maps.Equal(want, r.stored()))
-	require.Eventually(r.t, func() bool { return r.state.Unacked.Load() == 0 }, patience, poll)
+	require.Eventually(r.t, func() bool { return r.state.Unacked() == 0 }, patience, poll)
 }
 
 func TestEverythingIsStoredOnceAndAcknowledged(t *testing.T) {

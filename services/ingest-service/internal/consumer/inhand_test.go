@@ -189,7 +189,7 @@ func TestMoreWorkersBeginAtOnce(t *testing.T) {
 	r.run(c.Run)
 	r.awaitWrite()
 	ids := r.publishMany(20)
-	require.Eventually(t, func() bool { return r.state.Unacked.Load() == 6 }, patience, poll, "a full batch waits for the worker")
+	require.Eventually(t, func() bool { return r.state.Unacked() == 21 }, patience, poll, "a full batch waits for the worker")
 	for range 100 { // longer than a second worker would take
 		require.Empty(t, r.stored(), "the one worker is busy")
 	}
@@ -198,6 +198,23 @@ func TestMoreWorkersBeginAtOnce(t *testing.T) {
 	require.NoError(t, other.Rollback(t.Context()))
 	ids[slow] = true
 	r.requireStored(ids)
+}
+
+// What has been delivered and waits behind a full batch until a writer is free is in no queue any more for the broker. It must not
+// vanish from the status of its tenant: waiting and unacked together are all that there is.
+func TestUnackedIsAllThatWasDelivered(t *testing.T) {
+	r := newRig(t)
+	r.cfg.BatchMessages = 10
+	unlock := r.lock()
+	r.publish(r.message(uuid.NewString(), `1`))
+	r.run(r.consumer().Run)
+	r.awaitWrite()
+	ids := r.publishMany(200)
+	require.Eventually(t, func() bool { return r.depth(contract.QueueName(r.tenant.String())) == 0 }, patience, poll)
+	require.Eventually(t, func() bool { return r.state.Unacked() == int64(len(ids)+1) }, patience, poll, "unacked: %d", r.state.Unacked())
+	unlock()
+	require.Eventually(t, func() bool { return len(r.stored()) == len(ids)+1 }, patience, poll)
+	require.Eventually(t, func() bool { return r.state.Unacked() == 0 }, patience, poll)
 }
 
 // What is stored behind a message that takes long is acknowledged when the consumer stops, and only the slow one is

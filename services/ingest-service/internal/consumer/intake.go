@@ -90,6 +90,7 @@ func newIntake(ctx context.Context, c *Consumer, consumption *rabbitmq.Consumpti
 
 // run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on.
 func (in *intake) run() error {
+	in.state.waiting.Store(in.consumption)
 	in.state.Consuming.Store(true)
 	in.onChange(in.fault)
 	return in.end(in.loop())
@@ -113,7 +114,8 @@ func (in *intake) end(err error) error {
 	in.timer.Stop()
 	in.budget.release(in.Consumer)
 	in.state.Consuming.Store(false)
-	in.state.Unacked.Store(0)
+	in.state.waiting.Store(nil)
+	in.state.taken.Store(0)
 	in.state.Busy.Store(0)
 	switch {
 	case errors.Is(err, errOverBudget):
@@ -149,6 +151,7 @@ func (in *intake) next() error {
 	select {
 	case <-ready:
 		in.arrived, in.used = in.consumption.Take(in.arrived[:0]), 0
+		in.state.taken.Add(int64(len(in.arrived)))
 	case <-in.consumption.Deliveries: // only ever closed
 		return errIntakeClosed
 	case r := <-in.results:
@@ -209,7 +212,6 @@ func (in *intake) take() error {
 	if in.used == before {
 		return nil
 	}
-	in.state.Unacked.Add(int64(in.used - before))
 	if in.gather.full() && !in.withinBudget() {
 		return errOverBudget
 	}
@@ -297,7 +299,7 @@ func (in *intake) settle(r result) error {
 		in.gather.careful = carefulFor
 	}
 	in.tracker.Finish(r.span, time.Now())
-	in.state.Unacked.Add(-int64(r.span.Last - r.span.First + 1))
+	in.state.taken.Add(-int64(r.span.Last - r.span.First + 1))
 	if tag, ok := in.tracker.Prefix(); ok {
 		if err := in.consumption.Ack(tag, true); err != nil {
 			return errIntakeClosed // the channel is gone

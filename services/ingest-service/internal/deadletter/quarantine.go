@@ -12,6 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (

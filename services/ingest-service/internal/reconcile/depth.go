@@ -58,7 +58,7 @@ func (t *tenant) isDepthDue(now time.Time) bool {
 		return false
 	}
 	switch age := now.Sub(t.looked); {
-	case !t.resting, t.state.Unacked.Load() != t.unacked, t.count() != t.handled:
+	case !t.resting, t.state.Unacked() != t.unacked, t.count() != t.handled:
 		return true
 	case t.state.Consuming.Load():
 		return age >= restRound
@@ -78,7 +78,7 @@ func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
 		return
 	}
 	t.mu.Lock()
-	unacked := t.state.Unacked.Load()
+	unacked := t.state.Unacked()
 	changed := t.ready != ready || t.unacked != unacked
 	t.resting = ready == 0 && unacked == 0
 	t.ready, t.handled, t.looked = ready, t.count(), time.Now()

@@ -81,7 +81,7 @@ func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready 
 	if ready >= 0 {
 		gauge(c.queue, ready, "ready")
 	}
-	gauge(c.queue, t.state.Unacked.Load(), "unacked")
+	gauge(c.queue, t.state.Unacked(), "unacked")
 	busy, running := t.state.Busy.Load(), int64(0)
 	if t.state.Consuming.Load() {
 		running = t.state.Workers.Load()

@@ -256,7 +256,7 @@ func (r *reporter) put(ctx context.Context, t *tenant) error {
 func (t *tenant) status() contract.TenantStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.unacked = t.state.Unacked.Load()
+	t.unacked = t.state.Unacked()
 	status := contract.TenantStatus{
 		TenantID:           t.id.String(),
 		ObservedGeneration: t.generation, State: t.observed,
