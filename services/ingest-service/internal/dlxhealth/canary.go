@@ -246,19 +246,22 @@ func (c *canaries) declareOwnTier(ctx context.Context) error {
 		return err
 	}
 	return c.session.Do(ctx, func(ch *amqp.Channel) error {
-		_, err := ch.QueueDeclare(name, true, false, false, false, amqp.Table{
-			amqp.QueueTypeArg:             amqp.QueueTypeQuorum,
-			"x-quorum-initial-group-size": int32(1),
-			"x-queue-leader-locator":      "client-local",
-			amqp.QueueMessageTTLArg:       ownDelay.Milliseconds(),
-			amqp.QueueTTLArg:              expiry.Milliseconds(),
-			amqp.QueueOverflowArg:         amqp.QueueOverflowRejectPublish,
-			"x-dead-letter-exchange":      contract.RetryReturnExchange,
-			"x-dead-letter-strategy":      "at-least-once",
-		})
-		if err != nil {
+		if _, err := ch.QueueDeclare(name, true, false, false, false, ownTierArgs()); err != nil {
 			return fmt.Errorf("declare queue %s: %w", name, err)
 		}
 		return nil
 	})
+}
+
+func ownTierArgs() amqp.Table {
+	return amqp.Table{
+		amqp.QueueTypeArg:             amqp.QueueTypeQuorum,
+		"x-quorum-initial-group-size": int32(1),
+		"x-queue-leader-locator":      "client-local",
+		amqp.QueueMessageTTLArg:       ownDelay.Milliseconds(),
+		amqp.QueueTTLArg:              expiry.Milliseconds(),
+		amqp.QueueOverflowArg:         amqp.QueueOverflowRejectPublish,
+		"x-dead-letter-exchange":      contract.RetryReturnExchange,
+		"x-dead-letter-strategy":      "at-least-once",
+	}
 }

@@ -129,7 +129,7 @@ func TestQueueThatCannotDeadLetterIsTold(t *testing.T) {
 		})
 		return err
 	}))
-	r.publish(queue, nil)
+	r.publish(queue, nil, "200")
 	r.start()
 	r.degraded(stuckQueues)
 	require.ErrorContains(t, r.reported(), queue)
