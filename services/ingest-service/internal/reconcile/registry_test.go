@@ -242,6 +242,103 @@ func TestQuietRegistryIsNotRead(t *testing.T) {
 	require.Greater(t, counted.pages.Load(), pages)
 }
 
+// What the control channel says is compared with the registry although nothing has changed there: a stale or foreign value would
+// otherwise count until somebody changes a tenant.
+func TestQuietRegistryCorrectsTheChannel(t *testing.T) {
+	r := newRig(t)
+	r.resync = often
+	counted := &countedRegistry{Registry: r.deps.Registry}
+	r.deps.Registry = counted
+	tenant := uuid.New()
+	r.register(tenant, "active", 2, 1)
+	r.want(tenant, contract.DesiredActive, 2, 1)
+	r.start()
+	r.observed(tenant, contract.StateRunning, 1)
+	compared := counted.versions.Load()
+	require.Eventually(t, func() bool { return counted.versions.Load() > compared+2 }, patience, poll)
+	r.want(tenant, contract.DesiredSuspended, 2, 9)
+	r.observed(tenant, contract.StateRunning, 9)
+	r.settledAt(tenant, contract.StateRunning, 2)
+}
+
+// steppedRegistry stops at each step of a comparison while on is set.
+type steppedRegistry struct {
+	reconcile.Registry
+	on      atomic.Bool
+	reached chan string // "begun" and "read"
+	proceed chan struct{}
+}
+
+func (s *steppedRegistry) step(ctx context.Context, name string) {
+	if !s.on.Load() {
+		return
+	}
+	select {
+	case s.reached <- name:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-s.proceed:
+	case <-ctx.Done():
+	}
+}
+
+func (s *steppedRegistry) RegistryVersion(ctx context.Context) (string, error) {
+	s.step(ctx, "begun")
+	return s.Registry.RegistryVersion(ctx)
+}
+
+func (s *steppedRegistry) Registered(ctx context.Context, behind uuid.UUID) ([]store.Registration, error) {
+	page, err := s.Registry.Registered(ctx, behind)
+	s.step(ctx, "read")
+	return page, err
+}
+
+// A change that arrives while the registry is being read is newer than what was read. Set back, a tenant would work with what it was
+// before until the next comparison.
+func TestChangeDuringAComparisonIsKept(t *testing.T) {
+	r := newRig(t)
+	r.resync = often
+	stepped := &steppedRegistry{Registry: r.deps.Registry, reached: make(chan string), proceed: make(chan struct{})}
+	r.deps.Registry = stepped
+	tenant := uuid.New()
+	r.register(tenant, "active", 2, 1)
+	r.want(tenant, contract.DesiredActive, 2, 1)
+	r.start()
+	r.observed(tenant, contract.StateRunning, 1)
+	await := func(step string) {
+		t.Helper()
+		for {
+			select {
+			case reached := <-stepped.reached:
+				if reached == step {
+					return
+				}
+				stepped.proceed <- struct{}{}
+			case <-time.After(patience):
+				t.Fatalf("no comparison has %s", step)
+			}
+		}
+	}
+	workers := func() int {
+		spec, _, _ := r.controller.Lookup(t.Context(), tenant)
+		return spec.Workers
+	}
+	stepped.on.Store(true)
+	r.register(uuid.New(), "suspended", 1, 1) // so that it is read again
+	await("read")
+	r.register(tenant, "active", 5, 2)
+	r.want(tenant, contract.DesiredActive, 5, 2)
+	require.Eventually(t, func() bool { return workers() == 5 }, patience, poll)
+	stepped.proceed <- struct{}{}
+	await("begun") // the next one
+	require.Equal(t, 5, workers())
+	stepped.on.Store(false)
+	stepped.proceed <- struct{}{}
+	r.settledAt(tenant, contract.StateRunning, 5)
+}
+
 // While the registry is away nothing changes, and above all nothing is torn down.
 func TestRegistryIsAway(t *testing.T) {
 	r := newRig(t)
