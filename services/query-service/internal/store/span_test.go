@@ -77,6 +77,43 @@ func TestPartsAgainstAScan(t *testing.T) {
 	})
 }
 
+// A bound of time may lie inside a transaction that is above the horizon. Nothing of it may be read yet: a reader that had met it would
+// miss what transactions before it have still to commit.
+func TestBoundsInsideATransactionAboveTheHorizon(t *testing.T) {
+	f := newFixture(t)
+	tenant := f.tenant(t)
+	var messages []Message
+	for _, xid := range []uint64{100, aboveHorizon} {
+		for ord := range int32(4) {
+			messages = append(messages, Message{
+				ID: uuid.New(), Payload: []byte(`1`), CreatedAt: time.Unix(0, 0), Position: Position{Epoch: 1, Xid: xid, Ord: ord},
+			})
+		}
+	}
+	f.place(t, tenant, messages)
+	upper := &Position{Epoch: 1, Xid: aboveHorizon, Ord: 3}
+	for _, order := range []Order{Ascending, Descending} {
+		for _, c := range []struct {
+			lower *Position
+			want  int
+		}{{nil, 4}, {&Position{Epoch: 1, Xid: 100, Ord: 1}, 2}, {&Position{Epoch: 1, Xid: aboveHorizon, Ord: 0}, 0}} {
+			met := 0
+			p := pageReader{
+				query: Query{Tenant: tenant, Order: order, Limit: 100}, span: span{lower: c.lower, upper: upper}, newest: 1, maxBytes: PageBytes,
+				each: func(m Message) {
+					require.EqualValues(t, 100, m.Position.Xid)
+					met++
+				},
+			}
+			require.NoError(t, f.reader.onConnection(t.Context(), func(db *gorm.DB, connection *pgx.Conn) error {
+				return p.read(t.Context(), db, connection, firstChunk)
+			}))
+			require.Equal(t, c.want, met)
+			require.EqualValues(t, 1, p.newest)
+		}
+	}
+}
+
 // A new epoch is found by the page that is read next, in whatever epoch the reader was: no message is passed, and what is new
 // comes first in descending order.
 func TestPageFindsANewEpoch(t *testing.T) {
