@@ -32,6 +32,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 )
 
 const (
@@ -126,11 +127,18 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&opts.out, "out", "benchmarks/results", "folder of the results")
 	names := flags.String("parts", "", "parts to run, separated by commas (all)")
 	list := flags.Bool("list", false, "list the parts")
+	version := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		return opts, err
 	}
 	if flags.NArg() > 0 {
 		return opts, fmt.Errorf("%q: arguments are not expected", flags.Arg(0))
+	}
+	if *version {
+		if _, err := fmt.Println("benchmarks version " + build.Read().String()); err != nil {
+			return opts, fmt.Errorf("print the version: %w", err)
+		}
+		return opts, nil
 	}
 	if *list {
 		for _, p := range parts() {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
+	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
@@ -48,6 +49,7 @@ type options struct {
 	tenants  int
 	report   string
 	reader   string
+	version  bool // is all that is asked for
 }
 
 func main() { lifecycle.Main(run) }
@@ -58,6 +60,10 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if opts.version {
+		_, err := fmt.Println("chaos version " + build.Read().String())
 		return err
 	}
 	s := newScreen(os.Stdout, os.Stderr)
@@ -87,6 +93,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&opts.tenants, "tenants", 20, "how many tenants")
 	flags.StringVar(&opts.report, "report", "", "file to write the report to, as Markdown")
 	flags.StringVar(&opts.reader, "reader", rabbitmq.ReaderWire, "what reads deliveries in ingest-service: wire or library")
+	flags.BoolVar(&opts.version, "version", false, "print the version")
 	flags.SetOutput(io.Discard) // an error is printed once, by main
 	if err := flags.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
