@@ -20,45 +20,22 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 )
 
 // wait is the limit of every wait; none takes nearly as long.
 const wait = 60 * time.Second
 
-// paths are the binaries, by the name of their service.
-var paths map[string]string //nolint:gochecknoglobals // they take a minute to build, and belong to the process
+// binaries is the folder of the services.
+var binaries string //nolint:gochecknoglobals // they take a minute to build, and belong to the process
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "signals")
-	if err == nil {
-		err = build(dir)
-	}
-	if err != nil {
+	var err error
+	if binaries, err = stack.Binaries(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(status int) {
-		_ = os.RemoveAll(dir)
-		os.Exit(status)
-	}))
-}
-
-func build(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	names := []string{"tenant-service", "ingest-service", "query-service"}
-	arguments := []string{"build", "-o", dir + string(filepath.Separator)}
-	paths = map[string]string{}
-	for _, name := range names {
-		arguments = append(arguments, "./services/"+name)
-		paths[name] = filepath.Join(dir, name)
-	}
-	command := exec.CommandContext(ctx, "go", arguments...)
-	command.Dir = filepath.Join("..", "..")
-	if output, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the services: %w: %s", err, output)
-	}
-	return nil
+	goleak.VerifyTestMain(m)
 }
 
 // service is a running process.
@@ -160,7 +137,8 @@ func pipe(t *testing.T) (reader, writer *os.File) {
 
 // The collector of logs is restarted, or whoever typed "| less" has seen enough: the service goes on.
 func TestAClosedLogPipe(t *testing.T) {
-	for name, path := range paths {
+	for _, name := range stack.Names() {
+		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			reader, writer := pipe(t)
 			s := start(t, path, writer)
@@ -180,7 +158,8 @@ func TestAClosedLogPipe(t *testing.T) {
 // A collector that hangs lets the pipe fill up. Requests are answered all the same, and whoever reads on is told how many lines
 // there were.
 func TestAFullLogPipe(t *testing.T) {
-	for name, path := range paths {
+	for _, name := range stack.Names() {
+		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			reader, writer := pipe(t)
 			s := start(t, path, writer)
@@ -221,7 +200,8 @@ func TestAFullLogPipe(t *testing.T) {
 
 // Nobody reads, and the process is to stop: it does.
 func TestStopWithAFullLogPipe(t *testing.T) {
-	for name, path := range paths {
+	for _, name := range stack.Names() {
+		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			_, writer := pipe(t)
 			s := start(t, path, writer)
@@ -234,7 +214,8 @@ func TestStopWithAFullLogPipe(t *testing.T) {
 
 // A terminal that is closed sends SIGHUP: the service ends in order, unless it was started with nohup.
 func TestHangup(t *testing.T) {
-	for name, path := range paths {
+	for _, name := range stack.Names() {
+		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 			require.NoError(t, err)
@@ -263,7 +244,8 @@ func TestHangup(t *testing.T) {
 
 // SIGQUIT is for whoever wants to know what a process that hangs is doing.
 func TestQuitDumpsGoroutines(t *testing.T) {
-	for name, path := range paths {
+	for _, name := range stack.Names() {
+		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 			require.NoError(t, err)

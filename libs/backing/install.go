@@ -41,7 +41,7 @@ func install(ctx context.Context, packages []string, say func(string, ...any)) e
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
 	began := time.Now()
-	unlock, err := lockFile(ctx, installLock, func() { say("waiting for another installation") })
+	unlock, err := LockFile(ctx, installLock, func() { say("waiting for another installation") })
 	if err != nil {
 		return err
 	}

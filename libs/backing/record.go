@@ -134,7 +134,7 @@ func lockDir(ctx context.Context, dir string, say func(string, ...any)) (unlock 
 	if err := os.MkdirAll(filepath.Join(dir, "run"), 0o750); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
-	return lockFile(ctx, filepath.Join(dir, "run", "backing.lock"), func() {
+	return LockFile(ctx, filepath.Join(dir, "run", "backing.lock"), func() {
 		say("waiting for another command that works in %s", dir)
 	})
 }
@@ -142,9 +142,9 @@ func lockDir(ctx context.Context, dir string, say func(string, ...any)) (unlock 
 // lockPoll is how often a lock that somebody else holds is asked for.
 const lockPoll = 100 * time.Millisecond
 
-// lockFile takes the lock that is the file at path. The kernel gives it back when its holder dies. waiting is called
+// LockFile takes the lock that is the file at path. The kernel gives it back when its holder dies. waiting is called
 // once if somebody else holds it.
-func lockFile(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
+func LockFile(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock: %w", err)

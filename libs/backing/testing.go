@@ -12,7 +12,7 @@ import (
 )
 
 // RunEnv is set by "backing run": the addresses in the environment are those of servers that were started, as BACKING
-// asks, for this run of tests.
+// asks, for this run of tests. It names a folder that all processes of the run share, and that goes with the run.
 const RunEnv = "MTM_BACKING_RUN"
 
 // cleanupLimit bounds what is done after a test: its own context has ended by then.

@@ -23,7 +23,7 @@ const BinEnv = "MTM_STACK_BIN"
 const buildTimeout = 10 * time.Minute
 
 // built are the binaries of this process. It is global because a build takes seconds, belongs to the process and not to
-// any of its tests, and is removed with the process, by the guard of its folder.
+// any of its tests, and is removed with the process, by the guard of its folder; under "backing run" it is that of the run.
 var built build //nolint:gochecknoglobals // see above
 
 type build struct {
@@ -34,31 +34,60 @@ type build struct {
 	err     error
 }
 
-// binaries is the folder with the binaries of the services.
-func binaries(ctx context.Context) (string, error) {
+// Binaries is the folder with the binaries of the three services, each under its name, built if need be.
+func Binaries(ctx context.Context) (string, error) {
 	if dir := os.Getenv(BinEnv); dir != "" {
 		return filepath.Abs(dir)
 	}
 	built.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildTimeout)
 		defer cancel()
-		if built.scratch, built.err = buildAll(ctx); built.err == nil {
-			built.dir = built.scratch.Dir
+		if run := os.Getenv(backing.RunEnv); run != "" {
+			built.dir, built.err = buildOnce(ctx, run)
+			return
+		}
+		if built.scratch, built.err = backing.NewScratch(); built.err == nil {
+			built.dir, built.err = built.scratch.Dir, buildAll(ctx, built.scratch.Dir)
 		}
 	})
 	return built.dir, built.err
 }
 
-func buildAll(ctx context.Context) (*backing.Scratch, error) {
+// buildOnce has the first process of a run build for all: linking the services with the race detector takes as long as
+// many a package of tests.
+func buildOnce(ctx context.Context, run string) (dir string, err error) {
+	dir = filepath.Join(run, "services")
+	if race {
+		dir += "-race"
+	}
+	unlock, err := backing.LockFile(ctx, dir+".lock", func() {})
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	unfinished := dir + ".new"
+	if err := os.MkdirAll(unfinished, 0o755); err != nil {
+		return "", fmt.Errorf("make the folder of the services: %w", err)
+	}
+	if err := buildAll(ctx, unfinished); err != nil {
+		return "", err
+	}
+	if err := os.Rename(unfinished, dir); err != nil {
+		return "", fmt.Errorf("finish the folder of the services: %w", err)
+	}
+	return dir, nil
+}
+
+func buildAll(ctx context.Context, dir string) error {
 	root, err := workspace()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	scratch, err := backing.NewScratch()
-	if err != nil {
-		return nil, err
-	}
-	arguments := []string{"build", "-o", scratch.Dir + string(filepath.Separator)}
+	// Symbols and DWARF are a third of the linking, and no stack trace needs them.
+	arguments := []string{"build", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
 	if race {
 		arguments = append(arguments, "-race")
 	}
@@ -70,10 +99,9 @@ func buildAll(ctx context.Context) (*backing.Scratch, error) {
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
 	if err := command.Run(); err != nil {
-		err = fmt.Errorf("build the services: %w: %s", err, strings.TrimSpace(output.String()))
-		return nil, errors.Join(err, scratch.Remove(ctx))
+		return fmt.Errorf("build the services: %w: %s", err, strings.TrimSpace(output.String()))
 	}
-	return scratch, nil
+	return nil
 }
 
 // workspace is the folder with go.work, at or above the one we are in.

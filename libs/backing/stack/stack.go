@@ -100,7 +100,7 @@ func Start(tb testing.TB, opts Options) *Stack {
 
 // New runs the services and returns when all of them are ready. [Stack.Close] ends them.
 func New(ctx context.Context, opts Options) (*Stack, error) {
-	bin, err := binaries(ctx)
+	bin, err := Binaries(ctx)
 	if err != nil {
 		return nil, err
 	}

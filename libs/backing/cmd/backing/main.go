@@ -23,6 +23,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 )
 
 // stopTimeout bounds the end of scratch servers, of which nothing is kept.
@@ -44,8 +45,9 @@ func main() {
 func command() *cli.Command {
 	dir := &cli.StringFlag{Name: "dir", Usage: "folder of data, logs, pid files and passwords", Required: true}
 	return &cli.Command{
-		Name:  "backing",
-		Usage: "start and stop PostgreSQL, RabbitMQ and NATS",
+		Name:    "backing",
+		Usage:   "start and stop PostgreSQL, RabbitMQ and NATS",
+		Version: build.Read().String(),
 		Commands: []*cli.Command{
 			{
 				Name:      "run",
@@ -138,8 +140,7 @@ func run(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	env := append(services.Env(), backing.RunEnv+"=1")
-	status, err := runWith(ctx, env, arguments, c.Root().Reader)
+	status, err := runShared(ctx, services.Env(), arguments, c.Root().Reader)
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	if err := errors.Join(err, services.Stop(stopCtx)); err != nil {
@@ -149,6 +150,20 @@ func run(ctx context.Context, c *cli.Command) error {
 		return &exitError{status: status}
 	}
 	return nil
+}
+
+// runShared runs the command with a folder that all its processes share.
+func runShared(ctx context.Context, env, arguments []string, stdin io.Reader) (status int, err error) {
+	shared, err := backing.NewScratch()
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		err = errors.Join(err, shared.Remove(stopCtx))
+	}()
+	return runWith(ctx, append(env, backing.RunEnv+"="+shared.Dir), arguments, stdin)
 }
 
 func runWith(ctx context.Context, env, arguments []string, stdin io.Reader) (status int, err error) {

@@ -11,6 +11,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,14 +33,17 @@ func invoke(t *testing.T, arguments ...string) (output string, status int, err e
 
 func TestACommandRunsWithServersAndItsStatusIsOurs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "env")
-	_, status, err := invoke(t, "run", "--", "sh", "-c", "env > "+file+"; exit 7")
+	_, status, err := invoke(t, "run", "--", "sh", "-c", `test -d "$`+backing.RunEnv+`" || exit 1; env > `+file+"; exit 7")
 	require.NoError(t, err)
 	require.Equal(t, 7, status)
 	body, err := os.ReadFile(file)
 	require.NoError(t, err)
-	for _, variable := range []string{"DATABASE_URL", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "NATS_URL", "MTM_BACKING_RUN"} {
+	for _, variable := range []string{"DATABASE_URL", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "NATS_URL", backing.RunEnv} {
 		require.Contains(t, string(body), "\n"+variable+"=")
 	}
+	_, shared, _ := strings.Cut(string(body), "\n"+backing.RunEnv+"=")
+	shared, _, _ = strings.Cut(shared, "\n")
+	require.NoDirExists(t, shared, "it goes with the run")
 }
 
 func TestTheEndOfACommandIsToldAsAShellDoes(t *testing.T) {
@@ -92,6 +98,12 @@ func TestServersOfAFolderComeAndGo(t *testing.T) {
 	output, _, err = invoke(t, "status", "--dir", dir)
 	require.NoError(t, err)
 	require.Equal(t, 3, strings.Count(output, "stopped"), output)
+}
+
+func TestVersion(t *testing.T) {
+	output, _, err := invoke(t, "--version")
+	require.NoError(t, err)
+	require.Equal(t, "backing version "+build.Read().String()+"\n", output)
 }
 
 func TestRunNeedsACommand(t *testing.T) {
