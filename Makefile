@@ -44,15 +44,32 @@ demo: stack ## send messages through a running stack and check the result; FILE=
 
 # ---- tests and checks ----------------------------------------------------------------------------------------------
 
-# The longest a package may take. The end-to-end tests restart every server and need most of it.
+# The longest a package may take.
 TIMEOUT ?= 15m
-PKG ?= work
+# Packages at a time, and tests at a time in each of them: most wait for servers more than they compute. All share one server of each
+# kind, which has connections for about thirty tests at a time.
+JOBS ?= 4
+# Packages that take longest begin first, or the others would have to be waited for and then they.
+PKG ?= $(addprefix ./,$(addprefix services/ingest-service/internal/,reconcile consumer dlxhealth) e2e/lifecycle e2e/platform e2e/corpus services/query-service/internal/store) work
+GOTEST = go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages
+# Without symbols and DWARF, which no stack trace needs, a program of tests is linked in two thirds of the time.
+GOTESTFLAGS = -race -count=1 -timeout $(TIMEOUT) -p $(JOBS) -parallel $(JOBS) -ldflags='-s -w'
 
-.PHONY: test test-rabbitmq4 bench chaos fuzz soak lint verify vuln deps fmt generate openapi-lint compose-test
-test: bin/gotestsum ## run every test of every module, with -race; PKG=./libs/… and RUN=TestName select some
+.PHONY: test test-long test-servers test-rabbitmq4 bench chaos fuzz soak lint verify vuln deps fmt generate openapi-lint compose-test
+test: bin/gotestsum ## run the tests of every module, with -race, except those of test-long; PKG=./libs/… and RUN=TestName select some
 	@tools/compiler
-	@go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages "$(PKG)" -- \
-		-race -count=1 -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS)
+	@$(GOTEST) "$(PKG)" -- $(GOTESTFLAGS) $(if $(RUN),-run '$(RUN)',-short) $(TESTFLAGS)
+
+test-long: bin/gotestsum ## run the tests that take minutes, which `make test` leaves out or makes smaller
+	@tools/compiler
+	@$(GOTEST) "$$(tools/longtests packages)" -- $(GOTESTFLAGS) -run "$$(tools/longtests names)" $(TESTFLAGS)
+
+# What the servers do with us: the packages that have tests on PostgreSQL, RabbitMQ or NATS and do not serve HTTP.
+SERVED = $(addprefix ./,$(addprefix libs/,backing/... postgres rabbitmq/... schema) \
+	$(addprefix services/ingest-service/internal/,consumer deadletter dlxhealth reconcile store) \
+	services/query-service/internal/store $(addprefix services/tenant-service/internal/,relay status store))
+test-servers: ## run the tests whose outcome depends on the version of a server; BACKING=docker or native chooses the servers
+	@$(MAKE) test PKG="$(SERVED)"
 
 test-rabbitmq4: ## run the tests that depend on the broker on the newest RabbitMQ 4, from Docker or in a separate Debian (root; minutes, once)
 	@tools/rabbitmq4

@@ -46,6 +46,9 @@ const (
 // Who generates a client has to get one that works: every operation, the dead letters whose payload is a list or no JSON, and
 // errors with their status, code and request id.
 func TestGeneratedClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds two generators and what they generate; not with -short")
+	}
 	opts := stack.Shared(t)
 	s := stack.Start(t, opts)
 	documents := map[string][]byte{}
