@@ -9,6 +9,7 @@ import (
 // All claims together stay within the limit, as those above the average have to give way: a tenant with large messages
 // must not use up what the others need.
 func TestBudget(t *testing.T) {
+	t.Parallel()
 	const limit = 1000
 	b := NewBudget(limit)
 	large, small, third := new(Consumer), new(Consumer), new(Consumer)

@@ -16,6 +16,7 @@ import (
 // Every delivery must be in exactly one batch, in the order of the tags, however batches are taken and given back: a tag
 // that two batches span would be acknowledged before its message is stored, one that none spans never.
 func TestGathererAgainstAModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		tenant := uuid.New()
 		g := gatherer{
@@ -104,6 +105,7 @@ func TestGathererAgainstAModel(t *testing.T) {
 
 // A message that was delivered before, or whose neighbours were stored before, may be stored already.
 func TestWhatMayBeStoredAlready(t *testing.T) {
+	t.Parallel()
 	tenant := uuid.New()
 	g := gatherer{tenant: tenant, key: tenant.String(), cfg: Config{BatchMessages: 100, BatchBytes: 1 << 20, MaxPayload: 100}}
 	add := func(redelivered bool) bool {
@@ -122,6 +124,7 @@ func TestWhatMayBeStoredAlready(t *testing.T) {
 // However the broker answers, a lone message waits for nothing, no batch waits without end, and the broker is asked
 // rarely and by one at a time.
 func TestPaceAgainstAModel(t *testing.T) {
+	t.Parallel()
 	const delay = 5 * time.Millisecond
 	rapid.Check(t, func(t *rapid.T) {
 		var p pace

@@ -74,6 +74,7 @@ func (r *rig) requireBack(messages int) {
 
 // A process that dies while a batch is being written has not committed it: the broker must still have every message of it.
 func TestDeathInTheMiddleOfAWriteLosesNothing(t *testing.T) {
+	t.Parallel()
 	withEachReader(t, testDeathInTheMiddleOfAWriteLosesNothing)
 }
 
@@ -100,6 +101,7 @@ func testDeathInTheMiddleOfAWriteLosesNothing(t *testing.T, r *rig) {
 
 // A consumer that is stopped while the database has a batch and does not finish it gives the batch back.
 func TestStopInTheMiddleOfAWriteLosesNothing(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	unlock := r.lock()
 	ids := r.publishMany(300)
@@ -114,6 +116,7 @@ func TestStopInTheMiddleOfAWriteLosesNothing(t *testing.T) {
 
 // The same while the database is away: nothing is written before it is back, so nothing may be acknowledged.
 func TestStopWhileTheGateIsShutLosesNothing(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	var away atomic.Bool
 	r.guard(func(context.Context) error {
@@ -158,6 +161,7 @@ func (r *rig) guard(probe func(context.Context) error) {
 // One message that takes long must not stop the others of its tenant once as many as the prefetch allows have been stored
 // behind it: they are acknowledged past it.
 func TestOneSlowWriteDoesNotStopTheTenant(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.cfg.Prefetch, r.cfg.BatchMessages, r.cfg.HoleLimit = 10, 3, 10*time.Millisecond
 	slow := uuid.New()
@@ -177,6 +181,7 @@ func TestOneSlowWriteDoesNotStopTheTenant(t *testing.T) {
 // More workers are given to a tenant because its messages wait. They must begin at once, not with the next message that
 // arrives. Before, no more batches are written at a time than the tenant has workers: the others belong to its neighbours.
 func TestMoreWorkersBeginAtOnce(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.cfg.BatchMessages = 5
 	slow := uuid.New()
@@ -220,6 +225,7 @@ func TestUnackedIsAllThatWasDelivered(t *testing.T) {
 // What is stored behind a message that takes long is acknowledged when the consumer stops, and only the slow one is
 // delivered again.
 func TestStopBehindASlowWriteGivesBackThatOne(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.cfg.BatchMessages, r.cfg.HoleLimit = 3, time.Hour
 	slow := uuid.New()
@@ -243,6 +249,7 @@ func TestStopBehindASlowWriteGivesBackThatOne(t *testing.T) {
 // Unacknowledged messages have a budget in bytes. Without it a hundred tenants with large messages and a slow database would
 // be more than the process has memory.
 func TestLargeMessagesLowerThePrefetch(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.cfg.BatchBytes = 1 << 17
 	const size, messages, limit = 16 << 10, 300, 1 << 20

@@ -76,6 +76,7 @@ func (r *rig) watched(name string, quarantine *rabbitmq.Link) (*rabbitmq.Link, *
 // A tenant's queue without a leader costs the tenants that share its connection one interruption, not one every
 // minute; and the tenant is served again as soon as its queue is.
 func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for the broker to close connections, a minute each; not with -short")
 	}

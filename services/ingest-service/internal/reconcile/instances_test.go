@@ -19,6 +19,7 @@ import (
 // other one found the queue and producers use it. What was confirmed to them must not go when the first one comes back,
 // whenever that is.
 func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	quarantine := rabbitmq.NewLink(r.broker, "maker quarantine", zap.NewNop(), nil)
 	link := rabbitmq.NewLink(r.broker, "maker", zap.NewNop(), nil).WithQuarantine(quarantine)
@@ -90,6 +91,7 @@ func (r *rig) dividedAmong(tenant uuid.UUID, workers int, instances ...string) {
 // Two and then three instances divide the workers of tenants, on real servers: each tenant has the total that was configured, its
 // queue as many consumers as there are instances with a share, and what is published is stored.
 func TestWorkersAreDivided(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	stopA, _ := r.instanceOn("a")
 	r.instanceOn("b")
@@ -139,6 +141,7 @@ func TestWorkersAreDivided(t *testing.T) {
 // The instance that consumes a tenant of one worker is cut off from the control channel. It stands back, and the other one takes
 // over when its heartbeat has run out: there are two for no longer than a heartbeat lives, if at all.
 func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	_, cutA := r.instanceOn("a")
 	_, cutB := r.instanceOn("b")

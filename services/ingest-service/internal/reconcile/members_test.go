@@ -93,6 +93,7 @@ func (d *division) complete() {
 // With two instances a tenant of four workers had eight. An instance that joins gets its share from the others, one that leaves
 // in order gives it back within seconds, and there are never more than a moment too many.
 func TestInstancesJoinAndLeave(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := watched(t, "a", "b")
 		defer d.end()
@@ -115,6 +116,7 @@ func TestInstancesJoinAndLeave(t *testing.T) {
 
 // A change of the number of workers is divided anew at once.
 func TestResizeIsDivided(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := divide(t, "a", "b", "c")
 		defer d.end()
@@ -134,6 +136,7 @@ func TestResizeIsDivided(t *testing.T) {
 // An instance that dies, or is frozen, is replaced when its heartbeat has run out; when it thaws it gets its share back. It has
 // done nothing meanwhile, and what it holds beyond its share when it wakes up it gives up at once.
 func TestInstanceIsFrozen(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := watched(t, "a", "b", "c")
 		defer d.end()
@@ -158,6 +161,7 @@ func TestInstanceIsFrozen(t *testing.T) {
 // An instance that alone is cut off from the control channel is replaced by the others, and finds out before: there are never
 // two that consume where one is to.
 func TestInstanceIsCutOff(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := watched(t, "a", "b")
 		defer d.end()
@@ -183,6 +187,7 @@ func TestInstanceIsCutOff(t *testing.T) {
 
 // Without the database an instance that is cut off cannot know, and keeps its share: nothing can be stored then.
 func TestInstanceIsCutOffFromBoth(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := watched(t, "a", "b")
 		defer d.end()
@@ -204,6 +209,7 @@ func TestInstanceIsCutOffFromBoth(t *testing.T) {
 
 // While NATS is away, and when it comes back, every instance keeps its share: nobody can tell whether the others have gone.
 func TestChannelIsAwayForAll(t *testing.T) {
+	t.Parallel()
 	for name, wiped := range map[string]bool{"killed": false, "wiped": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -232,6 +238,7 @@ func TestChannelIsAwayForAll(t *testing.T) {
 
 // A channel that loses its data while it runs changes nothing either.
 func TestChannelIsWiped(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := watched(t, "a", "b", "c")
 		defer d.end()
@@ -250,6 +257,7 @@ func TestChannelIsWiped(t *testing.T) {
 // Whatever happens to instances and channel, in whatever order: once it is over, every tenant has exactly the workers that were
 // configured.
 func TestDivisionAgainstModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		events := rapid.SliceOfN(rapid.SampledFrom([]string{"join", "leave", "freeze", "thaw", "cut", "heal", "down", "up", "wipe"}), 1, 8).Draw(rt, "events")
 		pauses := rapid.SliceOfN(rapid.IntRange(0, 45), len(events), len(events)).Draw(rt, "pauses")

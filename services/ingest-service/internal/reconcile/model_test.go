@@ -499,6 +499,7 @@ func (in *instanceUnderTest) check(id string, want expected) error {
 // runs must always be what the highest generation that has arrived says, a deletion must never be taken back, and nothing
 // of a deleted tenant may come back.
 func TestGenerationsAgainstModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		lives := make([]life, 3)
 		for i := range lives {

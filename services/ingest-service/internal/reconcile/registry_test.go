@@ -55,8 +55,7 @@ func (r *rig) putRaw(tenant uuid.UUID, value string) {
 // A control channel that has lost writes that it had acknowledged, mixes up what it was told, or brings back what is long gone
 // (as JetStream did in the tests of Jepsen) is corrected by the registry, whatever it says, at a start and while a tenant runs.
 func TestChannelThatDisagreesWithTheRegistry(t *testing.T) {
-	r := newRig(t)
-	r.resync = often
+	t.Parallel()
 	type want struct {
 		state      contract.ConsumerState
 		workers    int
@@ -65,34 +64,35 @@ func TestChannelThatDisagreesWithTheRegistry(t *testing.T) {
 	for name, c := range map[string]struct {
 		workers int // that the registry wants, at generation 3
 		state   string
-		channel func(id uuid.UUID)
+		channel func(r *rig, id uuid.UUID)
 		want    want
 	}{
-		"missing":          {4, "active", func(uuid.UUID) {}, want{contract.StateRunning, 4, 3}},
-		"missing, at rest": {4, "suspended", func(uuid.UUID) {}, want{contract.StateSuspended, 0, 3}},
-		"older":            {4, "active", func(id uuid.UUID) { r.want(id, contract.DesiredActive, 1, 1) }, want{contract.StateRunning, 4, 3}},
-		"older, suspended": {4, "active", func(id uuid.UUID) { r.want(id, contract.DesiredSuspended, 4, 2) }, want{contract.StateRunning, 4, 3}},
-		"other workers":    {4, "active", func(id uuid.UUID) { r.want(id, contract.DesiredActive, 9, 3) }, want{contract.StateRunning, 4, 3}},
-		"other state":      {4, "suspended", func(id uuid.UUID) { r.want(id, contract.DesiredActive, 4, 3) }, want{contract.StateSuspended, 0, 3}},
-		"newer":            {4, "active", func(id uuid.UUID) { r.want(id, contract.DesiredSuspended, 9, 8) }, want{contract.StateRunning, 4, 8}},
-		"deleting":         {4, "active", func(id uuid.UUID) { r.want(id, contract.DesiredDeleting, 4, 3) }, want{contract.StateRunning, 4, 3}},
-		"deleting, newer":  {4, "active", func(id uuid.UUID) { r.want(id, contract.DesiredDeleting, 4, 8) }, want{contract.StateRunning, 4, 8}},
-		"not deleting":     {4, "deleting", func(id uuid.UUID) { r.want(id, contract.DesiredActive, 4, 2) }, want{contract.StateDeleted, 0, 3}},
-		"deletion unheard": {4, "deleting", func(uuid.UUID) {}, want{contract.StateDeleted, 0, 3}},
-		"malformed":        {4, "active", func(id uuid.UUID) { r.putRaw(id, `{"tenant_id":`) }, want{contract.StateRunning, 4, 3}},
-		"of another tenant": {4, "active", func(id uuid.UUID) {
+		"missing":          {4, "active", func(*rig, uuid.UUID) {}, want{contract.StateRunning, 4, 3}},
+		"missing, at rest": {4, "suspended", func(*rig, uuid.UUID) {}, want{contract.StateSuspended, 0, 3}},
+		"older":            {4, "active", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredActive, 1, 1) }, want{contract.StateRunning, 4, 3}},
+		"older, suspended": {4, "active", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredSuspended, 4, 2) }, want{contract.StateRunning, 4, 3}},
+		"other workers":    {4, "active", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredActive, 9, 3) }, want{contract.StateRunning, 4, 3}},
+		"other state":      {4, "suspended", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredActive, 4, 3) }, want{contract.StateSuspended, 0, 3}},
+		"newer":            {4, "active", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredSuspended, 9, 8) }, want{contract.StateRunning, 4, 8}},
+		"deleting":         {4, "active", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredDeleting, 4, 3) }, want{contract.StateRunning, 4, 3}},
+		"deleting, newer":  {4, "active", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredDeleting, 4, 8) }, want{contract.StateRunning, 4, 8}},
+		"not deleting":     {4, "deleting", func(r *rig, id uuid.UUID) { r.want(id, contract.DesiredActive, 4, 2) }, want{contract.StateDeleted, 0, 3}},
+		"deletion unheard": {4, "deleting", func(*rig, uuid.UUID) {}, want{contract.StateDeleted, 0, 3}},
+		"malformed":        {4, "active", func(r *rig, id uuid.UUID) { r.putRaw(id, `{"tenant_id":`) }, want{contract.StateRunning, 4, 3}},
+		"of another tenant": {4, "active", func(r *rig, id uuid.UUID) {
 			r.putRaw(id, `{"tenant_id":"`+uuid.NewString()+`","state":"suspended","workers":1,"generation":9}`)
 		}, want{contract.StateRunning, 4, 3}},
-		"no workers": {4, "active", func(id uuid.UUID) {
+		"no workers": {4, "active", func(r *rig, id uuid.UUID) {
 			r.putRaw(id, `{"tenant_id":"`+id.String()+`","state":"active","workers":0,"generation":9}`)
 		}, want{contract.StateRunning, 4, 3}},
-		"unknown state": {4, "active", func(id uuid.UUID) {
+		"unknown state": {4, "active", func(r *rig, id uuid.UUID) {
 			r.putRaw(id, `{"tenant_id":"`+id.String()+`","state":"levitating","workers":1,"generation":9}`)
 		}, want{contract.StateRunning, 4, 3}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r.t = t
-			defer func() { r.t = t }()
+			t.Parallel()
+			r := newRig(t)
+			r.resync = often
 			fresh, lively := uuid.New(), uuid.New()
 			stop := r.start()
 			if c.state != "deleting" {
@@ -103,7 +103,7 @@ func TestChannelThatDisagreesWithTheRegistry(t *testing.T) {
 				r.publish(lively, 10)
 				require.Eventually(t, func() bool { return r.stored(lively) == 10 }, patience, poll)
 				r.register(lively, c.state, c.workers, 3)
-				c.channel(lively)
+				c.channel(r, lively)
 				status := r.observed(lively, c.want.state, c.want.generation)
 				r.settledAt(lively, c.want.state, c.want.workers)
 				require.Equal(t, c.want.generation, status.ObservedGeneration)
@@ -112,7 +112,7 @@ func TestChannelThatDisagreesWithTheRegistry(t *testing.T) {
 			stop()
 			// One that an instance finds when it starts.
 			r.register(fresh, c.state, c.workers, 3)
-			c.channel(fresh)
+			c.channel(r, fresh)
 			stop = r.start()
 			r.observed(fresh, c.want.state, c.want.generation)
 			r.settledAt(fresh, c.want.state, c.want.workers)
@@ -133,6 +133,7 @@ func (r *rig) settledAt(tenant uuid.UUID, state contract.ConsumerState, workers 
 // A tenant that is deleted for everybody else comes back in the control channel: its id is retired, so whatever an instance has
 // left of it goes, and nothing is made again.
 func TestDeletedTenantThatComesBack(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.resync = often
 	r.start()
@@ -173,6 +174,7 @@ func TestDeletedTenantThatComesBack(t *testing.T) {
 
 // A tenant that the registry does not know is none that was deleted: the registry may have been restored from an old backup.
 func TestTenantThatTheRegistryDoesNotKnow(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.resync = often
 	counted := &countedRegistry{Registry: r.deps.Registry}
@@ -223,6 +225,7 @@ func (c *countedRegistry) RegisteredAmong(ctx context.Context, ids []uuid.UUID) 
 
 // An installation in which nothing changes is not read over and over: thousands of tenants would be, by each instance.
 func TestQuietRegistryIsNotRead(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.resync = often
 	counted := &countedRegistry{Registry: r.deps.Registry}
@@ -341,6 +344,7 @@ func TestChangeDuringAComparisonIsKept(t *testing.T) {
 
 // While the registry is away nothing changes, and above all nothing is torn down.
 func TestRegistryIsAway(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.resync = often
 	counted := &countedRegistry{Registry: r.deps.Registry}
@@ -366,6 +370,7 @@ func TestRegistryIsAway(t *testing.T) {
 
 // An instance that starts while NATS is away reads its tenants from the registry: nobody's messages wait for NATS.
 func TestStartWithoutTheChannel(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.resync = often
 	tenant := uuid.New()

@@ -13,6 +13,7 @@ import (
 
 // Tenants with nothing to do cost next to nothing, and yet what the control channel has lost is put back.
 func TestReportsOfIdleTenants(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const tenants = 240
 		first := make([]contract.TenantSpec, tenants)

@@ -58,6 +58,7 @@ func (r *rig) hostile(tenant uuid.UUID) error {
 // An installation is upgraded while producers publish over AMQP, and the service over HTTP. Nothing is returned, and all of it is
 // stored; at the end no tenant is reached past the screen.
 func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	stop := r.start()
 	tenants := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
@@ -121,6 +122,7 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 // A tenant whose queue has lost its bindings is found by the first message that cannot be routed: that one is worth another try,
 // and so is every other until the queue is bound again, which begins at once.
 func TestTenantThatCannotBeRoutedIsVerified(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.start()
 	tenant, neighbour := uuid.New(), uuid.New()

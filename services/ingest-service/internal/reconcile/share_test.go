@@ -24,6 +24,7 @@ func shares(tenant uuid.UUID, workers int, instances []string) map[string]int {
 // An operator pays for, and a database stands, the number of workers that was configured: not more, and not fewer, however many
 // instances there are. And when one comes or goes, nobody else's consumers are disturbed.
 func TestSharesAgainstModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		tenant := uuid.UUID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(rt, "tenant"))
 		workers := rapid.IntRange(1, 64).Draw(rt, "workers")
@@ -67,6 +68,7 @@ func TestSharesAgainstModel(t *testing.T) {
 
 // The tenants of one worker are spread: no instance has all of them, whatever it is called.
 func TestSharesDifferByTenant(t *testing.T) {
+	t.Parallel()
 	const tenants = 3000
 	instances := []string{"ingest-1", "ingest-2", "ingest-3"}
 	of := make(map[string]int)
@@ -82,6 +84,7 @@ func TestSharesDifferByTenant(t *testing.T) {
 
 // Instances of two versions divide the work between them: the rank is a contract.
 func TestSharesStay(t *testing.T) {
+	t.Parallel()
 	instances := []string{"ingest-1", "ingest-2", "ingest-3"}
 	require.Equal(t, map[string]int{"ingest-1": 2, "ingest-2": 2, "ingest-3": 1}, shares(uuid.MustParse("6f1c2b1e-5a59-4a1b-9f5e-2f4f0e3f7a11"), 5, instances))
 }

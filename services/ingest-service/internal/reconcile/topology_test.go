@@ -27,6 +27,7 @@ func (r *rig) topology(name string) (topology *reconcile.Topology, link *rabbitm
 // A queue that the broker may still forget must not take a message that it confirms, whichever instance has made it and
 // whoever publishes.
 func TestQueueTakesNothingBeforeItCanBeTrusted(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	maker, _, disconnect := r.topology("maker")
 	finder, _, _ := r.topology("finder")
@@ -44,6 +45,7 @@ func TestQueueTakesNothingBeforeItCanBeTrusted(t *testing.T) {
 
 // A queue of another type than new ones are to have is used as it is, with what is in it.
 func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	quorum, link, _ := r.topology("quorum")
 	classic := reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}, zap.NewNop())
@@ -62,6 +64,7 @@ func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
 // An instance that has lost its connection when it had just made a queue does not know whether the broker was lost. If it was
 // not, and another instance has had messages confirmed, they must stay.
 func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	maker, link, disconnect := r.topology("maker")
 	finder, _, _ := r.topology("finder")
@@ -83,6 +86,7 @@ func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
 // A broker that is killed right after it has made a queue may have forgotten half of it. Nobody could ever use such a queue:
 // it is made again once the broker is back, by all who have made it at once. One that was there before keeps what it holds.
 func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills a broker until a queue has lost its leader; not with -short")
 	}
@@ -161,6 +165,7 @@ func settle(ctx context.Context, topology *reconcile.Topology, tenant uuid.UUID)
 
 // An operator who looks for the tenant whose messages pile up must be led to that one, also beside a queue that has gone.
 func TestDepthsAreThoseOfEachTenant(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	topology, _, _ := r.topology("depths")
 	depths := map[uuid.UUID]int64{}
