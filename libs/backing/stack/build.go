@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/workspace"
 )
 
 // BinEnv names a folder with binaries that are built already: of the three services, each under its name. It is for
@@ -82,7 +83,7 @@ func buildOnce(ctx context.Context, run string) (dir string, err error) {
 }
 
 func buildAll(ctx context.Context, dir string) error {
-	root, err := workspace()
+	root, err := workspace.Root()
 	if err != nil {
 		return err
 	}
@@ -102,22 +103,4 @@ func buildAll(ctx context.Context, dir string) error {
 		return fmt.Errorf("build the services: %w: %s", err, strings.TrimSpace(output.String()))
 	}
 	return nil
-}
-
-// workspace is the folder with go.work, at or above the one we are in.
-func workspace() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find the workspace: %w", err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.work")); err == nil {
-			return dir, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", errors.New("find the workspace: no go.work in this folder or above it")
-		}
-		dir = parent
-	}
 }
