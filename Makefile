@@ -92,7 +92,7 @@ soak: ## run at half capacity and check that memory and connections stay flat; D
 lint: bin/golangci-lint ## run golangci-lint over every module
 	@bin/golangci-lint run $(MODULES:%=%/...)
 
-verify: bin/gofumpt bin/swag bin/openapidoc ## check go.mod files, generated files and formatting, and that every module builds on its own
+verify: bin/gofumpt bin/swag bin/openapidoc bin/oapi-codegen ## check go.mod files, generated files and formatting, and that every module builds on its own
 	@tools/verify
 
 vuln: bin/govulncheck ## report known vulnerabilities in what the services call
@@ -105,9 +105,9 @@ fmt: bin/golangci-lint ## format all Go files
 	@bin/golangci-lint fmt $(MODULES:%=%/...)
 
 generate: bin/swag bin/openapidoc ## generate the OpenAPI documents from the comments of the handlers
-	@for service in $(SERVICES); do tools/openapi "$$service"; done
+	@tools/openapi
 
-openapi-lint: bin/swagger ## validate the OpenAPI documents with go-swagger, and with redocly and spectral if npx is installed
+openapi-lint: bin/swagger bin/openapi-validate ## validate the OpenAPI documents with go-swagger and kin-openapi, and with redocly and spectral if npx is installed
 	@tools/openapi-lint
 
 compose-test: stack ## start the services in containers, run the demo against them, and remove everything
@@ -124,11 +124,12 @@ bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 # Validates the OpenAPI documents and generates clients from them.
 bin/swagger: TOOL = github.com/go-swagger/go-swagger/cmd/swagger
 bin/oapi-codegen: TOOL = github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
-bin/swagger bin/oapi-codegen: tools/apispec/go.mod tools/apispec/go.sum
+bin/openapi-validate: TOOL = github.com/getkin/kin-openapi/cmd/validate
+bin/swagger bin/oapi-codegen bin/openapi-validate: tools/apispec/go.mod tools/apispec/go.sum
 	@GOWORK=off go -C tools/apispec build -o ../../$@ $(TOOL)
 	@touch $@
 
-bin/openapidoc: tools/go.mod $(wildcard tools/openapidoc/*.go)
+bin/openapidoc: tools/go.mod $(wildcard tools/openapidoc/*)
 	@GOWORK=off go -C tools build -o ../$@ ./openapidoc
 
 bin/gotestsum: TOOL = gotest.tools/gotestsum

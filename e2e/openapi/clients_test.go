@@ -19,12 +19,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
+	code := openapi.Checked(m).Run()
 	http.DefaultClient.CloseIdleConnections() // each has goroutines that are no leak
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
@@ -51,11 +52,8 @@ func TestGeneratedClients(t *testing.T) {
 	}
 	opts := stack.Shared(t)
 	s := stack.Start(t, opts)
-	documents := map[string][]byte{}
-	for name, service := range map[string]string{"tenants": s.Tenant.URL, "ingest": s.Ingest.URL, "query": s.Query.URL} {
-		documents[name] = get(t, service+"/swagger/doc.json", "")
-	}
-	module := newModule(t, documents)
+	services := map[string]string{"tenants": s.Tenant.URL, "ingest": s.Ingest.URL, "query": s.Query.URL}
+	module := newModule(t, services)
 	admin, err := s.AdminToken()
 	require.NoError(t, err)
 	for _, client := range []string{"oapi", "goswagger"} {
@@ -67,17 +65,21 @@ func TestGeneratedClients(t *testing.T) {
 			require.NoError(t, err)
 			createTenant(t, s.Tenant.URL, admin, letters)
 			publishLetters(t, opts.RabbitMQURL, letters)
+			proxy := newProxy(t)
 			env := []string{
-				"TENANT_URL=" + s.Tenant.URL, "INGEST_URL=" + s.Ingest.URL, "QUERY_URL=" + s.Query.URL, "ADMIN_TOKEN=" + admin,
+				"TENANT_URL=" + proxy.before(services["tenants"]), "INGEST_URL=" + proxy.before(services["ingest"]),
+				"QUERY_URL=" + proxy.before(services["query"]), "ADMIN_TOKEN=" + admin,
 				"TENANT_ID=" + tenant.String(), "TENANT_TOKEN=" + token, "LETTERS_ID=" + letters.String(), "LETTERS_TOKEN=" + lettersToken,
 			}
-			run(t, module, nil, env, "test", "-count=1", "./"+client)
+			run(t, module, env, "test", "-count=1", "./"+client)
+			proxy.requireAll()
 		})
 	}
 }
 
-// newModule writes a module with clients of all three services, generated twice.
-func newModule(t *testing.T, documents map[string][]byte) string {
+// newModule writes a module with the clients: that of oapi-codegen from api/openapi.yaml, those of go-swagger from the documents
+// that the services serve.
+func newModule(t *testing.T, services map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS("testdata/clients")))
@@ -87,33 +89,31 @@ func newModule(t *testing.T, documents map[string][]byte) string {
 		text = bytes.Replace(text, []byte("module github.com/srireskianita/multi-tenant-messaging/tools/apispec"), []byte("module clients"), 1)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o600))
 	}
-	for name, document := range documents {
-		old, converted := filepath.Join(dir, name+"-2.json"), filepath.Join(dir, "answers", name+".json")
-		require.NoError(t, os.WriteFile(old, document, 0o600))
-		run(t, dir, nil, nil, "tool", "swagger", "validate", "--skip-warnings", old)
-		require.NoError(t, os.WriteFile(converted, run(t, apispec, document, nil, "run", "./convert"), 0o600))
-		for _, sub := range []string{"oapi/" + name, "goswagger/" + name} {
-			require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o700))
-		}
-		run(t, dir, nil, nil, "tool", "oapi-codegen", "-generate", "types,client", "-package", name, "-o", "oapi/"+name+"/client.gen.go", converted)
-		run(t, dir, nil, nil, "tool", "swagger", "generate", "client", "--quiet", "--spec", old, "--target", "goswagger/"+name, "--name", name)
+	document, err := filepath.Abs("../../api/openapi.yaml")
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "oapi", "api"), 0o700))
+	run(t, dir, nil, "tool", "oapi-codegen", "-generate", "types,client", "-package", "api", "-o", "oapi/api/client.gen.go", document)
+	for name, service := range services {
+		document := filepath.Join(dir, name+".json")
+		require.NoError(t, os.WriteFile(document, get(t, service+"/swagger/doc.json", ""), 0o600))
+		target := filepath.Join("goswagger", name)
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, target), 0o700))
+		run(t, dir, nil, "tool", "swagger", "validate", "--skip-warnings", document)
+		run(t, dir, nil, "tool", "swagger", "generate", "client", "--quiet", "--spec", document, "--target", target, "--name", name)
 	}
 	return dir
 }
 
-// run runs a command of go and returns its standard output. Its failure fails the test, with all that it has written.
-func run(t *testing.T, dir string, stdin []byte, env []string, args ...string) []byte {
+// run runs a command of go. Its failure fails the test, with all that it has written.
+func run(t *testing.T, dir string, env []string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir, cmd.Stdin = dir, bytes.NewReader(stdin)
+	cmd.Dir = dir
 	cmd.Env = append(append(os.Environ(), "GOWORK=off"), env...)
-	var out, failure bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &failure
-	err := cmd.Run()
-	require.NoError(t, err, "go %s\n%s\n%s", strings.Join(args, " "), out.String(), failure.String())
-	return out.Bytes()
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "go %s\n%s", strings.Join(args, " "), out)
 }
 
 func get(t *testing.T, url, token string) []byte {

@@ -3,8 +3,6 @@
 package apispec
 
 import (
-	_ "github.com/getkin/kin-openapi/openapi3filter"
-	_ "github.com/getkin/kin-openapi/routers/gorillamux"
 	_ "github.com/go-openapi/errors"
 	_ "github.com/go-openapi/runtime/client"
 	_ "github.com/go-openapi/strfmt"

@@ -140,3 +140,25 @@ func TestOtherServersAreNotCovered(t *testing.T) {
 		require.False(t, doc.Covers(request, &http.Response{Header: http.Header{"Content-Type": {"application/json"}}}), path)
 	}
 }
+
+// Whoever reads the document copies its examples: each is what a service takes or answers.
+func TestExamplesOfThePlatform(t *testing.T) {
+	doc, err := platform()
+	require.NoError(t, err)
+	require.Contains(t, doc.Operations(), "publishMessage")
+	examples := 0
+	var walk func(p pointer)
+	walk = func(p pointer) {
+		object := doc.object(p)
+		if example, ok := object["example"]; ok && object["schema"] != nil {
+			examples++
+			require.NoError(t, doc.validateValue(p.to("schema"), example), string(p))
+		}
+		for name := range object {
+			walk(p.to(name))
+		}
+	}
+	walk("/paths")
+	walk("/components/responses")
+	require.Greater(t, examples, len(doc.Operations()))
+}

@@ -56,8 +56,6 @@ type BatchResult struct {
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	BatchResult
 //	@failure		400			{object}	problem.Problem	"`empty_body`, `malformed_encoding`, `unknown_parameter`"
-//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"`body_too_large`, or `too_many_lines`"

@@ -40,8 +40,6 @@ const (
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
 //	@success		200				{object}	LetterPage
 //	@failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `invalid_reason`, `invalid_time`, `unknown_parameter`, `unexpected_body`"
-//	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			listDeadLetters
 //	@router			/dead-letters [get]
@@ -87,8 +85,6 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 //	@param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		200			{object}	DeadLetter
 //	@failure		400			{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
-//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`"
 //	@failure		503			{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			getDeadLetter
@@ -117,8 +113,6 @@ func (a *api) getLetter(c *fiber.Ctx) error {
 //	@param			tenant_id	query	string	false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		204
 //	@failure		400	{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
-//	@failure		401	{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403	{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404	{object}	problem.Problem	"`dead_letter_not_found`"
 //	@failure		503	{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			dropDeadLetter
@@ -142,15 +136,13 @@ func (a *api) dropLetter(c *fiber.Ctx) error {
 //	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true`. Without either it is 400 `selection_required`, and with both 400 `selection_conflict`: nothing is dropped. `has_more` says that the time of the request was over before all were dropped: repeat it.
 //	@tags			dead letters
 //	@security		Bearer
-//	@param			reason			query		string	false	"only those of this reason"
+//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
 //	@param			all				query		string	false	"true: all of them. Instead of a filter"	Enums(true)
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
 //	@success		200				{object}	Dropped
 //	@failure		400				{object}	problem.Problem	"`selection_required`, `selection_conflict`, `invalid_all`, `invalid_reason`, `invalid_time`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
-//	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			dropDeadLetters
 //	@router			/dead-letters [delete]
@@ -172,7 +164,7 @@ func (a *api) dropLetters(c *fiber.Ctx) error {
 type Edit struct {
 	// What is published in place of the payload of the letter.
 	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
-}
+} // @name EditedMessage
 
 // replayLetter publishes the message of one dead letter again.
 //
@@ -186,12 +178,8 @@ type Edit struct {
 //	@success		200			{object}	LetterReplayed	"`already_stored`"
 //	@success		202			{object}	LetterReplayed	"`replayed`"
 //	@failure		400			{object}	problem.Problem	"as for POST /messages"
-//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`, `tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
-//	@failure		413			{object}	problem.Problem	"the body is over the limit"
-//	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		422			{object}	problem.Problem	"`payload_not_json`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: the message cannot be stored as it is; send another payload"
 //	@failure		503			{object}	problem.Problem	"as for POST /messages, or `database_unavailable`: try again after the time in Retry-After"
 //	@id			replayDeadLetter
@@ -243,7 +231,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 //	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` goes on. Letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many letters there are.
 //	@tags			dead letters
 //	@security		Bearer
-//	@param			reason			query		string	false	"only those of this reason"
+//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
 //	@param			all				query		string	false	"true: all of them. Instead of a filter"	Enums(true)
@@ -252,10 +240,9 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
 //	@success		200				{object}	LettersReplayed
 //	@failure		400				{object}	problem.Problem	"`selection_required`, `selection_conflict`, `invalid_all`, `bad_cursor`, `invalid_reason`, `invalid_time`, `invalid_boolean`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
-//	@failure		401				{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403				{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404				{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409				{object}	problem.Problem	"`tenant_deleting`, `replay_running`"
+//	@header			409				{integer}	Retry-After		"seconds after which to try again, for `replay_running`"
 //	@failure		503				{object}	problem.Problem	"as for POST /messages, or `database_unavailable`; nothing was replayed"
 //	@id			replayDeadLetters
 //	@router			/dead-letters/replay [post]

@@ -23,12 +23,12 @@ type Message struct {
 	ID *uuid.UUID `json:"id,omitempty" swaggertype:"string" format:"uuid" extensions:"x-nullable" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	// Any JSON value that can be kept and given back: no `\u0000`, no lone surrogates, no number of more than 400 digits in its plain form, nested at most 200 levels.
 	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
-}
+} // @name NewMessage
 
 // Accepted is the answer to a message.
 type Accepted struct {
 	ID uuid.UUID `json:"id" format:"uuid"`
-}
+} // @name MessageAccepted
 
 // publish takes in a message.
 //
@@ -40,12 +40,8 @@ type Accepted struct {
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	Accepted
 //	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
-//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403			{object}	problem.Problem	"`insufficient_scope`, or `tenant_mismatch`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
-//	@failure		413			{object}	problem.Problem	"the body is over the limit"
-//	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `queue_unanswered`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
 //	@id			publishMessage
 //	@router			/messages [post]

@@ -64,7 +64,7 @@ type Properties struct {
 	Type      string `json:"type,omitempty"`
 	UserID    string `json:"user_id,omitempty"`
 	AppID     string `json:"app_id,omitempty"`
-}
+} // @name AMQPProperties
 
 // LetterPage is a page of dead letters.
 type LetterPage struct {
@@ -72,21 +72,21 @@ type LetterPage struct {
 	// Where to go on; on the last page, too.
 	NextCursor string `json:"next_cursor"`
 	HasMore    bool   `json:"has_more"`
-}
+} // @name DeadLetterPage
 
 // Dropped is the answer to dropping many dead letters.
 type Dropped struct {
 	Dropped int64 `json:"dropped"`
 	// The time was over before all were dropped.
 	HasMore bool `json:"has_more"`
-}
+} // @name DeadLettersDropped
 
 // LetterReplayed is the answer to the replay of one dead letter.
 type LetterReplayed struct {
 	ID        uuid.UUID `json:"id" format:"uuid"`
 	MessageID uuid.UUID `json:"message_id" format:"uuid"`
 	Result    string    `json:"result" enums:"replayed,already_stored"`
-}
+} // @name DeadLetterReplayed
 
 // LettersReplayed is the answer to the replay of many dead letters.
 type LettersReplayed struct {
@@ -104,7 +104,7 @@ type LettersReplayed struct {
 	NextCursor string `json:"next_cursor,omitempty"`
 	// Why it stopped before its time was over: the code of a problem.
 	Stopped string `json:"stopped,omitempty" example:"queue_full"`
-}
+} // @name DeadLettersReplayed
 
 // show renders a letter. Its payload is given as JSON only where a message of it would be: a client that could read
 // the message can read the letter.

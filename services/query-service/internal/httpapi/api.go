@@ -55,10 +55,8 @@ func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
 //	@Param			created_before	query		string		false	"only messages created before this time (RFC 3339)"			format(date-time)
 //	@Param			tenant_id		query		string		false	"the tenant, for a token that is not bound to one"			format(uuid)
 //	@Success		200				{object}	pageDocument
-//	@Failure		400				{object}	problem.Problem	"bad_cursor, a parameter that is unknown, repeated or not valid, or unexpected_body"
-//	@Failure		401				{object}	problem.Problem	"no token, or not a good one"
-//	@Failure		403				{object}	problem.Problem	"the token lacks messages:read, or is bound to another tenant"
-//	@Failure		503				{object}	problem.Problem	"the database can't be read at the moment; see Retry-After"
+//	@Failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `invalid_order`, `invalid_time`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
+//	@Failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@ID			listMessages
 //	@Router			/messages [get]
 func (a api) list(c *fiber.Ctx) error {
@@ -101,11 +99,9 @@ func (a api) list(c *fiber.Ctx) error {
 //	@Param			id			path		string	true	"id of the message"	format(uuid)
 //	@Param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@Success		200			{object}	messageDocument
-//	@Failure		400			{object}	problem.Problem	"the id is not a UUID, or unexpected_body"
-//	@Failure		401			{object}	problem.Problem	"no token, or not a good one"
-//	@Failure		403			{object}	problem.Problem	"the token lacks messages:read, or is bound to another tenant"
-//	@Failure		404			{object}	problem.Problem	"not_stored"
-//	@Failure		503			{object}	problem.Problem	"the database can't be read at the moment; see Retry-After"
+//	@Failure		400			{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
+//	@Failure		404			{object}	problem.Problem	"`not_stored`"
+//	@Failure		503			{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@ID			getMessage
 //	@Router			/messages/{id} [get]
 func (a api) one(c *fiber.Ctx) error {
@@ -198,11 +194,11 @@ type messageDocument struct {
 	TenantID  uuid.UUID `json:"tenant_id" format:"uuid"`
 	Payload   any       `json:"payload" extensions:"x-nullable"` // any JSON value
 	CreatedAt time.Time `json:"created_at" format:"date-time"`
-}
+} // @name Message
 
 // pageDocument is a page as the OpenAPI document describes it; [api.list] writes it.
 type pageDocument struct {
 	Data       []messageDocument `json:"data"`
 	NextCursor string            `json:"next_cursor"`
 	HasMore    bool              `json:"has_more"`
-}
+} // @name MessagePage

@@ -84,11 +84,7 @@ type CreateTenant struct {
 //	@header			201		{string}	Location			"the path of the tenant"
 //	@header			201		{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400		{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`: errors[] names the field"
-//	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403		{object}	problem.Problem	"`insufficient_scope`, or `tenant_bound_token`"
 //	@failure		409		{object}	problem.Problem	"`tenant_exists`, or `tenant_id_retired`"
-//	@failure		413		{object}	problem.Problem	"the body is over the limit"
-//	@failure		415		{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			createTenant
 //	@router			/tenants [post]
@@ -125,8 +121,6 @@ func (a *API) create(c *fiber.Ctx) error {
 //	@param			limit	query		int		false	"tenants a page"	minimum(1)	maximum(1000)	default(100)
 //	@success		200		{object}	Page
 //	@failure		400		{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
-//	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403		{object}	problem.Problem	"`insufficient_scope`, or `tenant_bound_token`"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			listTenants
 //	@router			/tenants [get]
@@ -166,8 +160,6 @@ func (a *API) list(c *fiber.Ctx) error {
 //	@param			id	path		string	true	"id of the tenant"	format(uuid)
 //	@success		200	{object}	Tenant
 //	@failure		400	{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
-//	@failure		401	{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403	{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404	{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		503	{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			getTenant
@@ -200,15 +192,12 @@ type Concurrency struct {
 //	@param			concurrency	body		Concurrency	true	"the number of workers"
 //	@param			Prefer		header		string		false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
 //	@success		200			{object}	Tenant
+//	@header			200			{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`: errors[] names the field"
-//	@failure		401			{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403			{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
-//	@failure		413			{object}	problem.Problem	"the body is over the limit"
-//	@failure		415			{object}	problem.Problem	"the body is not application/json in UTF-8, or compressed with other than gzip or zstd"
 //	@failure		503			{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
-//	@id			changeConcurrency
+//	@id			setTenantConcurrency
 //	@router			/tenants/{id}/config/concurrency [put]
 func (a *API) resize(c *fiber.Ctx) error {
 	id, err := target(c)
@@ -237,9 +226,8 @@ func (a *API) resize(c *fiber.Ctx) error {
 //	@param			id		path		string	true	"id of the tenant"	format(uuid)
 //	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
 //	@success		200		{object}	Tenant
+//	@header		200		{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
-//	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403		{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		409		{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
@@ -262,9 +250,8 @@ func (a *API) suspend(c *fiber.Ctx) error {
 //	@param			id		path		string	true	"id of the tenant"	format(uuid)
 //	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
 //	@success		200		{object}	Tenant
+//	@header		200		{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
-//	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403		{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		409		{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
@@ -298,8 +285,6 @@ func (a *API) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) err
 //	@success		202		{object}	Tenant
 //	@header			202		{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
-//	@failure		401		{object}	problem.Problem	"no token, or not a valid one"
-//	@failure		403		{object}	problem.Problem	"`insufficient_scope`"
 //	@failure		404		{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			deleteTenant

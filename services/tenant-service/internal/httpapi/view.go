@@ -36,7 +36,7 @@ type Status struct {
 	// What is wrong, in the state paused or failed.
 	Error     string     `json:"error,omitempty" example:"ping the database: connection refused"`
 	Instances []Instance `json:"instances"`
-}
+} // @name TenantStatus
 
 // Queue is the depth of a tenant's queue; null means not known.
 type Queue struct {
@@ -44,7 +44,7 @@ type Queue struct {
 	Ready *int64 `json:"ready" example:"120" extensions:"x-nullable"`
 	// Messages that are being stored.
 	Unacked *int64 `json:"unacked" example:"40" extensions:"x-nullable"`
-}
+} // @name QueueDepth
 
 // Instance is what one instance of ingest-service observes of a tenant.
 type Instance struct {
@@ -57,7 +57,7 @@ type Instance struct {
 	Error              string `json:"error,omitempty" example:"ping the database: connection refused"`
 	// When the instance has seen this. It repeats itself every 10 seconds; after 30 seconds of silence it is left out.
 	ObservedAt rest.Timestamp `json:"observed_at" swaggertype:"string" format:"date-time" example:"2026-01-31T12:00:07.654321Z"`
-}
+} // @name InstanceStatus
 
 // Page is a part of the list of tenants, in the order of their creation.
 type Page struct {
@@ -66,7 +66,7 @@ type Page struct {
 	NextCursor string `json:"next_cursor" example:"AQAGSjuFc0BAAZejwo8OfMGdOV0qPw96EQ"`
 	// Whether there is more right now.
 	HasMore bool `json:"has_more" example:"false"`
-}
+} // @name TenantPage
 
 func render(t tenant.Tenant, s tenant.Status) Tenant {
 	view := Tenant{

@@ -2,9 +2,9 @@
 package goswagger_test
 
 import (
-	"clients/answers"
 	"clients/goswagger/ingest/client/dead_letters"
 	"clients/goswagger/ingest/client/messages"
+	"clients/world"
 	"errors"
 	"net/url"
 	"strings"
@@ -32,31 +32,27 @@ func id(u uuid.UUID) strfmt.UUID { return strfmt.UUID(u.String()) }
 
 // transport is how a client of go-swagger reaches a service. It knows how to read and write application/json, and has to be told
 // that problem documents are JSON, too, and how NDJSON, which is given to it as text, is written.
-func transport(t *testing.T, address string, checker *answers.Checker) *httptransport.Runtime {
+func transport(t *testing.T, address string) *httptransport.Runtime {
 	u, err := url.Parse(address)
 	require.NoError(t, err)
-	r := httptransport.NewWithClient(u.Host, "/", []string{u.Scheme}, checker.Client())
+	r := httptransport.New(u.Host, "/", []string{u.Scheme})
 	r.Consumers["application/problem+json"] = runtime.JSONConsumer()
 	r.Producers["application/x-ndjson"] = runtime.TextProducer()
 	return r
 }
 
 type scenario struct {
-	answers.World
+	world.World
 	tenants *tenants.Tenants
 	ingest  *ingest.Ingest
 	query   *query.Query
 }
 
 func TestScenario(t *testing.T) {
-	s := &scenario{World: answers.FromEnvironment(t)}
-	checkers := map[string]*answers.Checker{}
-	for _, name := range []string{"tenants", "ingest", "query"} {
-		checkers[name] = answers.New(t, name)
-	}
-	s.tenants = tenants.New(transport(t, s.TenantURL, checkers["tenants"]), nil)
-	s.ingest = ingest.New(transport(t, s.IngestURL, checkers["ingest"]), nil)
-	s.query = query.New(transport(t, s.QueryURL, checkers["query"]), nil)
+	s := &scenario{World: world.FromEnvironment(t)}
+	s.tenants = tenants.New(transport(t, s.TenantURL), nil)
+	s.ingest = ingest.New(transport(t, s.IngestURL), nil)
+	s.query = query.New(transport(t, s.QueryURL), nil)
 
 	s.createTenant(t)
 	s.publish(t)
@@ -64,9 +60,6 @@ func TestScenario(t *testing.T) {
 	s.deadLetters(t)
 	s.changeTenant(t)
 	s.refusals(t)
-	for _, c := range checkers {
-		c.RequireAll()
-	}
 }
 
 func (s *scenario) createTenant(t *testing.T) {
@@ -94,7 +87,7 @@ func (s *scenario) createTenant(t *testing.T) {
 func (s *scenario) publish(t *testing.T) {
 	token := httptransport.BearerToken(s.TenantToken)
 	message := uuid.New()
-	one, err := s.ingest.Messages.PublishMessage(messages.NewPublishMessageParams().WithMessage(&ingestmodels.Message{
+	one, err := s.ingest.Messages.PublishMessage(messages.NewPublishMessageParams().WithMessage(&ingestmodels.NewMessage{
 		ID: ptr(id(message)), Payload: map[string]any{"type": "order.created", "total": 19.99},
 	}), token)
 	require.NoError(t, err)
@@ -111,7 +104,7 @@ func (s *scenario) publish(t *testing.T) {
 // read pages through the messages, each with a payload of another kind.
 func (s *scenario) read(t *testing.T) {
 	token := httptransport.BearerToken(s.TenantToken)
-	var all []*querymodels.MessageDocument
+	var all []*querymodels.Message
 	require.Eventually(t, func() bool {
 		all = nil
 		for cursor, more := (*string)(nil), true; more; {
@@ -123,7 +116,7 @@ func (s *scenario) read(t *testing.T) {
 			cursor, more = page.Payload.NextCursor, *page.Payload.HasMore
 		}
 		return len(all) == 3
-	}, answers.Patience, answers.Poll)
+	}, world.Patience, world.Poll)
 	payloads := make([]string, len(all))
 	for i, m := range all {
 		one, err := s.query.Messages.GetMessage(stored.NewGetMessageParams().WithID(*m.ID), token)
@@ -152,7 +145,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 		}
 		letters = page.Payload.Data
 		return len(letters) == 2
-	}, answers.Patience, answers.Poll)
+	}, world.Patience, world.Poll)
 	for _, letter := range letters {
 		one, err := s.ingest.DeadLetters.GetDeadLetter(dead_letters.NewGetDeadLetterParams().WithID(*letter.ID), token)
 		require.NoError(t, err)
@@ -179,13 +172,13 @@ func (s *scenario) deadLetters(t *testing.T) {
 	require.Equal(t, "payload_not_json", *refused.Payload.Code)
 
 	_, replayed, err := s.ingest.DeadLetters.ReplayDeadLetter(
-		dead_letters.NewReplayDeadLetterParams().WithID(*list.ID).WithEdit(&ingestmodels.Edit{Payload: "edited"}), token)
+		dead_letters.NewReplayDeadLetterParams().WithID(*list.ID).WithEdit(&ingestmodels.EditedMessage{Payload: "edited"}), token)
 	require.NoError(t, err)
 	require.NotNil(t, replayed)
 	require.Eventually(t, func() bool {
 		m, err := s.query.Messages.GetMessage(stored.NewGetMessageParams().WithID(*replayed.Payload.MessageID), token)
 		return err == nil && m.Payload.Payload == "edited"
-	}, answers.Patience, answers.Poll)
+	}, world.Patience, world.Poll)
 
 	_, err = s.ingest.DeadLetters.DropDeadLetter(dead_letters.NewDropDeadLetterParams().WithID(*broken.ID), token)
 	require.NoError(t, err)
@@ -197,7 +190,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 func (s *scenario) changeTenant(t *testing.T) {
 	admin := httptransport.BearerToken(s.Admin)
 	tenant := id(s.Tenant)
-	resized, err := s.tenants.Tenants.ChangeConcurrency(registry.NewChangeConcurrencyParams().WithID(tenant).
+	resized, err := s.tenants.Tenants.SetTenantConcurrency(registry.NewSetTenantConcurrencyParams().WithID(tenant).
 		WithConcurrency(&tenantmodels.Concurrency{Workers: ptr(int64(3))}), admin)
 	require.NoError(t, err)
 	require.EqualValues(t, 3, *resized.Payload.Workers)
@@ -218,7 +211,7 @@ func (s *scenario) changeTenant(t *testing.T) {
 // refusals looks at the status, the code and the request id of errors of every operation.
 func (s *scenario) refusals(t *testing.T) {
 	reader, admin, nobody := httptransport.BearerToken(s.LettersToken), httptransport.BearerToken(s.Admin), id(uuid.New())
-	message := &ingestmodels.Message{Payload: 1}
+	message := &ingestmodels.NewMessage{Payload: 1}
 	one := messages.NewPublishMessageParams().WithMessage(message)
 	errorOf := func(_ any, err error) error { return err }
 	tests := map[string]struct {
@@ -231,7 +224,7 @@ func (s *scenario) refusals(t *testing.T) {
 		"no token":         {errorOf(s.ingest.Messages.PublishMessage(one, nil)), 401, "missing_token"},
 		"a deleted tenant": {errorOf(s.ingest.Messages.PublishMessage(one, httptransport.BearerToken(s.TenantToken))), 404, "tenant_not_found"},
 		"too large": {errorOf(s.ingest.Messages.PublishMessage(
-			messages.NewPublishMessageParams().WithMessage(&ingestmodels.Message{Payload: strings.Repeat("x", 2<<20)}), reader)), 413, "body_too_large"},
+			messages.NewPublishMessageParams().WithMessage(&ingestmodels.NewMessage{Payload: strings.Repeat("x", 2<<20)}), reader)), 413, "body_too_large"},
 		"an empty batch": {errorOf(s.ingest.Messages.PublishBatch(messages.NewPublishBatchParams().WithMessages("\n"), reader,
 			messages.WithContentTypeApplicationxNdjson)), 400, "empty_body"},
 		"a bad cursor":    {errorOf(s.ingest.DeadLetters.ListDeadLetters(dead_letters.NewListDeadLettersParams().WithCursor(ptr("x")), reader)), 400, "bad_cursor"},
@@ -244,7 +237,7 @@ func (s *scenario) refusals(t *testing.T) {
 		"none to suspend": {errorOf(s.tenants.Tenants.SuspendTenant(registry.NewSuspendTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to resume":  {errorOf(s.tenants.Tenants.ResumeTenant(registry.NewResumeTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to delete":  {errorOf(s.tenants.Tenants.DeleteTenant(registry.NewDeleteTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
-		"none to resize": {errorOf(s.tenants.Tenants.ChangeConcurrency(registry.NewChangeConcurrencyParams().WithID(nobody).
+		"none to resize": {errorOf(s.tenants.Tenants.SetTenantConcurrency(registry.NewSetTenantConcurrencyParams().WithID(nobody).
 			WithConcurrency(&tenantmodels.Concurrency{Workers: ptr(int64(1))}), admin)), 404, "tenant_not_found"},
 	}
 	for name, tt := range tests {

@@ -1,11 +1,9 @@
-// Package oapi_test runs the scenario with the clients that oapi-codegen has made.
+// Package oapi_test runs the scenario with the client that oapi-codegen has made of api/openapi.yaml.
 package oapi_test
 
 import (
-	"clients/answers"
-	"clients/oapi/ingest"
-	"clients/oapi/query"
-	"clients/oapi/tenants"
+	"clients/oapi/api"
+	"clients/world"
 	"context"
 	"net/http"
 	"strings"
@@ -26,26 +24,19 @@ func as(token string) func(context.Context, *http.Request) error {
 	}
 }
 
+// scenario has the client once for each service, whose addresses differ.
 type scenario struct {
-	answers.World
-	tenants *tenants.ClientWithResponses
-	ingest  *ingest.ClientWithResponses
-	query   *query.ClientWithResponses
+	world.World
+	tenants, ingest, query *api.ClientWithResponses
 }
 
 func TestScenario(t *testing.T) {
-	s := &scenario{World: answers.FromEnvironment(t)}
-	checkers := map[string]*answers.Checker{}
-	for _, name := range []string{"tenants", "ingest", "query"} {
-		checkers[name] = answers.New(t, name)
+	s := &scenario{World: world.FromEnvironment(t)}
+	for address, client := range map[string]**api.ClientWithResponses{s.TenantURL: &s.tenants, s.IngestURL: &s.ingest, s.QueryURL: &s.query} {
+		var err error
+		*client, err = api.NewClientWithResponses(address)
+		require.NoError(t, err)
 	}
-	var err error
-	s.tenants, err = tenants.NewClientWithResponses(s.TenantURL, tenants.WithHTTPClient(checkers["tenants"].Client()))
-	require.NoError(t, err)
-	s.ingest, err = ingest.NewClientWithResponses(s.IngestURL, ingest.WithHTTPClient(checkers["ingest"].Client()))
-	require.NoError(t, err)
-	s.query, err = query.NewClientWithResponses(s.QueryURL, query.WithHTTPClient(checkers["query"].Client()))
-	require.NoError(t, err)
 
 	s.createTenant(t)
 	s.publish(t)
@@ -53,19 +44,16 @@ func TestScenario(t *testing.T) {
 	s.deadLetters(t)
 	s.changeTenant(t)
 	s.refusals(t)
-	for _, c := range checkers {
-		c.RequireAll()
-	}
 }
 
 func (s *scenario) createTenant(t *testing.T) {
-	body := tenants.CreateTenant{Id: &s.Tenant, Name: "acme", Workers: ptr(2)}
-	created, err := s.tenants.CreateTenantWithResponse(t.Context(), &tenants.CreateTenantParams{Prefer: ptr("wait=30")}, body, as(s.Admin))
+	body := api.CreateTenant{Id: &s.Tenant, Name: "acme", Workers: ptr(2)}
+	created, err := s.tenants.CreateTenantWithResponse(t.Context(), &api.CreateTenantParams{Prefer: ptr("wait=30")}, body, as(s.Admin))
 	require.NoError(t, err)
 	require.NotNil(t, created.JSON201, "%s", created.Body)
 	require.Equal(t, s.Tenant, created.JSON201.Id)
 	require.Nil(t, created.JSON201.MaxAttempts)
-	require.Equal(t, "/tenants/"+s.Tenant.String(), *created.Headers201.Location)
+	require.Equal(t, "/tenants/"+s.Tenant.String(), created.Headers201.Location)
 
 	again, err := s.tenants.CreateTenantWithResponse(t.Context(), nil, body, as(s.Admin))
 	require.NoError(t, err)
@@ -74,7 +62,7 @@ func (s *scenario) createTenant(t *testing.T) {
 	require.NotEmpty(t, again.ApplicationproblemJSON409.RequestId)
 	require.Equal(t, "id", (*again.ApplicationproblemJSON409.Errors)[0].Field)
 
-	list, err := s.tenants.ListTenantsWithResponse(t.Context(), &tenants.ListTenantsParams{Limit: ptr(1)}, as(s.Admin))
+	list, err := s.tenants.ListTenantsWithResponse(t.Context(), &api.ListTenantsParams{Limit: ptr(1)}, as(s.Admin))
 	require.NoError(t, err)
 	require.Len(t, list.JSON200.Data, 1)
 	require.NotEmpty(t, list.JSON200.NextCursor)
@@ -83,7 +71,7 @@ func (s *scenario) createTenant(t *testing.T) {
 func (s *scenario) publish(t *testing.T) {
 	id := uuid.New()
 	one, err := s.ingest.PublishMessageWithResponse(t.Context(), nil,
-		ingest.Message{Id: &id, Payload: map[string]any{"type": "order.created", "total": 19.99}}, as(s.TenantToken))
+		api.NewMessage{Id: &id, Payload: map[string]any{"type": "order.created", "total": 19.99}}, as(s.TenantToken))
 	require.NoError(t, err)
 	require.NotNil(t, one.JSON202, "%s", one.Body)
 	require.Equal(t, id, one.JSON202.Id)
@@ -100,11 +88,11 @@ func (s *scenario) publish(t *testing.T) {
 
 // read pages through the messages, each with a payload of another kind.
 func (s *scenario) read(t *testing.T) {
-	var all []query.MessageDocument
+	var all []api.Message
 	require.Eventually(t, func() bool {
 		all = nil
 		for cursor, more := (*string)(nil), true; more; {
-			page, err := s.query.ListMessagesWithResponse(t.Context(), &query.ListMessagesParams{Cursor: cursor, Limit: ptr(2)}, as(s.TenantToken))
+			page, err := s.query.ListMessagesWithResponse(t.Context(), &api.ListMessagesParams{Cursor: cursor, Limit: ptr(2)}, as(s.TenantToken))
 			if err != nil || page.JSON200 == nil {
 				return false
 			}
@@ -112,7 +100,7 @@ func (s *scenario) read(t *testing.T) {
 			cursor, more = &page.JSON200.NextCursor, page.JSON200.HasMore
 		}
 		return len(all) == 3
-	}, answers.Patience, answers.Poll)
+	}, world.Patience, world.Poll)
 	var payloads []any
 	for _, m := range all {
 		payloads = append(payloads, m.Payload)
@@ -127,7 +115,7 @@ func (s *scenario) read(t *testing.T) {
 // deadLetters reads a page with a payload that is a list and one that is no JSON, and puts both right.
 func (s *scenario) deadLetters(t *testing.T) {
 	ctx, token := t.Context(), as(s.LettersToken)
-	var letters []ingest.DeadLetter
+	var letters []api.DeadLetter
 	require.Eventually(t, func() bool {
 		page, err := s.ingest.ListDeadLettersWithResponse(ctx, nil, token)
 		if err != nil || page.JSON200 == nil {
@@ -135,7 +123,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 		}
 		letters = page.JSON200.Data
 		return len(letters) == 2
-	}, answers.Patience, answers.Poll)
+	}, world.Patience, world.Poll)
 	for _, letter := range letters {
 		one, err := s.ingest.GetDeadLetterWithResponse(ctx, letter.Id, nil, token)
 		require.NoError(t, err)
@@ -143,7 +131,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 		require.Equal(t, letter.Payload, one.JSON200.Payload)
 	}
 	list, broken := letters[0], letters[1]
-	if list.Reason != ingest.DeadLetterReasonForeignKey {
+	if list.Reason != api.DeadLetterReasonForeignKey {
 		list, broken = broken, list
 	}
 	require.Equal(t, []any{1.0, 2.0}, list.Payload)
@@ -153,7 +141,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 	require.Nil(t, broken.MessageId, "its producer gave none")
 	require.Equal(t, map[string]any{"origin": "a producer"}, broken.Headers)
 
-	none, err := s.ingest.ReplayDeadLettersWithResponse(ctx, &ingest.ReplayDeadLettersParams{DryRun: ptr(true), Reason: ptr("not_json")}, token)
+	none, err := s.ingest.ReplayDeadLettersWithResponse(ctx, &api.ReplayDeadLettersParams{DryRun: ptr(true), Reason: ptr(api.ReplayDeadLettersParamsReason("not_json"))}, token)
 	require.NoError(t, err)
 	require.Equal(t, 1, *none.JSON200.Count)
 
@@ -163,39 +151,39 @@ func (s *scenario) deadLetters(t *testing.T) {
 	require.Equal(t, "payload_not_json", refused.ApplicationproblemJSON422.Code)
 	require.NotEmpty(t, refused.ApplicationproblemJSON422.RequestId)
 
-	replayed, err := s.ingest.ReplayDeadLetterWithResponse(ctx, list.Id, nil, ingest.Edit{Payload: "edited"}, token)
+	replayed, err := s.ingest.ReplayDeadLetterWithResponse(ctx, list.Id, nil, api.EditedMessage{Payload: "edited"}, token)
 	require.NoError(t, err)
 	require.NotNil(t, replayed.JSON202, "%s", replayed.Body)
 	require.Eventually(t, func() bool {
 		m, err := s.query.GetMessageWithResponse(ctx, replayed.JSON202.MessageId, nil, token)
 		return err == nil && m.JSON200 != nil && m.JSON200.Payload == "edited"
-	}, answers.Patience, answers.Poll)
+	}, world.Patience, world.Poll)
 
 	dropped, err := s.ingest.DropDeadLetterWithResponse(ctx, broken.Id, nil, token)
 	require.NoError(t, err)
 	require.Equal(t, 204, dropped.StatusCode())
-	rest, err := s.ingest.DropDeadLettersWithResponse(ctx, &ingest.DropDeadLettersParams{Reason: ptr("not_json")}, token)
+	rest, err := s.ingest.DropDeadLettersWithResponse(ctx, &api.DropDeadLettersParams{Reason: ptr(api.DropDeadLettersParamsReason("not_json"))}, token)
 	require.NoError(t, err)
 	require.Zero(t, rest.JSON200.Dropped)
 }
 
 func (s *scenario) changeTenant(t *testing.T) {
 	ctx, admin := t.Context(), as(s.Admin)
-	resized, err := s.tenants.ChangeConcurrencyWithResponse(ctx, s.Tenant, nil, tenants.Concurrency{Workers: 3}, admin)
+	resized, err := s.tenants.SetTenantConcurrencyWithResponse(ctx, s.Tenant, nil, api.Concurrency{Workers: 3}, admin)
 	require.NoError(t, err)
 	require.Equal(t, 3, resized.JSON200.Workers)
-	suspended, err := s.tenants.SuspendTenantWithResponse(ctx, s.Tenant, &tenants.SuspendTenantParams{Prefer: ptr("wait=30")}, admin)
+	suspended, err := s.tenants.SuspendTenantWithResponse(ctx, s.Tenant, &api.SuspendTenantParams{Prefer: ptr("wait=30")}, admin)
 	require.NoError(t, err)
-	require.Equal(t, tenants.TenantStateSuspended, suspended.JSON200.State)
+	require.Equal(t, api.TenantStateSuspended, suspended.JSON200.State)
 	resumed, err := s.tenants.ResumeTenantWithResponse(ctx, s.Tenant, nil, admin)
 	require.NoError(t, err)
-	require.Equal(t, tenants.TenantStateActive, resumed.JSON200.State)
+	require.Equal(t, api.TenantStateActive, resumed.JSON200.State)
 	shown, err := s.tenants.GetTenantWithResponse(ctx, s.Tenant, admin)
 	require.NoError(t, err)
 	require.Equal(t, "acme", shown.JSON200.Name)
-	deleted, err := s.tenants.DeleteTenantWithResponse(ctx, s.Tenant, &tenants.DeleteTenantParams{Prefer: ptr("wait=30")}, admin)
+	deleted, err := s.tenants.DeleteTenantWithResponse(ctx, s.Tenant, &api.DeleteTenantParams{Prefer: ptr("wait=30")}, admin)
 	require.NoError(t, err)
-	require.Equal(t, tenants.TenantStateDeleted, deleted.JSON202.State)
+	require.Equal(t, api.TenantStateDeleted, deleted.JSON202.State)
 }
 
 // refusals looks at the status, the code and the request id of errors of every operation.
@@ -203,7 +191,7 @@ func (s *scenario) refusals(t *testing.T) {
 	ctx, reader := t.Context(), as(s.LettersToken)
 	nobody := uuid.New()
 
-	page, err := s.query.ListMessagesWithResponse(ctx, &query.ListMessagesParams{Limit: ptr(0)}, reader)
+	page, err := s.query.ListMessagesWithResponse(ctx, &api.ListMessagesParams{Limit: ptr(0)}, reader)
 	require.NoError(t, err)
 	require.Equal(t, 400, page.StatusCode())
 	require.Equal(t, "limit", (*page.ApplicationproblemJSON400.Errors)[0].Field)
@@ -213,18 +201,18 @@ func (s *scenario) refusals(t *testing.T) {
 	require.Equal(t, 404, missing.StatusCode())
 	require.Equal(t, "not_stored", missing.ApplicationproblemJSON404.Code)
 	require.Equal(t, 404, missing.ApplicationproblemJSON404.Status)
-	require.Equal(t, *missing.Headers404.XRequestID, missing.ApplicationproblemJSON404.RequestId)
+	require.Equal(t, missing.Headers404.XRequestID, missing.ApplicationproblemJSON404.RequestId)
 
-	without, err := s.ingest.PublishMessageWithResponse(ctx, nil, ingest.Message{Payload: 1})
+	without, err := s.ingest.PublishMessageWithResponse(ctx, nil, api.NewMessage{Payload: 1})
 	require.NoError(t, err)
 	require.Equal(t, 401, without.StatusCode())
 	require.Equal(t, "missing_token", without.ApplicationproblemJSON401.Code)
-	require.Equal(t, "Bearer", *without.Headers401.WWWAuthenticate)
-	gone, err := s.ingest.PublishMessageWithResponse(ctx, nil, ingest.Message{Payload: 1}, as(s.TenantToken))
+	require.Equal(t, "Bearer", without.Headers401.WWWAuthenticate)
+	gone, err := s.ingest.PublishMessageWithResponse(ctx, nil, api.NewMessage{Payload: 1}, as(s.TenantToken))
 	require.NoError(t, err)
 	require.Equal(t, 404, gone.StatusCode())
 	require.Equal(t, "tenant_not_found", gone.ApplicationproblemJSON404.Code)
-	large, err := s.ingest.PublishMessageWithResponse(ctx, nil, ingest.Message{Payload: strings.Repeat("x", 2<<20)}, reader)
+	large, err := s.ingest.PublishMessageWithResponse(ctx, nil, api.NewMessage{Payload: strings.Repeat("x", 2<<20)}, reader)
 	require.NoError(t, err)
 	require.Equal(t, 413, large.StatusCode())
 	require.NotEmpty(t, large.ApplicationproblemJSON413.RequestId)
@@ -235,7 +223,7 @@ func (s *scenario) refusals(t *testing.T) {
 	empty, err := s.ingest.PublishBatchWithBodyWithResponse(ctx, nil, "application/x-ndjson", strings.NewReader("\n"), reader)
 	require.NoError(t, err)
 	require.Equal(t, "empty_body", empty.ApplicationproblemJSON400.Code)
-	letters, err := s.ingest.ListDeadLettersWithResponse(ctx, &ingest.ListDeadLettersParams{Cursor: ptr("x")}, reader)
+	letters, err := s.ingest.ListDeadLettersWithResponse(ctx, &api.ListDeadLettersParams{Cursor: ptr("x")}, reader)
 	require.NoError(t, err)
 	require.Equal(t, "bad_cursor", letters.ApplicationproblemJSON400.Code)
 	letter, err := s.ingest.GetDeadLetterWithResponse(ctx, nobody, nil, reader)
@@ -244,10 +232,10 @@ func (s *scenario) refusals(t *testing.T) {
 	drop, err := s.ingest.DropDeadLetterWithResponse(ctx, nobody, nil, reader)
 	require.NoError(t, err)
 	require.Equal(t, "dead_letter_not_found", drop.ApplicationproblemJSON404.Code)
-	drops, err := s.ingest.DropDeadLettersWithResponse(ctx, &ingest.DropDeadLettersParams{TenantId: &nobody}, reader)
+	drops, err := s.ingest.DropDeadLettersWithResponse(ctx, &api.DropDeadLettersParams{TenantId: &nobody}, reader)
 	require.NoError(t, err)
 	require.Equal(t, "tenant_mismatch", drops.ApplicationproblemJSON403.Code)
-	replays, err := s.ingest.ReplayDeadLettersWithResponse(ctx, &ingest.ReplayDeadLettersParams{Reason: ptr("bad mood")}, reader)
+	replays, err := s.ingest.ReplayDeadLettersWithResponse(ctx, &api.ReplayDeadLettersParams{Reason: ptr(api.ReplayDeadLettersParamsReason("bad mood"))}, reader)
 	require.NoError(t, err)
 	require.Equal(t, "invalid_reason", replays.ApplicationproblemJSON400.Code)
 
@@ -258,7 +246,7 @@ func (s *scenario) refusals(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "tenant_not_found", foreign.ApplicationproblemJSON404.Code)
 	admin := as(s.Admin)
-	resized, err := s.tenants.ChangeConcurrencyWithResponse(ctx, nobody, nil, tenants.Concurrency{Workers: 1}, admin)
+	resized, err := s.tenants.SetTenantConcurrencyWithResponse(ctx, nobody, nil, api.Concurrency{Workers: 1}, admin)
 	require.NoError(t, err)
 	require.Equal(t, "tenant_not_found", resized.ApplicationproblemJSON404.Code)
 	suspended, err := s.tenants.SuspendTenantWithResponse(ctx, nobody, nil, admin)
