@@ -21,10 +21,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
 
 const (
 	patience = 90 * time.Second // on a busy machine
@@ -58,7 +59,7 @@ func newWorldOn(t *testing.T, databaseURL, natsURL string, settings ...string) *
 	w := &world{t: t, broker: backing.RabbitMQ(t), natsURL: natsURL}
 	transport := &http.Transport{MaxIdleConnsPerHost: clients}
 	t.Cleanup(transport.CloseIdleConnections)
-	w.client = &http.Client{Transport: transport, Timeout: requestTimeout}
+	w.client = &http.Client{Transport: openapi.Transport(transport), Timeout: requestTimeout}
 	env := make(map[string]string)
 	for _, setting := range settings {
 		name, value, _ := strings.Cut(setting, "=")

@@ -21,13 +21,15 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
+	http.DefaultClient.Transport = openapi.Transport(http.DefaultTransport)
+	code := openapi.Checked(m).Run()
 	http.DefaultClient.CloseIdleConnections() // each has goroutines that are no leak
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)

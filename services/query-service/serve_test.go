@@ -21,11 +21,12 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 )
 
 func TestMain(m *testing.M) {
 	// fasthttp's clock never stops.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+	goleak.VerifyTestMain(openapi.Checked(m), goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 }
 
 const secret = "a secret of thirty-two bytes, at least"
@@ -144,7 +145,7 @@ func startProcess(t *testing.T, databaseURL string) *process {
 	cfg.Database.URL = databaseURL
 	cfg.Database.ConnectTimeout = time.Second
 	ctx, cancel := context.WithCancel(t.Context())
-	p := &process{t: t, cfg: cfg, client: &http.Client{Transport: &http.Transport{}}, stop: cancel, done: make(chan error, 1)}
+	p := &process{t: t, cfg: cfg, client: &http.Client{Transport: openapi.Transport(&http.Transport{})}, stop: cancel, done: make(chan error, 1)}
 	go func() { p.done <- serve(ctx, cfg, zap.NewNop()) }()
 	t.Cleanup(func() {
 		cancel()

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -182,7 +183,7 @@ func newCrashWorld(t *testing.T) *crashWorld {
 	t.Cleanup(w.operator.Close)
 	w.http = &running{
 		t: t, url: "http://" + cfg.HTTP.Addr, ops: "http://" + cfg.Ops.Addr, cfg: cfg,
-		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		client: &http.Client{Transport: openapi.Transport(&http.Transport{DisableKeepAlives: true})},
 	}
 	scratch, err := backing.NewScratch()
 	require.NoError(t, err)

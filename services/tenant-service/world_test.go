@@ -20,6 +20,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	// One goroutine of the whole process, which fasthttp starts with its first server and never ends.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+	goleak.VerifyTestMain(openapi.Checked(m), goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 }
 
 const (
@@ -76,7 +77,7 @@ func start(t *testing.T, cfg Config) *running {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	r := &running{
 		t: t, url: "http://" + cfg.HTTP.Addr, ops: "http://" + cfg.Ops.Addr, cfg: cfg,
-		client: &http.Client{Transport: transport}, stopped: make(chan error, 1), cancel: cancel,
+		client: &http.Client{Transport: openapi.Transport(transport)}, stopped: make(chan error, 1), cancel: cancel,
 	}
 	go func() { r.stopped <- serve(ctx, cfg, zap.NewNop()) }()
 	t.Cleanup(func() {

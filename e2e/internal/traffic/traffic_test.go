@@ -17,11 +17,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
 
 const patience = 90 * time.Second
 
@@ -134,8 +135,9 @@ func start(t *testing.T, opts Options) *Traffic {
 		IngestURL: s.Ingest.URL, QueryURL: s.Query.URL,
 		DatabaseURL: on.DatabaseURL, RabbitMQURL: broker.URL, RabbitMQManagementURL: broker.ManagementURL,
 		Token: s.TenantToken,
-		Admin: operator{url: s.Tenant.URL, token: token, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}},
+		Admin: operator{url: s.Tenant.URL, token: token, client: &http.Client{Transport: openapi.Transport(&http.Transport{DisableKeepAlives: true})}},
 	}, opts)
+	traffic.client.http.Transport = openapi.Transport(traffic.client.http.Transport)
 	t.Cleanup(func() { require.NoError(t, traffic.Close()) })
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -21,6 +21,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
@@ -31,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// fasthttp's clock never stops.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+	goleak.VerifyTestMain(openapi.Checked(m), goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 }
 
 const secret = "a secret of thirty-two bytes, at least"
@@ -126,7 +127,7 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	server := rest.New(web, "ingest-service", reg, zap.NewNop())
 	letters := deadletter.NewStore(pool, 5*time.Second)
 	replayer := deadletter.NewReplayer(letters, publisher, 10_000, cfg.MaxPayload, deadletter.NewMetrics(reg), zap.NewNop())
-	s := &service{client: &http.Client{Transport: &http.Transport{}}, letters: letters}
+	s := &service{client: &http.Client{Transport: openapi.Transport(&http.Transport{})}, letters: letters}
 	s.metrics = Mount(server, verifier, Dependencies{Tenants: directory{}, Publisher: publisher, Letters: letters, Replayer: replayer}, cfg, reg)
 	addr, err := server.Listen()
 	require.NoError(t, err)

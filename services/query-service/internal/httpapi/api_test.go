@@ -20,6 +20,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
@@ -27,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// fasthttp's clock never stops.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+	goleak.VerifyTestMain(openapi.Checked(m), goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 }
 
 const secret = "a secret of thirty-two bytes, at least"
@@ -69,7 +70,7 @@ func startOn(t *testing.T, url string, way func(url string) string, timeout time
 
 	operator, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
-	s := &service{url: "http://" + addr.String(), operator: operator, client: &http.Client{Transport: &http.Transport{}}}
+	s := &service{url: "http://" + addr.String(), operator: operator, client: &http.Client{Transport: openapi.Transport(&http.Transport{})}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
