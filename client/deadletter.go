@@ -88,10 +88,10 @@ type DeadLetterQuery struct {
 
 // DeadLetters lists dead letters in the order of their first failure.
 func (c *Client) DeadLetters(q DeadLetterQuery) *Pager[DeadLetter] {
-	return &Pager[DeadLetter]{cursor: q.Cursor, fetch: func(ctx context.Context, cursor string, patient bool) (page Page[DeadLetter], err error) {
+	return &Pager[DeadLetter]{cursor: q.Cursor, fetch: func(ctx context.Context, cursor string, untilDone bool) (page Page[DeadLetter], err error) {
 		query := q.Filter.values()
 		setPage(query, cursor, q.Limit)
-		request := call{service: ingestService, method: http.MethodGet, path: "/dead-letters", query: query, patient: patient}
+		request := call{service: ingestService, method: http.MethodGet, path: "/dead-letters", query: query, untilDone: untilDone}
 		if _, err := c.do(ctx, request, &page); err != nil {
 			return page, fmt.Errorf("list dead letters: %w", err)
 		}
@@ -125,8 +125,8 @@ func (d *DeadLetter) normalize() {
 
 // DropDeadLetter removes a dead letter.
 func (c *Client) DropDeadLetter(ctx context.Context, id ID) error {
-	inDoubt, err := c.do(ctx, call{service: ingestService, method: http.MethodDelete, path: "/dead-letters/" + id.String()}, nil)
-	if inDoubt && errors.Is(err, ErrDeadLetterNotFound) {
+	maybeDone, err := c.do(ctx, call{service: ingestService, method: http.MethodDelete, path: "/dead-letters/" + id.String()}, nil)
+	if maybeDone && errors.Is(err, ErrDeadLetterNotFound) {
 		return nil // an attempt before this one has done it
 	}
 	if err != nil {
@@ -198,8 +198,8 @@ func (c *Client) replay(ctx context.Context, id ID, body []byte) (r Replay, err 
 		service: ingestService, method: http.MethodPost, path: "/dead-letters/" + id.String() + "/replay",
 		body: body, contentType: "application/json",
 	}
-	inDoubt, err := c.do(ctx, request, &r)
-	if inDoubt && errors.Is(err, ErrDeadLetterNotFound) {
+	maybeDone, err := c.do(ctx, request, &r)
+	if maybeDone && errors.Is(err, ErrDeadLetterNotFound) {
 		return Replay{Result: ReplayedBefore}, nil
 	}
 	if err != nil {

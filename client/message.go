@@ -82,8 +82,8 @@ type Reader struct {
 
 // Messages returns a reader. Nothing is sent before it is used.
 func (c *Client) Messages(q MessageQuery) *Reader {
-	fetch := func(ctx context.Context, cursor string, patient bool) (page Page[Message], err error) {
-		request := call{service: queryService, method: http.MethodGet, path: "/messages", query: q.values(cursor), patient: patient}
+	fetch := func(ctx context.Context, cursor string, untilDone bool) (page Page[Message], err error) {
+		request := call{service: queryService, method: http.MethodGet, path: "/messages", query: q.values(cursor), untilDone: untilDone}
 		if _, err := c.do(ctx, request, &page); err != nil {
 			return page, fmt.Errorf("read messages: %w", err)
 		}

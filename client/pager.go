@@ -18,7 +18,7 @@ type Page[T any] struct {
 // Pager reads a list page by page. It remembers where it is: [Pager.All] and [Pager.Next] go on behind what was handed out
 // before, after an error as well. It is for one goroutine at a time.
 type Pager[T any] struct {
-	fetch  func(ctx context.Context, cursor string, patient bool) (Page[T], error)
+	fetch  func(ctx context.Context, cursor string, untilDone bool) (Page[T], error)
 	cursor string  // behind all pages that were handed out whole
 	page   Page[T] // the one that is being handed out
 	given  int     // how many of its items were
@@ -79,8 +79,8 @@ func (p *Pager[T]) advance() {
 }
 
 // load fetches the page at the cursor.
-func (p *Pager[T]) load(ctx context.Context, patient bool) error {
-	page, err := p.fetch(ctx, p.cursor, patient)
+func (p *Pager[T]) load(ctx context.Context, untilDone bool) error {
+	page, err := p.fetch(ctx, p.cursor, untilDone)
 	switch {
 	case err != nil:
 		return err

@@ -62,16 +62,16 @@ var ErrClosed = errors.New("the publisher is closed")
 // the senders, and a sender resolves each message of its batch. Both channels have no buffer, so that a message is always
 // in the hands of one of them.
 type Publisher struct {
-	client  *Client
-	cfg     PublisherConfig
-	in      chan *Pending     // to the collector
-	flushes chan chan<- *span // to the collector
-	batches chan []line       // to the senders
-	closing chan struct{}     // closed by the first Close
-	close   func()
-	abandon context.CancelCauseFunc // ends what is under way
-	stopped chan struct{}           // closed when all goroutines have ended
-	total   span                    // of all messages, for Close
+	client     *Client
+	cfg        PublisherConfig
+	in         chan *Pending     // to the collector
+	flushes    chan chan<- *span // to the collector
+	batches    chan []line       // to the senders
+	closing    chan struct{}     // closed by the first Close
+	close      func()
+	cancelWork context.CancelCauseFunc // ends what is under way
+	stopped    chan struct{}           // closed when all goroutines have ended
+	total      span                    // of all messages, for Close
 }
 
 // Pending is an enqueued message, whose result comes later.
@@ -105,11 +105,11 @@ func (p *Pending) Wait(ctx context.Context) error {
 
 // NewPublisher starts a publisher. It has to be closed.
 func (c *Client) NewPublisher(cfg PublisherConfig) *Publisher {
-	ctx, abandon := context.WithCancelCause(context.Background())
+	ctx, cancelWork := context.WithCancelCause(context.Background())
 	p := &Publisher{
 		client: c, cfg: cfg.withDefaults(),
 		in: make(chan *Pending), flushes: make(chan chan<- *span), batches: make(chan []line),
-		closing: make(chan struct{}), stopped: make(chan struct{}), abandon: abandon,
+		closing: make(chan struct{}), stopped: make(chan struct{}), cancelWork: cancelWork,
 	}
 	p.close = sync.OnceFunc(func() { close(p.closing) })
 	var working sync.WaitGroup
@@ -173,7 +173,7 @@ func await(ctx context.Context, done <-chan struct{}, s *span) error {
 	}
 }
 
-// Close enqueues nothing more, sends what is left and waits for the results. If ctx ends before, the rest is abandoned: its
+// Close enqueues nothing more, sends what is left and waits for the results. If ctx ends before, the rest is cancelled: its
 // results wrap [ErrClosed], its messages may or may not have been accepted. When Close returns, every message has its
 // result and no goroutine is left. The error says how many of all messages were not accepted. Closing again waits for the
 // same end.
@@ -182,10 +182,10 @@ func (p *Publisher) Close(ctx context.Context) error {
 	select {
 	case <-p.stopped:
 	case <-ctx.Done():
-		p.abandon(fmt.Errorf("%w before this message had a result: %w", ErrClosed, context.Cause(ctx)))
+		p.cancelWork(fmt.Errorf("%w before this message had a result: %w", ErrClosed, context.Cause(ctx)))
 		<-p.stopped
 	}
-	p.abandon(ErrClosed) // lets go of the context
+	p.cancelWork(ErrClosed) // lets go of the context
 	return p.total.err()
 }
 

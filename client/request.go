@@ -28,21 +28,21 @@ type call struct {
 	contentType string
 	// wait is how long the service is asked to wait for the outcome (RFC 7240), in whole seconds.
 	wait time.Duration
-	// patient: repeated until the context ends.
-	patient bool
+	// untilDone: repeated until the context ends.
+	untilDone bool
 }
 
 // do makes a request, repeats it where that helps, and decodes the answer into what into points to, unless that is nil.
 // inDoubt says that an attempt before the last may have been successful.
-func (c *Client) do(ctx context.Context, r call, into any) (inDoubt bool, err error) {
-	attempts := c.repeats(ctx, r.patient)
+func (c *Client) do(ctx context.Context, r call, into any) (maybeDone bool, err error) {
+	attempts := c.repeats(ctx, r.untilDone)
 	for {
 		err := c.attempt(ctx, r, attempts.failed+1, into)
 		if err == nil {
-			return attempts.inDoubt, nil
+			return attempts.maybeDone, nil
 		}
 		if final := attempts.next(ctx, err); final != nil {
-			return attempts.inDoubt, final(err)
+			return attempts.maybeDone, final(err)
 		}
 	}
 }

@@ -81,16 +81,16 @@ type repeats struct {
 	policy Retry
 	until  time.Time // zero: only the context ends it
 	failed int       // attempts so far
-	// inDoubt says that an attempt may have done its work without the client having learned of it.
-	inDoubt bool
+	// maybeDone says that an attempt may have done its work without the client having learned of it.
+	maybeDone bool
 }
 
-// repeats begins a request. A patient one is limited by nothing but the context.
-func (c *Client) repeats(ctx context.Context, patient bool) *repeats {
+// repeats begins a request. With untilDone nothing but the context limits it.
+func (c *Client) repeats(ctx context.Context, untilDone bool) *repeats {
 	r := &repeats{policy: c.retry}
 	if deadline, ok := ctx.Deadline(); ok {
 		r.until = deadline
-	} else if !patient {
+	} else if !untilDone {
 		r.until = time.Now().Add(c.retry.For)
 	}
 	return r
@@ -111,7 +111,7 @@ func (r *repeats) next(ctx context.Context, err error) (final func(error) error)
 	if refused {
 		after = p.RetryAfter
 	}
-	r.inDoubt = r.inDoubt || !refused || p.Status != http.StatusTooManyRequests
+	r.maybeDone = r.maybeDone || !refused || p.Status != http.StatusTooManyRequests
 	wait := r.policy.delay(r.failed, after)
 	if _, limited := ctx.Deadline(); !r.until.IsZero() && time.Now().Add(wait).After(r.until) {
 		if limited {

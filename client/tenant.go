@@ -133,8 +133,8 @@ func (c *Client) CreateTenant(ctx context.Context, n NewTenant, opts ...TenantOp
 	if n.ID.IsZero() {
 		n.ID = NewID()
 	}
-	t, inDoubt, err := c.changeTenant(ctx, http.MethodPost, "/tenants", n, opts)
-	if inDoubt && errors.Is(err, ErrTenantExists) {
+	t, maybeDone, err := c.changeTenant(ctx, http.MethodPost, "/tenants", n, opts)
+	if maybeDone && errors.Is(err, ErrTenantExists) {
 		// Most likely by the attempt whose answer was lost.
 		if found, getErr := c.Tenant(ctx, n.ID); getErr == nil && n.made(found) {
 			t = found
@@ -170,10 +170,10 @@ type TenantQuery struct {
 
 // Tenants lists the tenants in the order of their creation, without deleted ones.
 func (c *Client) Tenants(q TenantQuery) *Pager[Tenant] {
-	return &Pager[Tenant]{cursor: q.Cursor, fetch: func(ctx context.Context, cursor string, patient bool) (page Page[Tenant], err error) {
+	return &Pager[Tenant]{cursor: q.Cursor, fetch: func(ctx context.Context, cursor string, untilDone bool) (page Page[Tenant], err error) {
 		query := url.Values{}
 		setPage(query, cursor, q.Limit)
-		request := call{service: tenantService, method: http.MethodGet, path: "/tenants", query: query, patient: patient}
+		request := call{service: tenantService, method: http.MethodGet, path: "/tenants", query: query, untilDone: untilDone}
 		if _, err := c.do(ctx, request, &page); err != nil {
 			return page, fmt.Errorf("list tenants: %w", err)
 		}
@@ -215,8 +215,8 @@ func (c *Client) ResumeTenant(ctx context.Context, id ID, opts ...TenantOption) 
 // DeleteTenant removes a tenant: its consumer, its queue and all its messages. Its id is never used again. Without [Wait] that
 // has only begun when it returns.
 func (c *Client) DeleteTenant(ctx context.Context, id ID, opts ...TenantOption) error {
-	_, inDoubt, err := c.changeTenant(ctx, http.MethodDelete, "/tenants/"+id.String(), nil, opts)
-	if inDoubt && errors.Is(err, ErrTenantNotFound) {
+	_, maybeDone, err := c.changeTenant(ctx, http.MethodDelete, "/tenants/"+id.String(), nil, opts)
+	if maybeDone && errors.Is(err, ErrTenantNotFound) {
 		return nil // an attempt before this one has done it
 	}
 	if err != nil {
@@ -226,7 +226,7 @@ func (c *Client) DeleteTenant(ctx context.Context, id ID, opts ...TenantOption) 
 }
 
 // changeTenant makes a request and, if it is to be waited for, waits until the change has come about.
-func (c *Client) changeTenant(ctx context.Context, method, path string, body any, opts []TenantOption) (t Tenant, inDoubt bool, err error) {
+func (c *Client) changeTenant(ctx context.Context, method, path string, body any, opts []TenantOption) (t Tenant, maybeDone bool, err error) {
 	request := call{service: tenantService, method: method, path: path}
 	if body != nil {
 		if request.body, err = json.Marshal(body); err != nil {
@@ -240,10 +240,10 @@ func (c *Client) changeTenant(ctx context.Context, method, path string, body any
 			request.wait = min(maxWait, max(0, time.Until(deadline)))
 		}
 	}
-	if inDoubt, err = c.do(ctx, request, &t); err != nil {
-		return t, inDoubt, err
+	if maybeDone, err = c.do(ctx, request, &t); err != nil {
+		return t, maybeDone, err
 	}
-	return t, inDoubt, c.awaitTenant(ctx, &t, opts)
+	return t, maybeDone, c.awaitTenant(ctx, &t, opts)
 }
 
 func waits(opts []TenantOption) bool {

@@ -105,7 +105,7 @@ func TestStatusesExpire(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := statuses.Get(t.Context(), contract.InstanceKey("i"))
 		return errors.Is(err, control.ErrNotFound)
-	}, patience, 5*time.Millisecond, "the heartbeat of a dead instance stays")
+	}, waitLimit, 5*time.Millisecond, "the heartbeat of a dead instance stays")
 	_, err = statuses.Get(t.Context(), key)
 	require.NoError(t, err, "its status does not expire with it")
 	_, err = beat(contract.HeartbeatTTL, second)
@@ -143,7 +143,7 @@ func TestMissingBucketIsMadeAgain(t *testing.T) {
 		require.Eventually(t, func() bool {
 			err := operation.run(t.Context())
 			return err == nil || (operation.want != nil && errors.Is(err, operation.want))
-		}, patience, 10*time.Millisecond, name)
+		}, waitLimit, 10*time.Millisecond, name)
 	}
 }
 
@@ -175,7 +175,7 @@ func TestWritesFailAtOnceWhileDisconnected(t *testing.T) {
 // requireReport waits until the connection was reported to work, or not to work.
 func requireReport(t *testing.T, reports <-chan error, works bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(waitLimit)
 	for {
 		select {
 		case err := <-reports:

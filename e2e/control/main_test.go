@@ -23,8 +23,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 )
 
-// patience is how long a test waits for what must happen soon.
-const patience = time.Minute
+// waitLimit is how long a test waits for what must happen soon.
+const waitLimit = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -58,7 +58,7 @@ func (n *natsServer) start() {
 		}
 		nc.Close()
 		return true
-	}, patience, 5*time.Millisecond, "NATS server did not start")
+	}, waitLimit, 5*time.Millisecond, "NATS server did not start")
 }
 
 // stop ends the server, if it runs.
@@ -161,13 +161,13 @@ func (r *recorder) snapshots() int {
 
 func (r *recorder) requireGenerations(t *testing.T, key string, want ...int64) {
 	t.Helper()
-	require.Eventually(t, func() bool { return slices.Equal(r.generations(key), want) }, patience, 5*time.Millisecond,
+	require.Eventually(t, func() bool { return slices.Equal(r.generations(key), want) }, waitLimit, 5*time.Millisecond,
 		"generations of %s", key)
 }
 
 func (r *recorder) requireSnapshots(t *testing.T, atLeast int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return r.snapshots() >= atLeast }, patience, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return r.snapshots() >= atLeast }, waitLimit, 5*time.Millisecond)
 }
 
 func spec(tenantID string, generation int64) contract.TenantSpec {

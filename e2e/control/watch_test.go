@@ -42,7 +42,7 @@ func TestWatchTellsSnapshotAndChanges(t *testing.T) {
 	require.Eventually(t, func() bool {
 		told := seen.generations("t1")
 		return told[len(told)-1] == -1
-	}, patience, 5*time.Millisecond)
+	}, waitLimit, 5*time.Millisecond)
 	told := seen.generations("t1")
 	require.IsIncreasing(t, told[:len(told)-1])
 
@@ -73,11 +73,11 @@ func TestWatchSurvivesRestart(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, err := tenants.Put(ctx, "a", spec("a", generation))
 			return err == nil
-		}, patience, 5*time.Millisecond)
+		}, waitLimit, 5*time.Millisecond)
 		require.Eventually(t, func() bool {
 			told := seen.generations("a")
 			return told[len(told)-1] == generation
-		}, patience, 5*time.Millisecond)
+		}, waitLimit, 5*time.Millisecond)
 		took := time.Since(up)
 		t.Logf("change seen %v after the server was up", took)
 		require.Less(t, took, 8*time.Second) // the plain watcher needs 14
@@ -193,5 +193,5 @@ func TestDeletionMarkersExpire(t *testing.T) {
 	require.Eventually(t, func() bool {
 		status, err := kv.Status(ctx)
 		return err == nil && status.Values() == 0
-	}, patience, 50*time.Millisecond)
+	}, waitLimit, 50*time.Millisecond)
 }

@@ -124,8 +124,8 @@ func TestHeadersOnTheWayToDeadLettersAndBack(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, len(accepted), len(forms)-1)
 
-	letters := append(w.awaitLetters(t, token, 2*len(accepted)), w.awaitLetters(t, asleepToken, len(accepted))...)
-	for _, l := range letters {
+	deadLetters := append(w.awaitDeadLetters(t, token, 2*len(accepted)), w.awaitDeadLetters(t, asleepToken, len(accepted))...)
+	for _, l := range deadLetters {
 		form := sent[*l.MessageID]
 		var kept []byte
 		require.NoError(t, w.operator.QueryRow(t.Context(), `SELECT properties FROM dead_letters WHERE id = $1`, l.ID).Scan(&kept))
@@ -138,11 +138,11 @@ func TestHeadersOnTheWayToDeadLettersAndBack(t *testing.T) {
 		}
 		require.JSONEq(t, want+"}", string(l.Properties), form)
 	}
-	w.checkReplays(t, tenant, token, letters, sent, published)
+	w.checkReplays(t, tenant, token, deadLetters, sent, published)
 }
 
 // checkReplays replays what the database has refused, and compares what is published with what was.
-func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, letters []letter, sent map[uuid.UUID]string, published map[uuid.UUID][]byte) {
+func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadLetters []deadLetter, sent map[uuid.UUID]string, published map[uuid.UUID][]byte) {
 	t.Helper()
 	_, err := w.operator.Exec(t.Context(), `UPDATE allowed SET transient = true`)
 	require.NoError(t, err)
@@ -151,7 +151,7 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, lette
 	defer func() { require.NoError(t, observer.Close()) }()
 	w.bind(t, "observer", tenant)
 	replayed := 0
-	for _, l := range letters {
+	for _, l := range deadLetters {
 		if l.Reason != contract.ReasonMaxAttempts {
 			continue
 		}
@@ -162,7 +162,7 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, lette
 		require.Eventually(t, func() bool {
 			m, err = observer.Get("observer")
 			return err != nil || m != nil
-		}, patience, poll, form)
+		}, waitLimit, poll, form)
 		require.NoError(t, err)
 		got, headers, err := rabbitmq.Properties(m.Properties).Decode()
 		require.NoError(t, err)

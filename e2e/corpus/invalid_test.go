@@ -210,7 +210,7 @@ func TestInvalidPayloadsOverAMQP(t *testing.T) {
 	w.publishAMQP(t, append(messages, foreign)...)
 
 	w.awaitAll(t, token, good)
-	for _, l := range w.awaitLetters(t, token, len(names)) {
+	for _, l := range w.awaitDeadLetters(t, token, len(names)) {
 		require.NotNil(t, l.MessageID)
 		name := names[*l.MessageID]
 		p, known := payloads[name]
@@ -243,7 +243,7 @@ func TestInvalidPayloadsOverAMQP(t *testing.T) {
 		url := w.Ingest.URL + "/dead-letters/replay?dry_run=true&reason=" + string(reason)
 		w.must(t, http.StatusOK, w.call(t, http.MethodPost, url, token, "", nil)).into(t, &counted)
 		require.Equal(t, n, counted.Count, reason)
-		require.Len(t, w.letters(t, token, "reason="+string(reason)), n)
+		require.Len(t, w.deadLetters(t, token, "reason="+string(reason)), n)
 	}
 	var replayed struct {
 		Replayed int `json:"replayed"`
@@ -253,7 +253,7 @@ func TestInvalidPayloadsOverAMQP(t *testing.T) {
 	require.Zero(t, replayed.Replayed)
 	require.Positive(t, replayed.Refused)
 	w.must(t, http.StatusOK, w.call(t, http.MethodDelete, w.Ingest.URL+"/dead-letters?all=true", token, "", nil))
-	require.Empty(t, w.letters(t, token, ""))
+	require.Empty(t, w.deadLetters(t, token, ""))
 	w.awaitAll(t, token, good)
 }
 
@@ -304,5 +304,5 @@ func TestInvalidPayloadsOverHTTP(t *testing.T) {
 	require.Equal(t, "empty_body", w.must(t, http.StatusBadRequest, w.publish(t, token, nil)).code(t))
 	require.Equal(t, "empty_body", w.must(t, http.StatusBadRequest, w.publish(t, token, bytes.Repeat([]byte(" "), 100))).code(t))
 	w.awaitAll(t, token, accepted)
-	require.Empty(t, w.letters(t, token, ""), "what was refused at once is no dead letter")
+	require.Empty(t, w.deadLetters(t, token, ""), "what was refused at once is no dead letter")
 }

@@ -53,21 +53,21 @@ func TestOutagesOfTheDatabaseCostNothing(t *testing.T) {
 				messages[i] = amqpMessage(tenant, uuid.New(), `"during"`)
 			}
 			w.publishAMQP(t, messages...)
-			require.Eventually(t, func() bool { return w.depth(t, tenant) == 0 }, patience, poll, "they are taken")
-			require.Eventually(t, func() bool { return w.depth(t, tenant) == n }, patience, poll, "they go back")
+			require.Eventually(t, func() bool { return w.depth(t, tenant) == 0 }, waitLimit, poll, "they are taken")
+			require.Eventually(t, func() bool { return w.depth(t, tenant) == n }, waitLimit, poll, "they go back")
 			require.Eventually(t, func() bool {
 				return w.call(t, http.MethodGet, w.Ingest.OpsURL+"/readyz", token, "", nil).status == http.StatusServiceUnavailable
-			}, patience, poll, "readiness says so")
+			}, waitLimit, poll, "readiness says so")
 			w.must(t, http.StatusAccepted, w.publish(t, token, envelope(uuid.New(), `"accepted meanwhile"`)))
 
 			w.maintenance(t, c.up)
 			for _, sign := range []string{w.Ingest.OpsURL + "/readyz", w.Query.OpsURL + "/readyz", w.Query.URL + "/messages", w.Ingest.URL + "/dead-letters"} {
 				require.Eventually(t, func() bool {
 					return w.call(t, http.MethodGet, sign, token, "", nil).status == http.StatusOK
-				}, patience, poll, "%s is well again", sign)
+				}, waitLimit, poll, "%s is well again", sign)
 			}
 			w.awaitAll(t, token, n+2)
-			require.Empty(t, w.letters(t, token, ""))
+			require.Empty(t, w.deadLetters(t, token, ""))
 		})
 	}
 }
@@ -75,7 +75,7 @@ func TestOutagesOfTheDatabaseCostNothing(t *testing.T) {
 // depth is how many messages wait in a tenant's queue, without those that a consumer holds.
 func (w *world) depth(t *testing.T, tenant uuid.UUID) (n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	session, err := w.link.Session(ctx)
 	require.NoError(t, err)

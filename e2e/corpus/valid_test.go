@@ -187,7 +187,7 @@ func TestValidPayloadsComeBackEqual(t *testing.T) {
 		w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Query.URL+"/messages/"+id.String(), token, "", nil)).into(t, &one)
 		require.Equal(t, all[id], string(one.Payload), s.name)
 	}
-	require.Empty(t, w.letters(t, token, ""))
+	require.Empty(t, w.deadLetters(t, token, ""))
 }
 
 // jsonText is a value as it is written.
@@ -232,12 +232,12 @@ func TestLimitsToTheByte(t *testing.T) {
 	for id, payload := range sent {
 		require.Equal(t, payload, all[id])
 	}
-	dead := w.awaitLetters(t, token, 1)[0]
+	dead := w.awaitDeadLetters(t, token, 1)[0]
 	require.Equal(t, tooLarge, *dead.MessageID)
 	require.Equal(t, contract.ReasonTooLarge, dead.Reason)
 	require.Equal(t, limit+1, dead.PayloadSize)
 	require.True(t, dead.PayloadOmitted, "a list does not carry the largest payloads")
-	var whole letter
+	var whole deadLetter
 	w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Ingest.URL+"/dead-letters/"+dead.ID.String(), token, "", nil)).into(t, &whole)
 	require.Equal(t, text(limit+1), string(whole.Payload), "it is JSON, and it is all there")
 }
@@ -258,7 +258,7 @@ func TestPayloadsThatGrowWhenTheyAreRead(t *testing.T) {
 		messages = append(messages, amqpMessage(tenant, uuid.New(), numbers(most)))
 	}
 	w.publishAMQP(t, messages...)
-	require.Equal(t, contract.ReasonUnstorable, w.awaitLetters(t, token, 1)[0].Reason)
+	require.Equal(t, contract.ReasonUnstorable, w.awaitDeadLetters(t, token, 1)[0].Reason)
 	first := ""
 	for _, got := range w.awaitAll(t, token, count) {
 		if first == "" {

@@ -37,9 +37,9 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	// patience is the limit of every wait; nothing here takes nearly as long on a machine with two busy cores.
-	patience = 90 * time.Second
-	poll     = 50 * time.Millisecond
+	// waitLimit is the limit of every wait; nothing here takes nearly as long on a machine with two busy cores.
+	waitLimit = 90 * time.Second
+	poll      = 50 * time.Millisecond
 )
 
 // Ways in.
@@ -113,7 +113,7 @@ func (w *world) awaitState(t *testing.T, tenant uuid.UUID, state string) {
 		}
 		a := w.call(t, http.MethodGet, w.Tenant.URL+"/tenants/"+tenant.String(), w.admin, "", nil)
 		return a.status == http.StatusOK && json.Unmarshal(a.body, &view) == nil && view.Status.State == state
-	}, patience, poll)
+	}, waitLimit, poll)
 }
 
 // answer is an HTTP response, read whole.
@@ -125,7 +125,7 @@ type answer struct {
 
 func (w *world) call(t *testing.T, method, url, token, contentType string, body []byte) answer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	require.NoError(t, err)
@@ -201,7 +201,7 @@ func amqpMessage(tenant, id uuid.UUID, body string) rabbitmq.Message {
 // publishAMQP publishes to the broker directly.
 func (w *world) publishAMQP(t *testing.T, messages ...rabbitmq.Message) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(t, errors.Join(w.amqp.PublishBatch(ctx, messages)...))
 }
@@ -241,13 +241,13 @@ func (w *world) awaitAll(t *testing.T, token string, n int) map[uuid.UUID]string
 	require.Eventually(t, func() bool {
 		all = w.readAll(t, token)
 		return len(all) >= n
-	}, patience, 10*poll, "%d messages are missing", n-len(all))
+	}, waitLimit, 10*poll, "%d messages are missing", n-len(all))
 	require.Len(t, all, n)
 	return all
 }
 
-// letter is a dead letter.
-type letter struct {
+// deadLetter is a dead letter.
+type deadLetter struct {
 	ID             uuid.UUID       `json:"id"`
 	MessageID      *uuid.UUID      `json:"message_id"`
 	Reason         contract.Reason `json:"reason"`
@@ -264,15 +264,15 @@ type letter struct {
 	LastFailedAt   time.Time       `json:"last_failed_at"`
 }
 
-// letters lists the dead letters of a tenant that pass a filter, such as "reason=not_json".
-func (w *world) letters(t *testing.T, token, filter string) []letter {
+// deadLetters lists the dead letters of a tenant that pass a filter, such as "reason=not_json".
+func (w *world) deadLetters(t *testing.T, token, filter string) []deadLetter {
 	t.Helper()
-	var all []letter
+	var all []deadLetter
 	for cursor, more := "", true; more; {
 		var page struct {
-			Data       []letter `json:"data"`
-			NextCursor string   `json:"next_cursor"`
-			HasMore    bool     `json:"has_more"`
+			Data       []deadLetter `json:"data"`
+			NextCursor string       `json:"next_cursor"`
+			HasMore    bool         `json:"has_more"`
 		}
 		w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Ingest.URL+"/dead-letters?limit=1000&"+filter+cursor, token, "", nil)).into(t, &page)
 		all, cursor, more = append(all, page.Data...), "&cursor="+page.NextCursor, page.HasMore
@@ -280,14 +280,14 @@ func (w *world) letters(t *testing.T, token, filter string) []letter {
 	return all
 }
 
-// awaitLetters waits until a tenant has n dead letters.
-func (w *world) awaitLetters(t *testing.T, token string, n int) []letter {
+// awaitDeadLetters waits until a tenant has n dead letters.
+func (w *world) awaitDeadLetters(t *testing.T, token string, n int) []deadLetter {
 	t.Helper()
-	var all []letter
+	var all []deadLetter
 	require.Eventually(t, func() bool {
-		all = w.letters(t, token, "")
+		all = w.deadLetters(t, token, "")
 		return len(all) >= n
-	}, patience, 2*poll)
+	}, waitLimit, 2*poll)
 	require.Len(t, all, n)
 	return all
 }

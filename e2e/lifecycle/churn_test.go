@@ -56,7 +56,7 @@ func TestTenantsLeaveNothingBehind(t *testing.T) {
 		total = few
 	}
 	w.wave(wave) // connections, pools and caches are made once
-	before, heap := w.settledTraces(conn), w.heaps()
+	before, heap := w.stableTraces(conn), w.heaps()
 	t.Logf("before: %+v, heaps %v", before, heap)
 	began := time.Now()
 	for range total / wave {
@@ -73,7 +73,7 @@ func TestTenantsLeaveNothingBehind(t *testing.T) {
 		}
 		after.Goroutines, after.Descriptors = before.Goroutines, before.Descriptors
 		require.Equal(c, before, after)
-	}, patience, 10*poll)
+	}, waitLimit, 10*poll)
 	for name, bytes := range w.heaps() {
 		require.LessOrEqual(t, bytes, heap[name]+heap[name]/10+heapAllowance, "the heap of %s has grown", name)
 		t.Logf("heap of %s: %d KiB, then %d KiB", name, heap[name]>>10, bytes>>10)
@@ -120,15 +120,15 @@ func (w *world) each(ids []uuid.UUID, step func(context.Context, uuid.UUID) erro
 	require.False(w.t, w.t.Failed())
 }
 
-// settledTraces are the traces once they do not change any more.
-func (w *world) settledTraces(conn *control.Conn) (found traces) {
+// stableTraces are the traces once they do not change any more.
+func (w *world) stableTraces(conn *control.Conn) (found traces) {
 	w.t.Helper()
 	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
 		last := found
 		found = w.traces(c, conn)
 		require.Equal(c, last, found)
 		require.Zero(c, found.Desired+found.Reported+found.Messages)
-	}, patience, time.Second)
+	}, waitLimit, time.Second)
 	return found
 }
 

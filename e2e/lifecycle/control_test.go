@@ -33,7 +33,7 @@ func (w *world) connect() *control.Conn {
 	require.Eventually(w.t, func() bool {
 		_, err := control.Tenants(conn).Snapshot(w.t.Context())
 		return err == nil
-	}, patience, poll)
+	}, waitLimit, poll)
 	return conn
 }
 
@@ -69,7 +69,7 @@ func (c *channel) start() {
 		}
 		nc.Close()
 		return true
-	}, patience, poll)
+	}, waitLimit, poll)
 }
 
 func (c *channel) stop() {
@@ -171,7 +171,7 @@ func TestDesiredStateWins(t *testing.T) {
 		require.Eventually(t, func() bool { // a bucket that is being removed cannot be made at the same moment
 			_, err := bucket.Put(t.Context(), said.TenantID, said)
 			return err == nil
-		}, patience, poll)
+		}, waitLimit, poll)
 	}
 
 	t.Run("NATS is wiped", func(t *testing.T) {
@@ -250,7 +250,7 @@ func TestDesiredStateWins(t *testing.T) {
 			require.Eventually(t, func() bool {
 				all, err := bucket.Snapshot(t.Context())
 				return err == nil && len(all) == n
-			}, patience, poll, "the key of a deleted tenant stays")
+			}, waitLimit, poll, "the key of a deleted tenant stays")
 		}
 		keys(1)
 		tell(t, said)

@@ -96,7 +96,7 @@ func TestDatabaseWithHostileDefaults(t *testing.T) {
 			t.Error(err)
 		}
 		return t.Failed() || len(seen) == writers*each+1
-	}, patience, poll)
+	}, waitLimit, poll)
 	writing.Wait()
 	for id, times := range seen {
 		require.Equal(t, 1, times, "message %s", id)
@@ -110,15 +110,15 @@ func TestDatabaseWithHostileDefaults(t *testing.T) {
 	_, err = w.call(t.Context(), http.MethodPost, w.Ingest.URL+"/messages?tenant_id="+busy.String(), `{"payload":"refused"}`, nil)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		var letters struct {
+		var deadLetters struct {
 			Data []struct {
 				Reason   string `json:"reason"`
 				Attempts int    `json:"attempts"`
 			} `json:"data"`
 		}
-		_, err := w.call(t.Context(), http.MethodGet, w.Ingest.URL+"/dead-letters?tenant_id="+busy.String(), "", &letters)
-		return err == nil && len(letters.Data) == 1 && letters.Data[0].Reason == "max_attempts" && letters.Data[0].Attempts == 2
-	}, patience, poll)
+		_, err := w.call(t.Context(), http.MethodGet, w.Ingest.URL+"/dead-letters?tenant_id="+busy.String(), "", &deadLetters)
+		return err == nil && len(deadLetters.Data) == 1 && deadLetters.Data[0].Reason == "max_attempts" && deadLetters.Data[0].Attempts == 2
+	}, waitLimit, poll)
 
 	// Several operators change the same tenants at once.
 	change := func(method, path, body string) func(context.Context, uuid.UUID) error {

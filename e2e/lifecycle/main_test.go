@@ -28,8 +28,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
 
 const (
-	patience = 90 * time.Second // on a busy machine
-	poll     = 50 * time.Millisecond
+	waitLimit = 90 * time.Second // on a busy machine
+	poll      = 50 * time.Millisecond
 	// requestTimeout is longer than what a request may prefer to wait.
 	requestTimeout = 40 * time.Second
 	// clients are the requests at a time.
@@ -151,7 +151,7 @@ func (w *world) create(ctx context.Context, id uuid.UUID, workers int) error {
 
 // await waits until a tenant looks as wanted.
 func (w *world) await(ctx context.Context, id uuid.UUID, as func(tenantView) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	return until(ctx, func() error {
 		var view tenantView
@@ -172,7 +172,7 @@ func (w *world) use(ctx context.Context, id uuid.UUID) error {
 	if _, err := w.call(ctx, http.MethodPost, w.Ingest.URL+"/messages?tenant_id="+id.String(), body, nil); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	return until(ctx, func() error {
 		_, err := w.call(ctx, http.MethodGet, w.Query.URL+"/messages/"+message.String()+"?tenant_id="+id.String(), "", nil)
@@ -185,7 +185,7 @@ func (w *world) remove(ctx context.Context, id uuid.UUID) error {
 	if _, err := w.call(ctx, http.MethodDelete, tenantURL(w.Tenant, id), "", nil); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	return until(ctx, func() error {
 		status, err := w.call(ctx, http.MethodGet, tenantURL(w.Tenant, id), "", nil)

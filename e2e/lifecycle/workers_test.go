@@ -45,7 +45,7 @@ func (w *world) sharesOf(id uuid.UUID, instances, workers int) map[string]int {
 			shares[report.Instance] = report.Workers
 		}
 		return len(shares) == instances && view.Status.Workers == workers && view.Status.State == "running"
-	}, patience, poll, "want %d workers on %d instances", workers, instances)
+	}, waitLimit, poll, "want %d workers on %d instances", workers, instances)
 	return shares
 }
 
@@ -77,7 +77,7 @@ func (w *world) atOnce(instance *stack.Service, id uuid.UUID, n int) (most int) 
 	require.Eventually(w.t, func() bool {
 		most = max(most, w.writing())
 		return w.stored(id) == before+n
-	}, patience, 5*time.Millisecond)
+	}, waitLimit, 5*time.Millisecond)
 	return most
 }
 

@@ -58,18 +58,18 @@ func TestGeneratedClients(t *testing.T) {
 	require.NoError(t, err)
 	for _, client := range []string{"oapi", "goswagger"} {
 		t.Run(client, func(t *testing.T) {
-			tenant, letters := uuid.New(), uuid.New()
+			tenant, deadLetters := uuid.New(), uuid.New()
 			token, err := s.TenantToken(tenant)
 			require.NoError(t, err)
-			lettersToken, err := s.TenantToken(letters)
+			deadLettersToken, err := s.TenantToken(deadLetters)
 			require.NoError(t, err)
-			createTenant(t, s.Tenant.URL, admin, letters)
-			publishLetters(t, opts.RabbitMQURL, letters)
+			createTenant(t, s.Tenant.URL, admin, deadLetters)
+			publishDeadLetters(t, opts.RabbitMQURL, deadLetters)
 			proxy := newProxy(t)
 			env := []string{
 				"TENANT_URL=" + proxy.before(services["tenants"]), "INGEST_URL=" + proxy.before(services["ingest"]),
 				"QUERY_URL=" + proxy.before(services["query"]), "ADMIN_TOKEN=" + admin,
-				"TENANT_ID=" + tenant.String(), "TENANT_TOKEN=" + token, "LETTERS_ID=" + letters.String(), "LETTERS_TOKEN=" + lettersToken,
+				"TENANT_ID=" + tenant.String(), "TENANT_TOKEN=" + token, "LETTERS_ID=" + deadLetters.String(), "LETTERS_TOKEN=" + deadLettersToken,
 			}
 			run(t, module, env, "test", "-count=1", "./"+client)
 			proxy.requireAll()
@@ -151,9 +151,9 @@ func createTenant(t *testing.T, service, admin string, id uuid.UUID) {
 	}, await, poll)
 }
 
-// publishLetters publishes two messages that become dead letters: one whose payload is a list, but whose key is not that of the
+// publishDeadLetters publishes two messages that become dead letters: one whose payload is a list, but whose key is not that of the
 // tenant, and one that is no JSON. The client waits for them.
-func publishLetters(t *testing.T, broker string, tenant uuid.UUID) {
+func publishDeadLetters(t *testing.T, broker string, tenant uuid.UUID) {
 	t.Helper()
 	connection, err := amqp.Dial(broker)
 	require.NoError(t, err)

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// patience is the limit of every wait; nothing here takes nearly as long on a machine with two busy cores.
-	patience = 90 * time.Second
-	poll     = 50 * time.Millisecond
+	// waitLimit is the limit of every wait; nothing here takes nearly as long on a machine with two busy cores.
+	waitLimit = 90 * time.Second
+	poll      = 50 * time.Millisecond
 )
 
 // answer is an HTTP response, read whole.
@@ -118,7 +118,7 @@ func (w *world) awaitState(t *testing.T, id uuid.UUID, state string) {
 		a, err := call(t.Context(), http.MethodGet, w.TenantURL+"/tenants/"+id.String(), w.admin, nil, nil)
 		var view tenantView
 		return err == nil && a.status == http.StatusOK && json.Unmarshal(a.body, &view) == nil && view.Status.State == state
-	}, patience, poll)
+	}, waitLimit, poll)
 }
 
 // publishOne publishes one message over HTTP and repeats it, under the same id, until it is accepted or ctx ends.
@@ -202,7 +202,7 @@ func (w *world) requireExactly(t *testing.T, tenant uuid.UUID, token string, ids
 			all, cursor, more = append(all, p.Data...), p.NextCursor, p.HasMore
 		}
 		return len(all) >= len(ids)
-	}, patience, 10*poll, "accepted %d, stored %d", len(ids), len(all))
+	}, waitLimit, 10*poll, "accepted %d, stored %d", len(ids), len(all))
 	seen := make(map[uuid.UUID]bool, len(all))
 	for _, m := range all {
 		require.Equal(t, tenant, m.TenantID)

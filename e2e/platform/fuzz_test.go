@@ -114,7 +114,7 @@ func (z *fuzzer) accounted(t *testing.T, tenant uuid.UUID) {
 		require.NoError(t, z.operator.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM messages WHERE tenant_id = $1)
 			+ (SELECT count(*) FROM dead_letters WHERE tenant_id = $1)`, tenant).Scan(&found))
 		return found >= z.confirmed[tenant]
-	}, patience, poll) {
+	}, waitLimit, poll) {
 		require.FailNow(t, "messages are lost or held up", "%d confirmed, %d found", z.confirmed[tenant], found)
 	}
 }

@@ -30,7 +30,7 @@ func (w *world) goClient(t *testing.T) (admin *client.Client, of func(client.ID)
 // end of the tenant.
 func TestGoClient(t *testing.T) {
 	w := newWorld(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	admin, of := w.goClient(t)
 
@@ -176,14 +176,14 @@ func goDeadLetters(ctx context.Context, t *testing.T, w *world, c *client.Client
 	require.Eventually(t, func() bool {
 		count, err := c.CountDeadLetters(ctx, notJSON)
 		return err == nil && count == 3
-	}, patience, poll)
-	var letters []client.DeadLetter
+	}, waitLimit, poll)
+	var deadLetters []client.DeadLetter
 	for d, err := range c.DeadLetters(client.DeadLetterQuery{Limit: 2}).All(ctx) {
 		require.NoError(t, err)
-		letters = append(letters, d)
+		deadLetters = append(deadLetters, d)
 	}
-	require.Len(t, letters, 3)
-	first, err := c.DeadLetter(ctx, letters[0].ID)
+	require.Len(t, deadLetters, 3)
+	first, err := c.DeadLetter(ctx, deadLetters[0].ID)
 	require.NoError(t, err)
 	require.Equal(t, "{"+first.OriginalMessageID, string(first.PayloadBytes))
 	require.Nil(t, first.Payload)
@@ -196,15 +196,15 @@ func goDeadLetters(ctx context.Context, t *testing.T, w *world, c *client.Client
 	require.Eventually(t, func() bool {
 		m, err := c.Message(ctx, replayed.MessageID)
 		return err == nil && string(m.Payload) == `{"fixed": true}`
-	}, patience, poll)
+	}, waitLimit, poll)
 	_, err = c.DeadLetter(ctx, first.ID)
 	require.ErrorIs(t, err, client.ErrDeadLetterNotFound)
 
 	sum, err := c.ReplayDeadLetters(ctx, notJSON)
 	require.NoError(t, err)
 	require.Equal(t, client.Replays{Refused: 2}, sum)
-	require.NoError(t, c.DropDeadLetter(ctx, letters[1].ID))
-	require.ErrorIs(t, c.DropDeadLetter(ctx, letters[1].ID), client.ErrDeadLetterNotFound)
+	require.NoError(t, c.DropDeadLetter(ctx, deadLetters[1].ID))
+	require.ErrorIs(t, c.DropDeadLetter(ctx, deadLetters[1].ID), client.ErrDeadLetterNotFound)
 	count, err := c.CountDeadLetters(ctx, client.DeadLetterFilter{All: true})
 	require.NoError(t, err)
 	require.EqualValues(t, 1, count)
@@ -216,7 +216,7 @@ func goDeadLetters(ctx context.Context, t *testing.T, w *world, c *client.Client
 // Producers that use the public client lose nothing and store nothing twice while the service is killed under them.
 func TestGoClientOutlivesAKill(t *testing.T) {
 	w := newPrivateWorld(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*waitLimit)
 	defer cancel()
 	_, of := w.goClient(t)
 	tenant := client.ID(w.createTenant(t, 3))

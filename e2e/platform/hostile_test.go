@@ -94,7 +94,7 @@ func (h *hostile) send(tenant uuid.UUID, id, expiration string, headers amqp.Tab
 	h.t.Helper()
 	m := raw(tenant, id, []byte(`{"hostile":true}`))
 	m.Publishing.Headers, m.Publishing.Expiration = headers, expiration
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(h.t.Context(), waitLimit)
 	defer cancel()
 	return h.amqp.Publish(ctx, m)
 }
@@ -118,7 +118,7 @@ func (h *hostile) check(form string) {
 	h.t.Helper()
 	h.checks++
 	over, back := uuid.New(), uuid.New()
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(h.t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(h.t, h.publishOne(ctx, h.tokens[h.neighbour], over, `1`))
 	m := raw(h.neighbour, back.String(), []byte(`2`))
@@ -127,12 +127,12 @@ func (h *hostile) check(form string) {
 	expired := uuid.NewString()
 	require.NoError(h.t, h.send(h.suspended, expired, "1", nil))
 	h.ids[over], h.ids[back], h.expired[expired] = true, true, true
-	require.Eventually(h.t, func() bool { return h.stored(h.t, h.neighbour) == len(h.ids) }, patience, poll, "after %s", form)
-	require.Eventually(h.t, func() bool { return maps.Equal(h.expired, h.letters(h.suspended)) }, patience, poll, "after %s", form)
+	require.Eventually(h.t, func() bool { return h.stored(h.t, h.neighbour) == len(h.ids) }, waitLimit, poll, "after %s", form)
+	require.Eventually(h.t, func() bool { return maps.Equal(h.expired, h.deadLetters(h.suspended)) }, waitLimit, poll, "after %s", form)
 }
 
-// letters are the messages of a tenant's dead letters that have expired.
-func (h *hostile) letters(tenant uuid.UUID) map[string]bool {
+// deadLetters are the messages of a tenant's dead letters that have expired.
+func (h *hostile) deadLetters(tenant uuid.UUID) map[string]bool {
 	h.t.Helper()
 	ids := make(map[string]bool)
 	for cursor, more := "", true; more; {
@@ -150,9 +150,9 @@ func (h *hostile) letters(tenant uuid.UUID) map[string]bool {
 			target += "&cursor=" + cursor
 		}
 		must(h.t, http.StatusOK, http.MethodGet, target, h.tokens[tenant], "", nil).into(h.t, &list)
-		for _, letter := range list.Data {
-			require.Equal(h.t, "expired", letter.Reason)
-			ids[letter.MessageID] = true
+		for _, deadLetter := range list.Data {
+			require.Equal(h.t, "expired", deadLetter.Reason)
+			ids[deadLetter.MessageID] = true
 		}
 		cursor, more = list.NextCursor, list.HasMore
 	}
@@ -210,15 +210,15 @@ func TestHeadersOfAProducerNeverMeetTheBrokersDeadLettering(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err := h.send(h.neighbour, uuid.NewString(), "1", amqp.Table{"x-death": nil})
 		return !errors.Is(err, rabbitmq.ErrUnavailable)
-	}, patience, poll)
+	}, waitLimit, poll)
 	if !h.screened {
 		return // the neighbour's are stored, as they are consumed at once
 	}
 	h.attack("after a restart", "300", amqp.Table{"x-death": []any{"a"}})
 	h.check("a restart")
 	h.newTenant()
-	require.Empty(t, h.letters(h.neighbour))
-	require.Eventually(t, func() bool { return len(h.degraded()) == 0 }, patience, poll, "%v", h.degraded())
+	require.Empty(t, h.deadLetters(h.neighbour))
+	require.Eventually(t, func() bool { return len(h.degraded()) == 0 }, waitLimit, poll, "%v", h.degraded())
 	require.Contains(t, h.metrics(t, h.IngestOpsURL), "mtm_dead_lettering_up 1")
 }
 
@@ -235,7 +235,7 @@ func (h *hostile) copies() {
 		return
 	}
 	// The copies are dead letters of the neighbour, whose queue they came through.
-	require.Eventually(h.t, func() bool { return maps.Equal(h.expired, h.letters(h.suspended)) }, patience, poll)
+	require.Eventually(h.t, func() bool { return maps.Equal(h.expired, h.deadLetters(h.suspended)) }, waitLimit, poll)
 }
 
 // overHTTP demands that a client of the API cannot write a header of a message at all.

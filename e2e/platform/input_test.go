@@ -93,7 +93,7 @@ func TestBadInput(t *testing.T) {
 	batch := `{"payload":1}` + "\n" + `{"payload":` + "\n" + `{"payload":{"n":3}}` + "\n"
 	a := must(t, http.StatusAccepted, http.MethodPost, messages+"/batch", token, batch, map[string]string{"Content-Type": "application/x-ndjson"})
 	require.NotEmpty(t, a.body)
-	require.Eventually(t, func() bool { return w.stored(t, tenant) == 2 }, patience, poll)
+	require.Eventually(t, func() bool { return w.stored(t, tenant) == 2 }, waitLimit, poll)
 }
 
 // The OpenAPI document and its page work on every service, and need nothing from outside.
@@ -136,6 +136,6 @@ func TestMetrics(t *testing.T) {
 				}
 			}
 			return true
-		}, patience, poll, "want all of %v", names)
+		}, waitLimit, poll, "want all of %v", names)
 	}
 }

@@ -30,7 +30,7 @@ func TestTenantLifecycle(t *testing.T) {
 	}
 
 	must(t, http.StatusOK, http.MethodPut, w.TenantURL+"/tenants/"+tenant.String()+"/config/concurrency", w.admin, `{"workers":5}`, nil)
-	require.Eventually(t, func() bool { view := w.tenant(t, tenant); return view.Workers == 5 && view.Status.Workers == 5 }, patience, poll)
+	require.Eventually(t, func() bool { view := w.tenant(t, tenant); return view.Workers == 5 && view.Status.Workers == 5 }, waitLimit, poll)
 
 	must(t, http.StatusOK, http.MethodPost, w.TenantURL+"/tenants/"+tenant.String()+"/suspend", w.admin, "", nil)
 	w.awaitState(t, tenant, "suspended")
@@ -48,7 +48,7 @@ func TestTenantLifecycle(t *testing.T) {
 	require.Eventually(t, func() bool {
 		a, err := call(t.Context(), http.MethodGet, w.TenantURL+"/tenants/"+tenant.String(), w.admin, nil, nil)
 		return err == nil && a.status == http.StatusNotFound
-	}, patience, poll)
+	}, waitLimit, poll)
 	require.False(t, w.queueExists(t, tenant))
 	require.Zero(t, w.count(t, `SELECT count(*) FROM pg_class WHERE relname = $1`, "messages_"+strings.ReplaceAll(tenant.String(), "-", "")))
 	for _, ops := range []string{w.TenantOpsURL, w.IngestOpsURL, w.QueryOpsURL} {
@@ -92,8 +92,8 @@ func TestResizeUnderLoad(t *testing.T) {
 		before := w.stored(t, tenant)
 		must(t, http.StatusOK, http.MethodPut, w.TenantURL+"/tenants/"+tenant.String()+"/config/concurrency", w.admin,
 			fmt.Sprintf(`{"workers":%d}`, workers), nil)
-		require.Eventually(t, func() bool { return w.tenant(t, tenant).Status.Workers == workers }, patience, poll)
-		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, patience, poll)
+		require.Eventually(t, func() bool { return w.tenant(t, tenant).Status.Workers == workers }, waitLimit, poll)
+		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, waitLimit, poll)
 	}
 	stop()
 	w.requireExactly(t, tenant, token, ids())
@@ -118,7 +118,7 @@ func interruptUnderLoad(t *testing.T, interrupt func(*world, *testing.T)) {
 	ids, stop := w.load(t, token)
 	for range 3 {
 		before := w.stored(t, tenant)
-		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, patience, poll)
+		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, waitLimit, poll)
 		interrupt(w, t)
 	}
 	stop()
@@ -133,15 +133,15 @@ func TestBackingServicesRestart(t *testing.T) {
 	ids, stop := w.load(t, token)
 	for _, name := range backing.Names() {
 		before := w.stored(t, tenant)
-		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, patience, poll)
+		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, waitLimit, poll)
 		w.restartBacking(t, name)
 		w.awaitReady(t)
 		before = w.stored(t, tenant)
-		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, patience, poll, "messages flow again after %s was away", name)
+		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, waitLimit, poll, "messages flow again after %s was away", name)
 	}
 	// A change that is made afterwards reaches the running consumer.
 	must(t, http.StatusOK, http.MethodPut, w.TenantURL+"/tenants/"+tenant.String()+"/config/concurrency", w.admin, `{"workers":4}`, nil)
-	require.Eventually(t, func() bool { return w.tenant(t, tenant).Status.Workers == 4 }, patience, poll)
+	require.Eventually(t, func() bool { return w.tenant(t, tenant).Status.Workers == 4 }, waitLimit, poll)
 	stop()
 	w.requireExactly(t, tenant, token, ids())
 	require.Zero(t, w.count(t, `SELECT count(*) FROM dead_letters`), "an outage makes no dead letters")
@@ -215,7 +215,7 @@ func TestReaderFollowsWriters(t *testing.T) {
 
 	met := make(map[uuid.UUID]int)
 	cursor := ""
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	for finished := false; !finished || len(met) < writers*each; {
 		p, err := w.read(ctx, token, cursor, "asc")
@@ -240,7 +240,7 @@ func TestReaderFollowsWriters(t *testing.T) {
 	}
 }
 
-// What cannot be stored is a dead letter with its reason: it can be looked at, mended and replayed.
+// What cannot be stored is a dead letter with its reason: it can be looked at, fixed and replayed.
 func TestDeadLetters(t *testing.T) {
 	w := newWorld(t)
 	tenant := w.createTenant(t, 2)
@@ -260,14 +260,14 @@ func TestDeadLetters(t *testing.T) {
 	require.Eventually(t, func() bool {
 		must(t, http.StatusOK, http.MethodGet, w.IngestURL+"/dead-letters", token, "", nil).into(t, &list)
 		return len(list.Data) == 1
-	}, patience, poll)
+	}, waitLimit, poll)
 	require.Equal(t, broken, list.Data[0].MessageID)
 	require.Equal(t, string(contract.ReasonNotJSON), list.Data[0].Reason)
 
 	stranger := w.token(t, w.createTenant(t, 1), "deadletters:manage")
 	must(t, http.StatusNotFound, http.MethodGet, w.IngestURL+"/dead-letters/"+list.Data[0].ID.String(), stranger, "", nil)
 
-	a, err := call(t.Context(), http.MethodPost, w.IngestURL+"/dead-letters/"+list.Data[0].ID.String()+"/replay", token, []byte(`{"payload":{"mended":true}}`), nil)
+	a, err := call(t.Context(), http.MethodPost, w.IngestURL+"/dead-letters/"+list.Data[0].ID.String()+"/replay", token, []byte(`{"payload":{"fixed":true}}`), nil)
 	require.NoError(t, err)
 	require.Less(t, a.status, 300, "%s", a.body)
 	good[broken] = true
@@ -275,5 +275,5 @@ func TestDeadLetters(t *testing.T) {
 	require.Eventually(t, func() bool {
 		must(t, http.StatusOK, http.MethodGet, w.IngestURL+"/dead-letters", token, "", nil).into(t, &list)
 		return len(list.Data) == 0
-	}, patience, poll)
+	}, waitLimit, poll)
 }

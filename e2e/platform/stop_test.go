@@ -32,7 +32,7 @@ func TestReadinessFallsWhileRequestsAreFinished(t *testing.T) {
 		{w.own.Tenant, http.MethodPost, "/tenants", w.admin, fmt.Sprintf(`{"id":%q,"name":"late"}`, uuid.New()), http.StatusCreated},
 	} {
 		t.Run(c.service.Name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 			defer cancel()
 			address, err := url.Parse(c.service.URL)
 			require.NoError(t, err)
@@ -62,7 +62,7 @@ func TestReadinessFallsWhileRequestsAreFinished(t *testing.T) {
 			require.Eventually(t, func() bool {
 				a, err := call(t.Context(), http.MethodGet, c.service.OpsURL+"/readyz", "", nil, nil)
 				return err == nil && a.status == http.StatusServiceUnavailable && strings.Contains(string(a.body), `"status":"stopping"`)
-			}, patience, poll)
+			}, waitLimit, poll)
 			select {
 			case err := <-ended:
 				t.Fatalf("it ended in the middle of a request: %v", err)

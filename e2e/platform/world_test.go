@@ -191,7 +191,7 @@ func (w *world) publishAMQP(t *testing.T, tenant uuid.UUID, n int) map[uuid.UUID
 		ids[id] = true
 		messages = append(messages, raw(tenant, id.String(), fmt.Appendf(nil, `{"n":%d}`, i)))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(t, errors.Join(w.amqp.PublishBatch(ctx, messages)...))
 	return ids
@@ -200,7 +200,7 @@ func (w *world) publishAMQP(t *testing.T, tenant uuid.UUID, n int) map[uuid.UUID
 // publishRaw publishes one body as it is.
 func (w *world) publishRaw(t *testing.T, tenant uuid.UUID, id string, body []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(t, w.amqp.Publish(ctx, raw(tenant, id, body)))
 }
@@ -224,7 +224,7 @@ func (w *world) load(t *testing.T, token string) (ids func() map[uuid.UUID]bool,
 			for ctx.Err() == nil {
 				id := uuid.New()
 				// Once begun, a message is published to its end, so that it is known whether it was accepted.
-				whole, end := context.WithTimeout(context.WithoutCancel(ctx), patience)
+				whole, end := context.WithTimeout(context.WithoutCancel(ctx), waitLimit)
 				err := w.publishOne(whole, token, id, `{"load":true}`)
 				end()
 				if err != nil {
@@ -269,7 +269,7 @@ func (w *world) stored(t *testing.T, tenant uuid.UUID) int {
 
 func (w *world) queueExists(t *testing.T, tenant uuid.UUID) bool {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	session, err := w.link.Session(ctx)
 	require.NoError(t, err)
@@ -293,7 +293,7 @@ func (w *world) metrics(t *testing.T, ops string) string {
 // terminate stops ingest-service as a deploy does, demands that it ends with 0, and starts it again.
 func (w *world) terminate(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	status, err := w.own.Ingest.Term(ctx)
 	require.NoError(t, err)
@@ -304,7 +304,7 @@ func (w *world) terminate(t *testing.T) {
 // kill ends ingest-service by SIGKILL and starts it again.
 func (w *world) kill(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(t, w.own.Ingest.Kill(ctx))
 	require.NoError(t, w.own.Ingest.Start(ctx))
@@ -313,13 +313,13 @@ func (w *world) kill(t *testing.T) {
 // restartBacking kills a backing service, waits until the platform has noticed, and starts it again.
 func (w *world) restartBacking(t *testing.T, name backing.Name) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	server := w.backing.Process(name)
 	require.NoError(t, server.Kill(ctx))
 	require.Eventually(t, func() bool {
 		return !w.ready(t, w.own.Ingest)
-	}, patience, poll, "ingest-service is ready without %s", name)
+	}, waitLimit, poll, "ingest-service is ready without %s", name)
 	require.True(t, w.own.Ingest.Running(), "it stays up")
 	require.NoError(t, server.Start(ctx))
 }
@@ -333,6 +333,6 @@ func (w *world) ready(t *testing.T, service *stack.Service) bool {
 func (w *world) awaitReady(t *testing.T) {
 	t.Helper()
 	for _, service := range []*stack.Service{w.own.Tenant, w.own.Ingest, w.own.Query} {
-		require.Eventually(t, func() bool { return w.ready(t, service) }, patience, poll, "%s is not ready again", service.Name)
+		require.Eventually(t, func() bool { return w.ready(t, service) }, waitLimit, poll, "%s is not ready again", service.Name)
 	}
 }

@@ -86,7 +86,7 @@ type Options struct {
 	// RabbitMQPlugins are enabled beside the management one, on a server of this machine's programs or in a container that is
 	// Direct.
 	RabbitMQPlugins []string
-	// Log hears of the progress, one line at a time. May be nil; may be called from several goroutines.
+	// Log is told of the progress, one line at a time. May be nil; may be called from several goroutines.
 	Log func(line string)
 
 	// ownServers ignores addresses in the environment: the caller wants servers that it can kill.

@@ -39,7 +39,7 @@ type containerSpec struct {
 	hostname   string
 	stopSignal syscall.Signal // SIGTERM if 0
 	shm        int64          // bytes of /dev/shm; the engine's default if 0
-	// bootPin lets the server start on one CPU and gives it all of them when it has settled: RabbitMQ is up in 6 s rather
+	// bootPin lets the server start on one CPU and gives it all of them when it is ready: RabbitMQ is up in 6 s rather
 	// than 8 to 11 s.
 	bootPin bool
 }
@@ -189,7 +189,7 @@ func (c *containerServer) launch(ctx context.Context, e *engine, id string) erro
 	return nil
 }
 
-func (c *containerServer) settle(ctx context.Context) error {
+func (c *containerServer) onReady(ctx context.Context) error {
 	if !c.spec.bootPin {
 		return nil
 	}

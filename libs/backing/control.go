@@ -111,7 +111,7 @@ func (p *Process) Start(ctx context.Context) error {
 	if err := p.await(ctx); err != nil {
 		return err
 	}
-	return p.server.settle(ctx)
+	return p.server.onReady(ctx)
 }
 
 // await returns when the service answers, or with the reason why it does not.

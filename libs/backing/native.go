@@ -56,7 +56,7 @@ func (n *nativeServer) start(ctx context.Context) error {
 	return nil
 }
 
-func (n *nativeServer) settle(context.Context) error {
+func (n *nativeServer) onReady(context.Context) error {
 	return n.do(func(p *process.Process) error { return p.Widen() })
 }
 

@@ -296,15 +296,15 @@ func (s *starter) process(c choice) (*Process, error) {
 	}, nil
 }
 
-// portPatience is how long a port may take to be free after the end of the server that had it.
-const portPatience = 2 * time.Second
+// portTimeout is how long a port may take to be free after the end of the server that had it.
+const portTimeout = 2 * time.Second
 
 // movePorts gives a stopped server other ports if somebody else has taken one of its own meanwhile.
 func (s *starter) movePorts(ctx context.Context, c choice, p *Process) (*Process, error) {
 	taken := c.rec.taken(ctx)
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
-	for until := time.Now().Add(portPatience); taken != 0 && time.Now().Before(until); taken = c.rec.taken(ctx) {
+	for until := time.Now().Add(portTimeout); taken != 0 && time.Now().Before(until); taken = c.rec.taken(ctx) {
 		select {
 		case <-ctx.Done():
 			return p, ctx.Err()

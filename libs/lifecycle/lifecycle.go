@@ -81,7 +81,7 @@ func (r *run) untilStop(ctx context.Context) {
 			r.log.Info("stopping", zap.NamedError("reason", context.Cause(ctx)))
 			return
 		case t := <-r.ended:
-			r.take(t)
+			r.recordResult(t)
 			if r.first != nil {
 				r.log.Error("stopping, as a component has failed", zap.String("component", t.name), zap.Error(t.err))
 				return
@@ -100,13 +100,13 @@ func (r *run) stop(timeout time.Duration) error {
 		t.cancel()
 		select {
 		case <-t.done:
-			r.take(t)
+			r.recordResult(t)
 			continue
 		default:
 		}
 		select {
 		case <-t.done:
-			r.take(t)
+			r.recordResult(t)
 			r.log.Debug("component has stopped", zap.String("component", t.name))
 		case <-limit.C:
 			for _, left := range r.tasks[:i] {
@@ -118,8 +118,8 @@ func (r *run) stop(timeout time.Duration) error {
 	return r.first
 }
 
-// take notes a task's result, once.
-func (r *run) take(t *task) {
+// recordResult notes a task's result, once.
+func (r *run) recordResult(t *task) {
 	if t.seen {
 		return
 	}

@@ -17,7 +17,7 @@ import (
 // SIGHUP, which a terminal sends when it is closed, is left alone where it is ignored already: that is what nohup does. SIGQUIT
 // stays what it is to Go: a dump of all goroutines on standard error, and status 2.
 func Main(run func(ctx context.Context, args []string) error) {
-	signals := make(chan os.Signal, 2) // the first one, and the one that is in a hurry
+	signals := make(chan os.Signal, 2) // the first one, and the one that ends at once
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	if !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(signals, syscall.SIGHUP)

@@ -55,16 +55,16 @@ func publishings() []amqp.Publishing {
 	return append(all, all...)
 }
 
-// takeBatches takes n deliveries.
-func takeBatches(t *testing.T, c *rabbitmq.Consumption, n int) (all []rabbitmq.Delivery) {
+// drainBatches takes n deliveries.
+func drainBatches(t *testing.T, c *rabbitmq.Consumption, n int) (all []rabbitmq.Delivery) {
 	t.Helper()
 	for len(all) < n {
 		select {
 		case <-c.Ready():
-			all = append(all, c.Take(nil)...)
+			all = append(all, c.Drain(nil)...)
 		case <-c.Deliveries:
 			t.Fatal("the consumer has ended")
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("%d of %d messages are delivered", len(all), n)
 		}
 	}
@@ -94,20 +94,20 @@ func TestBatchesAreWhatTheLibraryReads(t *testing.T) {
 		require.NoError(t, err)
 	}
 	for _, c := range confirmations {
-		acked, err := c.WaitContext(deadline(t, patience))
+		acked, err := c.WaitContext(deadline(t, waitLimit))
 		require.NoError(t, err)
 		require.True(t, acked)
 	}
 	s := session(t, link)
-	here, err := s.ConsumeBatches(deadline(t, patience), queues[0], "here", 1000)
+	here, err := s.ConsumeBatches(deadline(t, waitLimit), queues[0], "here", 1000)
 	require.NoError(t, err)
-	there, err := s.Consume(deadline(t, patience), queues[1], "there", 1000)
+	there, err := s.Consume(deadline(t, waitLimit), queues[1], "there", 1000)
 	require.NoError(t, err)
-	for i, got := range takeBatches(t, here, len(sent)) {
+	for i, got := range drainBatches(t, here, len(sent)) {
 		var want amqp.Delivery
 		select {
 		case want = <-there.Deliveries:
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatal("nothing is delivered")
 		}
 		want.Acknowledger, want.ConsumerTag = nil, ""
@@ -125,7 +125,7 @@ func TestBatchesAreWhatTheLibraryReads(t *testing.T) {
 		require.NoError(t, c.Stop())
 		c.Release()
 	}
-	require.Eventually(t, func() bool { return len(drain(t, link, queues[1])) == len(sent) }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return len(drain(t, link, queues[1])) == len(sent) }, waitLimit, time.Millisecond)
 	require.Empty(t, drain(t, link, queues[0]), "what was acknowledged is gone")
 }
 
@@ -141,21 +141,21 @@ func TestBatchesOfAConsumerBeforeAreNotThoseOfTheNext(t *testing.T) {
 	for i := range messages {
 		messages[i] = message(tenantA, fmt.Sprintf("%04d", i))
 	}
-	for _, err := range publisher.PublishBatch(deadline(t, patience), messages) {
+	for _, err := range publisher.PublishBatch(deadline(t, waitLimit), messages) {
 		require.NoError(t, err)
 	}
 	s := session(t, link)
 	seen := map[string]int{} // acknowledged, by id
 	for round := 0; len(seen) < total; round++ {
 		require.Less(t, round, total, "it goes on")
-		c, err := s.ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "same", 100)
+		c, err := s.ConsumeBatches(deadline(t, waitLimit), contract.QueueName(tenantA), "same", 100)
 		require.NoError(t, err)
 		select {
 		case <-c.Ready():
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("%d of %d messages are delivered", len(seen), total)
 		}
-		taken := c.Take(nil)
+		taken := c.Drain(nil)
 		for i, d := range taken[:min(step, len(taken))] {
 			require.EqualValues(t, i+1, d.DeliveryTag, "tags begin anew")
 			seen[d.MessageId]++
@@ -188,17 +188,17 @@ func TestConsumersThatEndCostNobodyTheConnection(t *testing.T) {
 	}
 	s, probed := session(t, link), session(t, quarantine)
 	for range 30 {
-		c, err := s.ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "hasty", total)
+		c, err := s.ConsumeBatches(deadline(t, waitLimit), contract.QueueName(tenantA), "hasty", total)
 		require.NoError(t, err)
 		require.NoError(t, c.Stop()) // with deliveries on their way
 		c.Release()
 	}
 	for range 5 {
-		require.NoError(t, link.Probe(deadline(t, patience), contract.QueueName(tenantA)))
+		require.NoError(t, link.Probe(deadline(t, waitLimit), contract.QueueName(tenantA)))
 	}
-	c, err := s.ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "last", total)
+	c, err := s.ConsumeBatches(deadline(t, waitLimit), contract.QueueName(tenantA), "last", total)
 	require.NoError(t, err)
-	for _, d := range takeBatches(t, c, total) {
+	for _, d := range drainBatches(t, c, total) {
 		require.Equal(t, amqptest.Arrays(33)[4:], d.Properties.Headers().Lookup("a").Value)
 	}
 	require.NoError(t, c.Ack(total, true))
@@ -276,11 +276,11 @@ func TestBrokerBehindTLS(t *testing.T) {
 	big := message(tenantA, "big")
 	big.Publishing.Body = bytes.Repeat([]byte("x"), 1<<20)
 	for range 10 {
-		require.NoError(t, publisher.Publish(deadline(t, patience), big))
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), big))
 	}
-	c, err := session(t, link).ConsumeBatches(deadline(t, patience), contract.QueueName(tenantA), "tls", 100)
+	c, err := session(t, link).ConsumeBatches(deadline(t, waitLimit), contract.QueueName(tenantA), "tls", 100)
 	require.NoError(t, err)
-	for _, d := range takeBatches(t, c, 10) {
+	for _, d := range drainBatches(t, c, 10) {
 		require.Equal(t, big.Publishing.Body, d.Body)
 	}
 	require.NoError(t, c.Ack(10, true))

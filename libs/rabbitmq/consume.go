@@ -39,7 +39,7 @@ func (s *Session) Consume(ctx context.Context, queue, tag string, prefetch int) 
 }
 
 // ConsumeBatches is as [Session.Consume], for whatever producers send, and by the thousand: deliveries come by
-// [Consumption.Take], many at a time, and cost a fraction of the time. The consumer's tag begins with name.
+// [Consumption.Drain], many at a time, and cost a fraction of the time. The consumer's tag begins with name.
 func (s *Session) ConsumeBatches(ctx context.Context, queue, name string, prefetch int) (*Consumption, error) {
 	// What the broker sends before it has heard of the end of a consumer must not be taken for the next one's, whose tags
 	// of deliveries begin anew.
@@ -144,13 +144,13 @@ func (l *Link) Probe(ctx context.Context, queue string) error {
 	return consumption.Stop()
 }
 
-// Ready gets an element when there is something to [Consumption.Take]. Like that and [Consumption.Trim], it is for what
+// Ready gets an element when there is something to [Consumption.Drain]. Like that and [Consumption.Trim], it is for what
 // [Session.ConsumeBatches] has returned.
 func (c *Consumption) Ready() <-chan struct{} { return c.inbox.ready }
 
-// Take returns what has been delivered since it was called the last time, in the order of the tags. What comes next is
+// Drain returns what has been delivered since it was called the last time, in the order of the tags. What comes next is
 // gathered in empty, which may be nil.
-func (c *Consumption) Take(empty []Delivery) []Delivery { return c.inbox.take(empty) }
+func (c *Consumption) Drain(empty []Delivery) []Delivery { return c.inbox.drain(empty) }
 
 // Waiting is how many deliveries have come and were not taken yet. Unlike the others it may be called from any goroutine.
 func (c *Consumption) Waiting() int { return c.inbox.waiting() }

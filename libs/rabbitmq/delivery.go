@@ -9,7 +9,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-// Delivery is a message as [Consumption.Take] returns it.
+// Delivery is a message as [Consumption.Drain] returns it.
 type Delivery struct {
 	// Delivery has the properties, except the headers: these are in Properties alone, since what a producer can write into them
 	// takes many times the memory once it is decoded.

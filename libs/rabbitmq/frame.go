@@ -36,8 +36,8 @@ type cursor struct {
 	failed bool
 }
 
-// take is the next n bytes, which are not copied.
-func (c *cursor) take(n int) []byte {
+// bytes is the next n bytes, which are not copied.
+func (c *cursor) bytes(n int) []byte {
 	if n < 0 || n > len(c.left) {
 		c.left, c.failed = nil, true
 		return nil
@@ -48,34 +48,34 @@ func (c *cursor) take(n int) []byte {
 }
 
 func (c *cursor) uint8() uint8 {
-	if b := c.take(1); b != nil {
+	if b := c.bytes(1); b != nil {
 		return b[0]
 	}
 	return 0
 }
 
 func (c *cursor) uint16() uint16 {
-	if b := c.take(2); b != nil {
+	if b := c.bytes(2); b != nil {
 		return binary.BigEndian.Uint16(b)
 	}
 	return 0
 }
 
 func (c *cursor) uint32() uint32 {
-	if b := c.take(4); b != nil {
+	if b := c.bytes(4); b != nil {
 		return binary.BigEndian.Uint32(b)
 	}
 	return 0
 }
 
 func (c *cursor) uint64() uint64 {
-	if b := c.take(8); b != nil {
+	if b := c.bytes(8); b != nil {
 		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }
 
-func (c *cursor) short() []byte { return c.take(int(c.uint8())) }
+func (c *cursor) short() []byte { return c.bytes(int(c.uint8())) }
 
 func (c *cursor) long() []byte {
 	n := c.uint32()
@@ -83,7 +83,7 @@ func (c *cursor) long() []byte {
 		c.left, c.failed = nil, true
 		return nil
 	}
-	return c.take(int(n))
+	return c.bytes(int(n))
 }
 
 func (c *cursor) time() time.Time {

@@ -37,8 +37,8 @@ func (b *inbox) put(d Delivery) {
 	b.deliveries = append(b.deliveries, d)
 }
 
-// take exchanges what has come for empty.
-func (b *inbox) take(empty []Delivery) []Delivery {
+// drain exchanges what has come for empty.
+func (b *inbox) drain(empty []Delivery) []Delivery {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	taken := b.deliveries

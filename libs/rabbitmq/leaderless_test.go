@@ -98,7 +98,7 @@ func TestAQueueWithoutALeaderStopsNobodyElse(t *testing.T) {
 			owner.Run(name, func(t *testing.T) {
 				t.Parallel()
 				batch := slices.Repeat([]rabbitmq.Message{message(broken, "m")}, size)
-				suspectOne(t, publisher, batch, others)
+				tripOne(t, publisher, batch, others)
 				before := session(t, link)
 				confine(t, publisher, batch, others, 3*stall)
 				require.Same(t, before, session(t, link))
@@ -112,14 +112,14 @@ func TestAQueueWithoutALeaderStopsNobodyElse(t *testing.T) {
 	require.NoError(t, rabbitmq.DeclareTenant(ch, broken, rabbitmq.QueueOptions{}))
 	for _, publisher := range publishers {
 		require.Eventually(t, func() bool {
-			return publisher.Publish(deadline(t, patience), message(broken, "at last")) == nil
-		}, patience, 100*time.Millisecond)
-		require.Zero(t, publisher.Suspects())
+			return publisher.Publish(deadline(t, waitLimit), message(broken, "at last")) == nil
+		}, waitLimit, 100*time.Millisecond)
+		require.Zero(t, publisher.Breakers())
 	}
 }
 
-// suspectOne publishes to all until it is known which queue is broken. Until then everybody may have to repeat a message.
-func suspectOne(t *testing.T, publisher *rabbitmq.Publisher, batch []rabbitmq.Message, others []string) {
+// tripOne publishes to all until it is known which queue is broken. Until then everybody may have to repeat a message.
+func tripOne(t *testing.T, publisher *rabbitmq.Publisher, batch []rabbitmq.Message, others []string) {
 	t.Helper()
 	var decided atomic.Bool
 	var group sync.WaitGroup
@@ -133,14 +133,14 @@ func suspectOne(t *testing.T, publisher *rabbitmq.Publisher, batch []rabbitmq.Me
 		})
 	}
 	for !decided.Load() {
-		for _, err := range publisher.PublishBatch(deadline(t, patience), batch) {
+		for _, err := range publisher.PublishBatch(deadline(t, waitLimit), batch) {
 			require.ErrorIs(t, err, rabbitmq.ErrUnavailable)
 			require.NotErrorIs(t, err, rabbitmq.ErrUnconfirmed, "the answer comes before the deadline")
 			decided.Store(errors.Is(err, rabbitmq.ErrUnanswered))
 		}
 	}
-	group.Wait() // each of them has cleared its suspicion
-	require.Equal(t, 1, publisher.Suspects())
+	group.Wait() // each of them has closed its breaker
+	require.Equal(t, 1, publisher.Breakers())
 }
 
 // confine publishes to all for a while: the others notice nothing, whatever is tried with the broken queue.
@@ -152,14 +152,14 @@ func confine(t *testing.T, publisher *rabbitmq.Publisher, batch []rabbitmq.Messa
 	for _, tenant := range others {
 		group.Go(func() {
 			for n := 0; time.Now().Before(end); n++ {
-				if err := publisher.Publish(deadline(t, patience), message(tenant, fmt.Sprint(n))); err != nil {
+				if err := publisher.Publish(deadline(t, waitLimit), message(tenant, fmt.Sprint(n))); err != nil {
 					t.Errorf("tenant %s: %v", tenant, err)
 				}
 			}
 		})
 	}
 	for time.Now().Before(end) {
-		for _, err := range publisher.PublishBatch(deadline(t, patience), batch) {
+		for _, err := range publisher.PublishBatch(deadline(t, waitLimit), batch) {
 			require.ErrorIs(t, err, rabbitmq.ErrUnavailable)
 			require.NotErrorIs(t, err, rabbitmq.ErrUnconfirmed)
 		}
@@ -169,7 +169,7 @@ func confine(t *testing.T, publisher *rabbitmq.Publisher, batch []rabbitmq.Messa
 // repeat publishes m until it is confirmed.
 func repeat(t *testing.T, publisher *rabbitmq.Publisher, m rabbitmq.Message) {
 	t.Helper()
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 	for {
 		err := publisher.Publish(ctx, m)
 		if err == nil {
@@ -182,15 +182,15 @@ func repeat(t *testing.T, publisher *rabbitmq.Publisher, m rabbitmq.Message) {
 	}
 }
 
-// A broker that was slow for everybody makes everybody a suspect. That must be over with the first confirmation.
-func TestAFalseSuspicionClearsByItself(t *testing.T) {
+// A broker that was slow for everybody trips every breaker. They must close with the first confirmation.
+func TestABreakerTrippedInErrorCloses(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)
 	through, proxied := newProxy(t, broker.URL)
 	link, direct := startLink(t, proxied, nil), startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA, tenantB)
 	publisher := quarantined(t, link, direct, 400*time.Millisecond)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "before")))
 
 	through.set(func(p *proxy) { p.dropAcks = true })
@@ -201,13 +201,13 @@ func TestAFalseSuspicionClearsByItself(t *testing.T) {
 	for _, err := range publisher.PublishBatch(ctx, batch) {
 		require.ErrorIs(t, err, rabbitmq.ErrUnavailable)
 	}
-	require.Equal(t, 2, publisher.Suspects())
+	require.Equal(t, 2, publisher.Breakers())
 	require.NoError(t, session(t, link).Err(), "a channel is replaced, not the connection")
 	through.set(func(p *proxy) { p.dropAcks = false })
 	for _, err := range publisher.PublishBatch(ctx, batch) {
 		require.NoError(t, err)
 	}
-	require.Zero(t, publisher.Suspects())
+	require.Zero(t, publisher.Breakers())
 	require.Len(t, slices.Compact(drain(t, link, contract.QueueName(tenantA))), 11)
 }
 
@@ -219,7 +219,7 @@ func TestATrialOutlivesItsPublisher(t *testing.T) {
 	link, quarantine := startLink(t, proxied, nil), startLink(t, proxied, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := quarantined(t, link, quarantine, 500*time.Millisecond)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "before")))
 
 	through.set(func(p *proxy) { p.dropAcks = true })
@@ -229,8 +229,8 @@ func TestATrialOutlivesItsPublisher(t *testing.T) {
 	require.ErrorIs(t, publisher.Publish(hasty, message(tenantA, "trial")), rabbitmq.ErrUnconfirmed)
 	require.ErrorIs(t, publisher.Publish(ctx, message(tenantA, "waits")), rabbitmq.ErrUnanswered)
 	through.set(func(p *proxy) { p.dropAcks = false })
-	require.Eventually(t, func() bool { return publisher.Publish(ctx, message(tenantA, "after")) == nil }, patience, 10*time.Millisecond)
-	require.Zero(t, publisher.Suspects())
+	require.Eventually(t, func() bool { return publisher.Publish(ctx, message(tenantA, "after")) == nil }, waitLimit, 10*time.Millisecond)
+	require.Zero(t, publisher.Breakers())
 }
 
 // One queue that does not answer stops a channel. Until that is given up, what others publish must go over the remaining ones:
@@ -246,7 +246,7 @@ func TestAChannelThatConfirmsNothingIsAvoided(t *testing.T) {
 	require.Eventually(t, func() bool {
 		open, _ := publisher.Channels()
 		return open == 2
-	}, patience, time.Millisecond)
+	}, waitLimit, time.Millisecond)
 
 	through.set(func(p *proxy) { p.silence = true })
 	ctx, leave := context.WithCancel(t.Context())
@@ -255,9 +255,9 @@ func TestAChannelThatConfirmsNothingIsAvoided(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, slow := publisher.Channels()
 		return slow == 1
-	}, patience, time.Millisecond)
+	}, waitLimit, time.Millisecond)
 	for n := range 20 {
-		require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantB, fmt.Sprint(n))))
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantB, fmt.Sprint(n))))
 	}
 	leave()
 	require.Error(t, <-stuck)
@@ -272,18 +272,18 @@ func TestStalledChannelsAreReplaced(t *testing.T) {
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := rabbitmq.NewPublisher(link, 1, zaptest.NewLogger(t)).Hasten(100*time.Millisecond, 0)
 	run(t, publisher.Run)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "before")))
 	first := session(t, link)
 	through.set(func(p *proxy) { p.dropAcks, p.dropCloses = true, true })
-	for range rabbitmq.MaxForsaken {
+	for range rabbitmq.MaxClosing {
 		require.ErrorIs(t, publisher.Publish(ctx, message(tenantA, "m")), rabbitmq.ErrUnavailable)
 	}
 	require.NoError(t, first.Err())
 	require.ErrorIs(t, publisher.Publish(ctx, message(tenantA, "m")), rabbitmq.ErrUnavailable)
 	<-first.Done()
 	through.set(func(p *proxy) { p.dropAcks, p.dropCloses = false, false })
-	require.Eventually(t, func() bool { return publisher.Publish(ctx, message(tenantA, "after")) == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return publisher.Publish(ctx, message(tenantA, "after")) == nil }, waitLimit, time.Millisecond)
 }
 
 // A consumer that the broker does not answer gives up alone: the connection belongs to others, too.
@@ -297,7 +297,7 @@ func TestAnUnansweredConsumerCostsNoConnection(t *testing.T) {
 	run(t, link.Run)
 	run(t, quarantine.Run)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
-	queue, ctx := contract.QueueName(tenantA), deadline(t, patience)
+	queue, ctx := contract.QueueName(tenantA), deadline(t, waitLimit)
 	require.NoError(t, link.Probe(ctx, queue))
 	var refused *amqp.Error
 	require.ErrorAs(t, link.Probe(ctx, contract.QueueName(tenantB)), &refused)

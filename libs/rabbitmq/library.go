@@ -34,7 +34,7 @@ func (s *Session) consumeByLibrary(ctx context.Context, queue, tag string, prefe
 	return c, nil
 }
 
-// fromLibrary is a delivery of amqp091-go as [Consumption.Take] returns it. What the library does not tell, such as the order of
+// fromLibrary is a delivery of amqp091-go as [Consumption.Drain] returns it. What the library does not tell, such as the order of
 // headers, names that occur twice and properties that were sent empty, is lost.
 func fromLibrary(d amqp.Delivery) Delivery {
 	p := encodeProperties(&d)

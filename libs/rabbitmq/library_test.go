@@ -36,11 +36,11 @@ func TestBothReadersReadTheSame(t *testing.T) {
 	for _, p := range sent {
 		require.NoError(t, ch.PublishWithContext(t.Context(), "amq.topic", "key", true, false, p))
 	}
-	wire, err := session(t, link).ConsumeBatches(deadline(t, patience), queues[0], "wire", 1000)
+	wire, err := session(t, link).ConsumeBatches(deadline(t, waitLimit), queues[0], "wire", 1000)
 	require.NoError(t, err)
-	library, err := session(t, startLinkByLibrary(t, url)).ConsumeBatches(deadline(t, patience), queues[1], "library", 1000)
+	library, err := session(t, startLinkByLibrary(t, url)).ConsumeBatches(deadline(t, waitLimit), queues[1], "library", 1000)
 	require.NoError(t, err)
-	want, got := takeBatches(t, wire, len(sent)), takeBatches(t, library, len(sent))
+	want, got := drainBatches(t, wire, len(sent)), drainBatches(t, library, len(sent))
 	for i := range sent {
 		if len(want[i].Body) == 0 { // nil or empty
 			want[i].Body, got[i].Body = nil, nil
@@ -71,14 +71,14 @@ func TestConsumerOfTheLibraryEndsWithItsConnection(t *testing.T) {
 	ch := channel(t, link)
 	_, err := ch.QueueDeclare("ends", true, false, false, false, amqp.Table{amqp.QueueTypeArg: rabbitmq.QueueQuorum})
 	require.NoError(t, err)
-	c, err := session(t, link).ConsumeBatches(deadline(t, patience), "ends", "ends", 10)
+	c, err := session(t, link).ConsumeBatches(deadline(t, waitLimit), "ends", "ends", 10)
 	require.NoError(t, err)
 	_, err = ch.QueueDelete("ends", false, false, false)
 	require.NoError(t, err)
 	select {
 	case _, open := <-c.Deliveries:
 		require.False(t, open)
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("the consumer was not ended")
 	}
 	c.Release()

@@ -30,19 +30,19 @@ func TestLinkReconnectsAfterTheBrokerClosedTheConnection(t *testing.T) {
 	closeConnections(t, broker, t.Name())
 	select {
 	case <-first.Done():
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("the loss of the connection goes unnoticed")
 	}
 	require.ErrorIs(t, first.Err(), rabbitmq.ErrUnavailable)
-	_, err := first.Channel(deadline(t, patience))
+	_, err := first.Channel(deadline(t, waitLimit))
 	require.ErrorIs(t, err, rabbitmq.ErrUnavailable, "a session that is over opens no channels")
 
 	second := session(t, link)
 	require.NotSame(t, first, second)
 	require.NoError(t, second.Err())
-	_, err = second.Channel(deadline(t, patience))
+	_, err = second.Channel(deadline(t, waitLimit))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { heard, err := seen.last(); return heard && err == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { heard, err := seen.last(); return heard && err == nil }, waitLimit, time.Millisecond)
 }
 
 // If an acknowledgement of an old session went through it would confirm messages that nobody has processed.
@@ -54,7 +54,7 @@ func TestAcknowledgementOfAnOldSessionFails(t *testing.T) {
 	declare(t, direct, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, direct, 1)
 	for _, id := range []string{"m1", "m2", "m3", "m4"} {
-		require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, id)))
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, id)))
 	}
 
 	link := startLink(t, proxied, nil)
@@ -75,7 +75,7 @@ func TestAcknowledgementOfAnOldSessionFails(t *testing.T) {
 	fresh := consume()
 	require.EqualValues(t, 2, fresh.DeliveryTag)
 	require.Error(t, held.Ack(true), "an old acknowledgement must not reach the new session")
-	require.NoError(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
+	require.NoError(t, session(t, link).Do(deadline(t, waitLimit), func(ch *amqp.Channel) error {
 		q, err := ch.QueueDeclarePassive(contract.QueueName(tenantA), true, false, false, false, nil)
 		if err == nil && q.Messages != 2 {
 			err = errors.New("messages are missing")
@@ -96,14 +96,14 @@ func TestLinkWaitsForABrokerThatIsNotThere(t *testing.T) {
 	var seen reports
 	link := startLink(t, "amqp://guest:secret@"+address+"/", seen.add)
 	publisher := startPublisher(t, link, 1)
-	require.Eventually(t, func() bool { _, err := seen.last(); return errors.Is(err, rabbitmq.ErrUnavailable) }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { _, err := seen.last(); return errors.Is(err, rabbitmq.ErrUnavailable) }, waitLimit, time.Millisecond)
 
 	_, err = link.Session(deadline(t, 50*time.Millisecond))
 	require.ErrorIs(t, err, rabbitmq.ErrUnavailable)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "connect")
 	require.NotContains(t, err.Error(), "secret")
-	require.ErrorIs(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")), rabbitmq.ErrUnavailable)
+	require.ErrorIs(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "m")), rabbitmq.ErrUnavailable)
 	require.ErrorIs(t, publisher.Publish(deadline(t, 50*time.Millisecond), message(tenantA, "m")), rabbitmq.ErrUnavailable)
 }
 
@@ -180,6 +180,6 @@ func TestURLsThatNameTheDefaultVirtualHost(t *testing.T) {
 	}
 	declare(t, startLink(t, broker.URL, nil), rabbitmq.QueueOptions{}, tenantA)
 	link := startLink(t, encoded, nil)
-	require.NoError(t, startPublisher(t, link, 1).Publish(deadline(t, patience), message(tenantA, "m1")))
+	require.NoError(t, startPublisher(t, link, 1).Publish(deadline(t, waitLimit), message(tenantA, "m1")))
 	require.Equal(t, []string{"m1"}, drain(t, link, contract.QueueName(tenantA)))
 }

@@ -25,7 +25,7 @@ func TestLossesSayWhetherADeliveryCanBeTheCause(t *testing.T) {
 		"cut, and noticed by writing": {func(t *testing.T, p *proxy, l *rabbitmq.Link) {
 			t.Helper()
 			p.cut()
-			_, _ = session(t, l).Channel(deadline(t, patience))
+			_, _ = session(t, l).Channel(deadline(t, waitLimit))
 		}, false},
 		"closed by the broker, which crashed": {func(_ *testing.T, p *proxy, _ *rabbitmq.Link) { p.insertNow(connectionClose(541)) }, false},
 		"closed by an operator":               {func(t *testing.T, _ *proxy, _ *rabbitmq.Link) { t.Helper(); closeConnections(t, broker, t.Name()) }, true},
@@ -48,7 +48,7 @@ func TestLossesSayWhetherADeliveryCanBeTheCause(t *testing.T) {
 				require.Equal(t, test.explained, l.Explained, "%v", l)
 				require.ErrorIs(t, l, rabbitmq.ErrUnavailable)
 				require.Empty(t, l.Consumer)
-			case <-time.After(patience):
+			case <-time.After(waitLimit):
 				t.Fatal("the loss goes unnoticed")
 			}
 		})
@@ -67,7 +67,7 @@ func TestSessionEndsWithItsLink(t *testing.T) {
 	select {
 	case err := <-ended:
 		require.ErrorIs(t, err, rabbitmq.ErrUnavailable)
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("somebody waits for ever")
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// quarantineChannels is how many suspects can be tried at a time. One whose queue answers takes milliseconds; each that does
+// quarantineChannels is how many tripped destinations can be tried at a time. One whose queue answers takes milliseconds; each that does
 // not, 5 s of every 35.
 const quarantineChannels = 8
 
@@ -26,32 +26,32 @@ type Message struct {
 //
 // One queue that does not answer stops the confirmations of everything that shares a channel with it. When nothing has
 // been confirmed on a channel for 5 s, what waits on it is answered with [ErrUnavailable], a new channel takes its place,
-// and with a quarantine the destinations that were waited for are suspects: they are tried elsewhere, one message at a time,
+// and with a quarantine the breakers of the destinations that were waited for trip: those are tried elsewhere, one message at a time,
 // until one is confirmed. Those that fail are refused, with [ErrUnanswered], and tried again every now and then.
 type Publisher struct {
-	lanes *lanes
+	pool *channelPool
 
-	quarantine *lanes        // nil without
-	suspects   *suspects     // nil without a quarantine
+	quarantine *channelPool  // nil without
+	breakers   *breakers     // nil without a quarantine
 	trials     chan struct{} // as many elements as trials are under way, quarantineChannels at most
 }
 
 // NewPublisher returns a publisher that uses so many channels of link, at least one. It publishes while Run runs.
 func NewPublisher(link *Link, channels int, log *zap.Logger) *Publisher {
-	cfg := laneConfig{bound: laneBound, stall: stallAfter, suspect: func([]destination) {}}
-	return &Publisher{lanes: newLanes(link, max(channels, 1), cfg, log)}
+	cfg := confirmConfig{bound: maxUnconfirmed, stall: stallAfter, onStalled: func([]destination) {}}
+	return &Publisher{pool: newChannelPool(link, max(channels, 1), cfg, log)}
 }
 
 // WithQuarantine has p try destinations whose queue may not answer on channels of q, and returns p. The channels that such
 // a queue blocks in the broker are left behind on q, and now and then q is connected anew to be rid of them. q may serve
 // several publishers, and nothing else. Call it before Run.
 func (p *Publisher) WithQuarantine(q *Link) *Publisher {
-	p.suspects = newSuspects(p.lanes.cfg.stall, longestRefusal, p.lanes.log)
-	p.lanes.cfg.suspect = p.suspects.add
-	cfg := p.lanes.cfg
-	cfg.bound = 1 // so that it is clear who is to blame
-	cfg.suspect = func([]destination) {}
-	p.quarantine = newLanes(q, quarantineChannels, cfg, p.lanes.log)
+	p.breakers = newBreakers(p.pool.cfg.stall, longestRefusal, p.pool.log)
+	p.pool.cfg.onStalled = p.breakers.trip
+	cfg := p.pool.cfg
+	cfg.bound = 1 // so that it is clear which destination stalls
+	cfg.onStalled = func([]destination) {}
+	p.quarantine = newChannelPool(q, quarantineChannels, cfg, p.pool.log)
 	p.trials = make(chan struct{}, quarantineChannels)
 	return p
 }
@@ -59,7 +59,7 @@ func (p *Publisher) WithQuarantine(q *Link) *Publisher {
 // Run keeps the channels open until ctx ends. It then closes them, giving what is unconfirmed a second. Call it once.
 func (p *Publisher) Run(ctx context.Context) error {
 	var group errgroup.Group
-	group.Go(func() error { return p.lanes.run(ctx) })
+	group.Go(func() error { return p.pool.run(ctx) })
 	if p.quarantine != nil {
 		group.Go(func() error { return p.quarantine.run(ctx) })
 	}
@@ -77,12 +77,12 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 		if tried, err := p.try(ctx, &m); tried || err != nil {
 			return err
 		}
-		l, err := p.lanes.lane(ctx)
+		l, err := p.pool.get(ctx)
 		if err != nil {
 			return err
 		}
 		i, err := l.publish(ctx, &m)
-		if errors.Is(err, errLaneGone) {
+		if errors.Is(err, errChannelGone) {
 			continue // nothing was sent
 		}
 		if err == nil {
@@ -92,27 +92,27 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 	}
 }
 
-// try sends m through the quarantine if its destination is a suspect, and returns what became of it. It reports false if
+// try sends m through the quarantine if the breaker of its destination has tripped, and returns what became of it. It reports false if
 // the destination is none, perhaps because another message has just cleared it, and with an error if it is refused; then
 // nothing was sent.
 func (p *Publisher) try(ctx context.Context, m *Message) (tried bool, err error) {
-	if p.suspects == nil {
+	if p.breakers == nil {
 		return false, nil
 	}
-	s, err := p.suspects.admit(ctx, destination{m.Exchange, m.Key})
+	s, err := p.breakers.admit(ctx, destination{m.Exchange, m.Key})
 	if s == nil {
 		return false, waiting(err)
 	}
 	select {
 	case p.trials <- struct{}{}:
 	case <-ctx.Done():
-		p.suspects.conclude(s, ctx.Err())
+		p.breakers.record(s, ctx.Err())
 		return false, waiting(ctx.Err())
 	}
 	result := make(chan error, 1) // the trial goes on when its publisher has left
 	conclude := func(err error) {
 		<-p.trials
-		p.suspects.conclude(s, err)
+		p.breakers.record(s, err)
 		result <- err
 	}
 	l, i, err := p.quarantine.send(ctx, m)
@@ -131,17 +131,17 @@ func (p *Publisher) try(ctx context.Context, m *Message) (tried bool, err error)
 }
 
 // PublishBatch sends ms in their order over one channel, without waiting for one confirmation before the next message,
-// except to suspects. The result has one element per message: nil or an error as of [Publisher.Publish].
+// except where a breaker has tripped. The result has one element per message: nil or an error as of [Publisher.Publish].
 func (p *Publisher) PublishBatch(ctx context.Context, ms []Message) []error {
 	results := make([]error, len(ms))
 	for sent := 0; sent < len(ms); {
-		rest := ms[sent : sent+p.unsuspected(ms[sent:])]
+		rest := ms[sent : sent+p.untripped(ms[sent:])]
 		if len(rest) == 0 {
 			results[sent] = p.Publish(ctx, ms[sent])
 			sent++
 			continue
 		}
-		l, err := p.lanes.lane(ctx)
+		l, err := p.pool.get(ctx)
 		if err != nil {
 			for ; sent < len(ms); sent++ {
 				results[sent] = err
@@ -153,13 +153,13 @@ func (p *Publisher) PublishBatch(ctx context.Context, ms []Message) []error {
 	return results
 }
 
-// unsuspected is how many of ms come before the first whose destination is a suspect.
-func (p *Publisher) unsuspected(ms []Message) int {
-	if p.suspects == nil || p.suspects.count.Load() == 0 {
+// untripped is how many of ms come before the first whose breaker has tripped.
+func (p *Publisher) untripped(ms []Message) int {
+	if p.breakers == nil || p.breakers.count.Load() == 0 {
 		return len(ms)
 	}
 	for i := range ms {
-		if p.suspects.has(destination{ms[i].Exchange, ms[i].Key}) {
+		if p.breakers.tripped(destination{ms[i].Exchange, ms[i].Key}) {
 			return i
 		}
 	}
@@ -167,10 +167,10 @@ func (p *Publisher) unsuspected(ms []Message) int {
 }
 
 // pipeline sends as much of ms over l as possible and waits for what it has sent. It returns how many messages have got
-// a result; the rest needs another lane.
-func (p *Publisher) pipeline(ctx context.Context, l *lane, ms []Message, results []error) (handled int) {
+// a result; the rest needs another channel.
+func (p *Publisher) pipeline(ctx context.Context, l *confirmChannel, ms []Message, results []error) (handled int) {
 	type flight struct{ message, entry int }
-	flights := make([]flight, 0, min(len(ms), laneBound))
+	flights := make([]flight, 0, min(len(ms), maxUnconfirmed))
 	landed := 0
 	land := func() {
 		f := flights[landed]
@@ -192,12 +192,12 @@ func (p *Publisher) pipeline(ctx context.Context, l *lane, ms []Message, results
 			var i int
 			if i, err = l.publish(ctx, m); err == nil {
 				flights = append(flights, flight{handled, i})
-			} else if !errors.Is(err, errLaneGone) {
+			} else if !errors.Is(err, errChannelGone) {
 				failed = waiting(err)
 				err = failed
 			}
 		}
-		if errors.Is(err, errLaneGone) {
+		if errors.Is(err, errChannelGone) {
 			break
 		}
 		results[handled] = err

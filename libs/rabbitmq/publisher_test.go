@@ -26,7 +26,7 @@ func TestPublishAnswersWhatBecameOfAMessage(t *testing.T) {
 	link := startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, link, 2)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 
 	long := strings.Repeat("x", 256)
 	cases := map[string]struct {
@@ -69,7 +69,7 @@ func TestPublishAddsNothingToAMessage(t *testing.T) {
 	publisher := startPublisher(t, link, 1)
 	sent := message(tenantA, "id")
 	sent.Publishing.Timestamp = time.Unix(1_700_000_000, 0)
-	require.NoError(t, publisher.Publish(deadline(t, patience), sent))
+	require.NoError(t, publisher.Publish(deadline(t, waitLimit), sent))
 
 	got, ok, err := channel(t, link).Get(contract.QueueName(tenantA), true)
 	require.NoError(t, err)
@@ -91,7 +91,7 @@ func TestReturnsAreMatchedToTheirMessages(t *testing.T) {
 	link := startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}, tenantA)
 	publisher := startPublisher(t, link, 3)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 
 	var mu sync.Mutex
 	var want []string
@@ -138,7 +138,7 @@ func TestReturnsOfMessagesThatLookAlike(t *testing.T) {
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, link, 1)
 	batch := slices.Repeat([]rabbitmq.Message{message(tenantA, ""), message(tenantB, "")}, 50)
-	for i, err := range publisher.PublishBatch(deadline(t, patience), batch) {
+	for i, err := range publisher.PublishBatch(deadline(t, waitLimit), batch) {
 		if i%2 == 0 {
 			require.NoError(t, err, "another key is another message")
 		} else {
@@ -158,7 +158,7 @@ func TestABatchKeepsItsOrder(t *testing.T) {
 	for i := range 2000 {
 		batch = append(batch, message(tenantA, fmt.Sprintf("%05d", i)))
 	}
-	for _, err := range publisher.PublishBatch(deadline(t, patience), batch) {
+	for _, err := range publisher.PublishBatch(deadline(t, waitLimit), batch) {
 		require.NoError(t, err)
 	}
 	ch := channel(t, link)
@@ -180,7 +180,7 @@ func TestAFullQueueRefusesItsMessagesAndNoOthers(t *testing.T) {
 			link := startLink(t, broker.URL, nil)
 			declare(t, link, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 2000}, tenantA, tenantB)
 			publisher := startPublisher(t, link, 2)
-			ctx := deadline(t, patience)
+			ctx := deadline(t, waitLimit)
 			var accepted []string
 			rejected := false
 			for n := 0; !rejected || n < 100; n++ {
@@ -210,7 +210,7 @@ func TestABlockedBrokerIsReportedAtOnce(t *testing.T) {
 	link := startLink(t, proxied, seen.add)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, link, 2)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "before")))
 
 	// As a broker does: it stops reading, and says so. The frame goes out with the next heartbeat.
@@ -221,7 +221,7 @@ func TestABlockedBrokerIsReportedAtOnce(t *testing.T) {
 	reason, blocked := session(t, link).Blocked()
 	require.True(t, blocked)
 	require.Equal(t, "low on memory", reason)
-	require.Eventually(t, func() bool { _, err := seen.last(); return errors.Is(err, rabbitmq.ErrBlocked) }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { _, err := seen.last(); return errors.Is(err, rabbitmq.ErrBlocked) }, waitLimit, time.Millisecond)
 
 	started := time.Now()
 	err := publisher.Publish(ctx, message(tenantA, "refused"))
@@ -236,9 +236,9 @@ func TestABlockedBrokerIsReportedAtOnce(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, blocked := session(t, link).Blocked()
 		return !blocked
-	}, patience, time.Millisecond)
+	}, waitLimit, time.Millisecond)
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "after")))
-	require.Eventually(t, func() bool { _, err := seen.last(); return err == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { _, err := seen.last(); return err == nil }, waitLimit, time.Millisecond)
 	require.Equal(t, []string{"after", "before", "on the way"}, drain(t, link, contract.QueueName(tenantA)))
 }
 
@@ -252,7 +252,7 @@ func TestPublishEndsWithItsContextWhateverTheNetworkDoes(t *testing.T) {
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := rabbitmq.NewPublisher(link, 2, zaptest.NewLogger(t))
 	stopPublisher := run(t, publisher.Run)
-	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "before")))
+	require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "before")))
 
 	through.set(func(p *proxy) { p.stalled = true })
 	large := message(tenantA, "large")
@@ -288,7 +288,7 @@ func TestLostConnectionsUnderLoadLoseNothing(t *testing.T) {
 	direct := startLink(t, broker.URL, nil)
 	declare(t, direct, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, link, 3)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 
 	var mu sync.Mutex
 	var confirmed []string
@@ -323,7 +323,7 @@ func TestLostConnectionsUnderLoadLoseNothing(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(confirmed) > before+100
-		}, patience, time.Millisecond, "publishing does not go on")
+		}, waitLimit, time.Millisecond, "publishing does not go on")
 	}
 	for range 4 {
 		progress()
@@ -345,7 +345,7 @@ func TestAChannelExceptionCostsOnlyWhatIsUnderWay(t *testing.T) {
 	link := startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, link, 1)
-	ctx := deadline(t, patience)
+	ctx := deadline(t, waitLimit)
 	var batch []rabbitmq.Message
 	for n := range 400 {
 		batch = append(batch, message(tenantA, fmt.Sprintf("%03d", n)))
@@ -391,7 +391,7 @@ func TestConfirmationsThatDoNotComeDoNotStopThePublisher(t *testing.T) {
 	}
 	require.Greater(t, lost, 512, "a channel holds no more than that: it was replaced")
 	through.set(func(p *proxy) { p.dropAcks = false })
-	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "after")))
+	require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "after")))
 }
 
 func TestPublishAfterTheEnd(t *testing.T) {
@@ -401,7 +401,7 @@ func TestPublishAfterTheEnd(t *testing.T) {
 	publisher := rabbitmq.NewPublisher(link, 2, zaptest.NewLogger(t))
 	stop := run(t, publisher.Run)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
-	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")))
+	require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "m")))
 	stop()
-	require.ErrorIs(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")), rabbitmq.ErrUnavailable)
+	require.ErrorIs(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "m")), rabbitmq.ErrUnavailable)
 }

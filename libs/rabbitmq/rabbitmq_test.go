@@ -27,8 +27,8 @@ const (
 	tenantB = "22222222-2222-4222-8222-222222222222"
 )
 
-// patience is the limit of every wait in these tests; none of them takes nearly as long.
-const patience = 20 * time.Second
+// waitLimit is the limit of every wait in these tests; none of them takes nearly as long.
+const waitLimit = 20 * time.Second
 
 func deadline(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
@@ -77,7 +77,7 @@ func run(t *testing.T, component func(context.Context) error) (stop func()) {
 		select {
 		case err := <-ended:
 			require.NoError(t, err)
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Error("a component does not end")
 		}
 	})
@@ -94,14 +94,14 @@ func startPublisher(t *testing.T, link *rabbitmq.Link, channels int) *rabbitmq.P
 
 func session(t *testing.T, link *rabbitmq.Link) *rabbitmq.Session {
 	t.Helper()
-	s, err := link.Session(deadline(t, patience))
+	s, err := link.Session(deadline(t, waitLimit))
 	require.NoError(t, err)
 	return s
 }
 
 func channel(t *testing.T, link *rabbitmq.Link) *amqp.Channel {
 	t.Helper()
-	ch, err := session(t, link).Channel(deadline(t, patience))
+	ch, err := session(t, link).Channel(deadline(t, waitLimit))
 	require.NoError(t, err)
 	return ch
 }
@@ -109,7 +109,7 @@ func channel(t *testing.T, link *rabbitmq.Link) *amqp.Channel {
 // declare makes the shared topology and the queues of tenants.
 func declare(t *testing.T, link *rabbitmq.Link, opts rabbitmq.QueueOptions, tenants ...string) {
 	t.Helper()
-	err := session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
+	err := session(t, link).Do(deadline(t, waitLimit), func(ch *amqp.Channel) error {
 		if err := rabbitmq.DeclareShared(ch, []time.Duration{200 * time.Millisecond}, opts.Type); err != nil {
 			return err
 		}
@@ -160,7 +160,7 @@ func closeConnections(t *testing.T, b backing.Broker, name string) {
 			}
 		}
 		return closed
-	}, patience, 50*time.Millisecond, "the broker does not list the connection %s", name)
+	}, waitLimit, 50*time.Millisecond, "the broker does not list the connection %s", name)
 }
 
 type connection struct {

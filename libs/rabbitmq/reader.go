@@ -16,8 +16,8 @@ const (
 	// readFirst and readMost are how much is read from the socket at a time, at first and once that was not enough. amqp091-go
 	// reads 4 KB at a time, a system call for every three messages of a kilobyte.
 	readFirst, readMost = 32 << 10, 256 << 10
-	// bodyAhead is how much memory a message gets before its bytes have come, at the most: a size is easily said.
-	bodyAhead = 1 << 20
+	// maxBodyPrealloc is how much memory a message gets before its bytes have come, at the most: a size is easily said.
+	maxBodyPrealloc = 1 << 20
 	// feedEvery is how often the library gets to see something while there are only deliveries: without it the library takes a
 	// broker for dead after three heartbeats, of a second at the least.
 	feedEvery = 500 * time.Millisecond
@@ -41,7 +41,7 @@ const (
 // that passes it on, and the consumer. Here it is read where it lies, its body copied once, and the consumer woken when
 // nothing more is there to be read.
 type reader struct {
-	socket *patientSocket
+	socket *lowWaterSocket
 
 	// All of these are owned by the goroutine that reads.
 	buffer   []byte
@@ -76,7 +76,7 @@ type content struct {
 }
 
 func newReader(socket net.Conn) *reader {
-	return &reader{socket: newPatientSocket(socket), buffer: make([]byte, readFirst), contents: map[uint16]*content{}, inboxes: map[string]*inbox{}}
+	return &reader{socket: newLowWaterSocket(socket), buffer: make([]byte, readFirst), contents: map[uint16]*content{}, inboxes: map[string]*inbox{}}
 }
 
 // open makes an inbox for the consumer with this tag. It has to be there before the consumer is.
@@ -306,7 +306,7 @@ func (r *reader) header(channel uint16, payload int) error {
 	}
 	// Properties and body share their memory: one allocation for both.
 	n := len(encoded) - len(c.left)
-	memory := append(make([]byte, 0, n+int(min(content.left, bodyAhead))), encoded[:n]...)
+	memory := append(make([]byte, 0, n+int(min(content.left, maxBodyPrealloc))), encoded[:n]...)
 	content.delivery.Properties, content.delivery.Body = Properties(memory[:n:n]), memory[n:]
 	r.skip(len(frame))
 	r.shrink()

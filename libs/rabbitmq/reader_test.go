@@ -145,7 +145,7 @@ func TestReaderProperty(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(library, got), "%d and %d bytes for the library", len(library), len(got))
 		for channel, b := range inboxes {
-			taken := b.take(nil)
+			taken := b.drain(nil)
 			require.Len(t, taken, len(want[channel]))
 			for i, d := range taken {
 				require.Equal(t, want[channel][i], d.Delivery)
@@ -192,7 +192,7 @@ func TestReaderRefusesWhatIsMalformed(t *testing.T) {
 			b := r.open("mine")
 			_, err := io.ReadAll(r)
 			require.ErrorIs(t, err, errMalformed)
-			require.Empty(t, b.take(nil))
+			require.Empty(t, b.drain(nil))
 			consumer, err := r.failure()
 			require.ErrorIs(t, err, errMalformed)
 			require.Equal(t, "mine", consumer, "others would be tried for it")
@@ -240,7 +240,7 @@ func TestReaderTakesAnyHeader(t *testing.T) {
 			b := r.open("mine")
 			_, err := io.ReadAll(r)
 			require.NoError(t, err)
-			taken := b.take(nil)
+			taken := b.drain(nil)
 			require.Len(t, taken, 2)
 			require.Equal(t, "id", taken[0].MessageId)
 			require.Equal(t, []byte("body"), taken[0].Body)
@@ -269,7 +269,7 @@ func TestReaderDiscardsWhatComesForAnEndedConsumer(t *testing.T) {
 	got, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.Equal(t, append(method, late...), got, "nobody's deliveries are the library's")
-	require.Empty(t, b.take(nil))
+	require.Empty(t, b.drain(nil))
 }
 
 func FuzzReader(f *testing.F) {
@@ -287,7 +287,7 @@ func FuzzReader(f *testing.F) {
 		if len(got) > len(stream)+len(heartbeat) {
 			t.Error("it gives more than it was given")
 		}
-		for _, d := range b.take(nil) {
+		for _, d := range b.drain(nil) {
 			if len(d.Body)+len(d.Properties) > len(stream) {
 				t.Error("a message is larger than all")
 			}
@@ -338,7 +338,7 @@ func TestTheLibraryHearsOfABrokerThatOnlyDelivers(t *testing.T) {
 		require.LessOrEqual(t, beats, 20)
 		require.NoError(t, far.Close())
 		<-seen
-		require.Len(t, b.take(nil), 100)
+		require.Len(t, b.drain(nil), 100)
 	})
 }
 
@@ -353,7 +353,7 @@ func TestALoneByteIsReadAfterTheSocketWasLeftAlone(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, errors.Join(listener.Close(), far.Close(), near.Close())) }()
 	require.NoError(t, near.SetReadDeadline(time.Now().Add(time.Minute)))
-	s, p := newPatientSocket(near), make([]byte, 10)
+	s, p := newLowWaterSocket(near), make([]byte, 10)
 	for range 3 {
 		require.Zero(t, s.readLater(p), "there is nothing, and it does not wait for it")
 		_, err = far.Write([]byte("a"))

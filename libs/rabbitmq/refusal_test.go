@@ -34,7 +34,7 @@ func TestRefusedConnectionsAreTriedAgain(t *testing.T) {
 				seen.mu.Lock()
 				defer seen.mu.Unlock()
 				return len(seen.errs) >= 3
-			}, patience, time.Millisecond, "it gives up")
+			}, waitLimit, time.Millisecond, "it gives up")
 			_, err = seen.last()
 			require.ErrorIs(t, err, rabbitmq.ErrUnavailable)
 			require.NotContains(t, err.Error(), "topsecret")
@@ -54,16 +54,16 @@ func TestAChannelExceptionGivesBackWhatItsConsumerHeld(t *testing.T) {
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA, tenantB)
 	publisher := startPublisher(t, link, 1)
 	for _, tenant := range []string{tenantA, tenantB} {
-		require.NoError(t, publisher.Publish(deadline(t, patience), message(tenant, "m")))
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenant, "m")))
 	}
 	s := session(t, link)
 	consume := func(tenant string) (*rabbitmq.Consumption, amqp.Delivery) {
-		c, err := s.Consume(deadline(t, patience), contract.QueueName(tenant), "test-"+tenant, 10)
+		c, err := s.Consume(deadline(t, waitLimit), contract.QueueName(tenant), "test-"+tenant, 10)
 		require.NoError(t, err)
 		select {
 		case d := <-c.Deliveries:
 			return c, d
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatal("nothing is delivered")
 			return nil, amqp.Delivery{}
 		}
@@ -74,7 +74,7 @@ func TestAChannelExceptionGivesBackWhatItsConsumerHeld(t *testing.T) {
 	select {
 	case _, open := <-broken.Deliveries:
 		require.False(t, open)
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("the consumer does not hear that its channel is closed")
 	}
 	require.Error(t, broken.Ack(1, false), "an acknowledgement on a dead channel fails")
@@ -89,5 +89,5 @@ func TestAChannelExceptionGivesBackWhatItsConsumerHeld(t *testing.T) {
 	require.NoError(t, errors.Join(again.Stop(), other.Stop()))
 	again.Release()
 	other.Release()
-	require.Eventually(t, func() bool { return len(drain(t, link, contract.QueueName(tenantB))) == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return len(drain(t, link, contract.QueueName(tenantB))) == 0 }, waitLimit, time.Millisecond)
 }

@@ -31,7 +31,7 @@ func screen(t *testing.T, link *rabbitmq.Link, opts rabbitmq.QueueOptions, tenan
 	s := session(t, link)
 	opts.Screened = link.Screened(s)
 	declare(t, link, opts)
-	require.NoError(t, s.DeclareScreen(deadline(t, patience), opts.Screened))
+	require.NoError(t, s.DeclareScreen(deadline(t, waitLimit), opts.Screened))
 	declare(t, link, opts, tenants...)
 }
 
@@ -76,7 +76,7 @@ func TestScreenRefusesEveryFormOfDeath(t *testing.T) {
 							m.Publishing.Headers[copies] = []any{tenantB, contract.ParkingQueue}
 						}
 						m.Publishing.Expiration, m.Publishing.DeliveryMode = expiration, mode
-						err := publisher.Publish(deadline(t, patience), m)
+						err := publisher.Publish(deadline(t, waitLimit), m)
 						require.ErrorIs(t, err, rabbitmq.ErrRejected, "%s, expiration %q, %s", form, expiration, copies)
 					}
 				}
@@ -85,9 +85,9 @@ func TestScreenRefusesEveryFormOfDeath(t *testing.T) {
 		for _, header := range []string{"X-Death", "x-death ", "x-deaths", "x-first-death-queue"} {
 			m := message(tenantA, header)
 			m.Publishing.Headers = amqp.Table{header: "a", "x-match": "any"}
-			require.NoError(t, publisher.Publish(deadline(t, patience), m))
+			require.NoError(t, publisher.Publish(deadline(t, waitLimit), m))
 		}
-		require.ErrorIs(t, publisher.Publish(deadline(t, patience), message("33333333-3333-4333-8333-333333333333", "m")), rabbitmq.ErrUnroutable)
+		require.ErrorIs(t, publisher.Publish(deadline(t, waitLimit), message("33333333-3333-4333-8333-333333333333", "m")), rabbitmq.ErrUnroutable)
 		require.Empty(t, drain(t, link, contract.RefusedQueue(0)))
 		require.Empty(t, drain(t, link, contract.ParkingQueue))
 		require.Empty(t, drain(t, link, tenantQueue(tenantB)))
@@ -103,7 +103,7 @@ func TestScreenRefusesUnderLoad(t *testing.T) {
 	broker := backing.RabbitMQ(t)
 	link := startScreenedLink(t, broker.URL, rabbitmq.ScreenOn)
 	screen(t, link, rabbitmq.QueueOptions{}, tenantA)
-	consumption, err := session(t, link).Consume(deadline(t, patience), contract.RefusedQueue(0), "", 10)
+	consumption, err := session(t, link).Consume(deadline(t, waitLimit), contract.RefusedQueue(0), "", 10)
 	require.NoError(t, err)
 	defer consumption.Release()
 	publisher := startPublisher(t, link, 2)
@@ -116,7 +116,7 @@ func TestScreenRefusesUnderLoad(t *testing.T) {
 			messages[i].Publishing.Expiration = "0"
 		}
 	}
-	for i, err := range publisher.PublishBatch(deadline(t, patience), messages) {
+	for i, err := range publisher.PublishBatch(deadline(t, waitLimit), messages) {
 		if i%2 == 1 {
 			require.ErrorIs(t, err, rabbitmq.ErrRejected)
 		} else {
@@ -139,10 +139,10 @@ func TestScreenWithoutItsQueueLetsNothingThrough(t *testing.T) {
 	ch := channel(t, link)
 	_, err := ch.QueueDelete(contract.RefusedQueue(0), false, false, false)
 	require.NoError(t, err)
-	require.ErrorIs(t, publisher.Publish(deadline(t, patience), hostile), rabbitmq.ErrUnroutable)
-	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "neighbour")))
+	require.ErrorIs(t, publisher.Publish(deadline(t, waitLimit), hostile), rabbitmq.ErrUnroutable)
+	require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "neighbour")))
 	screen(t, link, rabbitmq.QueueOptions{})
-	require.ErrorIs(t, publisher.Publish(deadline(t, patience), hostile), rabbitmq.ErrRejected)
+	require.ErrorIs(t, publisher.Publish(deadline(t, waitLimit), hostile), rabbitmq.ErrRejected)
 	require.Equal(t, []string{"neighbour"}, drain(t, link, tenantQueue(tenantA)))
 }
 
@@ -179,7 +179,7 @@ func startFlow(t *testing.T, link *rabbitmq.Link, tenants ...string) *flow {
 func (f *flow) more() {
 	f.t.Helper()
 	before := f.count()
-	require.Eventually(f.t, func() bool { return f.count() > before+50 }, patience, time.Millisecond)
+	require.Eventually(f.t, func() bool { return f.count() > before+50 }, waitLimit, time.Millisecond)
 }
 
 func (f *flow) count() int {
@@ -217,7 +217,7 @@ func TestScreenIsPutUpAndTakenDownUnderTraffic(t *testing.T) {
 			producing.more()
 			screen(t, link, opts, tenantA)
 			producing.more()
-			err := producing.publisher.Publish(deadline(t, patience), hostile)
+			err := producing.publisher.Publish(deadline(t, waitLimit), hostile)
 			if mode == rabbitmq.ScreenOff {
 				require.NoError(t, err, "what an open screen refuses it would refuse for ever")
 			} else {
@@ -238,7 +238,7 @@ func TestScreenFollowsTheVersionOfTheBroker(t *testing.T) {
 	publisher := startPublisher(t, link, 1)
 	m := message(tenantA, "m")
 	m.Publishing.Headers = amqp.Table{"x-death": []any{"a"}}
-	err := publisher.Publish(deadline(t, patience), m)
+	err := publisher.Publish(deadline(t, waitLimit), m)
 	var sources []struct {
 		Source string `json:"source"`
 	}

@@ -17,9 +17,9 @@ const (
 	// rpcTimeout is how long the broker may take to answer a request before the connection is given up. Declaring a
 	// quorum queue on a busy cluster takes seconds.
 	rpcTimeout = 30 * time.Second
-	// maxForsaken is how many channels of a connection may wait for the broker to close them. It is far below the 2,047 that
+	// maxClosing is how many channels of a connection may wait for the broker to close them. It is far below the 2,047 that
 	// a connection has, and reached in hours, if at all.
-	maxForsaken = 64
+	maxClosing = 64
 	// closeTimeout is how long a connection that is closed in order may take for it.
 	closeTimeout = 3 * time.Second
 )
@@ -42,7 +42,7 @@ type Session struct {
 
 	consumers atomic.Uint64 // how many have had an inbox
 
-	forsaken atomic.Int32 // channels that wait for the broker to close them
+	closing atomic.Int32 // channels that wait for the broker to close them
 
 	work sync.WaitGroup // goroutines that wait for an answer of the broker; none is added once over is set
 }
@@ -195,16 +195,16 @@ func (s *Session) closeChannel(ch *amqp.Channel, limit time.Duration) {
 	_ = ch.Close()
 }
 
-// forsake closes ch as soon as the broker gets around to it, however long that takes: a channel whose process waits for a
+// closeLater closes ch as soon as the broker gets around to it, however long that takes: a channel whose process waits for a
 // queue does not answer, which must not cost the session. When too many have piled up it does: the broker ends them with
 // their connection.
-func (s *Session) forsake(ch *amqp.Channel) {
-	if n := s.forsaken.Add(1); n > maxForsaken {
+func (s *Session) closeLater(ch *amqp.Channel) {
+	if n := s.closing.Add(1); n > maxClosing {
 		s.giveUp(fmt.Errorf("%w: %d channels are stuck", ErrUnavailable, n))
 		return
 	}
 	s.spawn(func() {
-		defer s.forsaken.Add(-1)
+		defer s.closing.Add(-1)
 		// It fails only when the channel or the connection is already gone.
 		_ = ch.Close()
 	})

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// patientSocket is a socket whose reader may prefer much later to little at once.
-type patientSocket struct {
+// lowWaterSocket is a socket whose reader may prefer much later to little at once.
+type lowWaterSocket struct {
 	net.Conn
 	raw syscall.RawConn // nil where what is read from is not the socket itself, as inside of TLS
 	low int             // the low-water mark that is set
 }
 
-func newPatientSocket(conn net.Conn) *patientSocket {
-	s := &patientSocket{Conn: conn, low: 1}
+func newLowWaterSocket(conn net.Conn) *lowWaterSocket {
+	s := &lowWaterSocket{Conn: conn, low: 1}
 	if own, ok := conn.(syscall.Conn); ok {
 		if raw, err := own.SyscallConn(); err == nil {
 			s.raw = raw
@@ -24,7 +24,7 @@ func newPatientSocket(conn net.Conn) *patientSocket {
 }
 
 // readNow waits until there is something.
-func (s *patientSocket) readNow(p []byte) (int, error) {
+func (s *lowWaterSocket) readNow(p []byte) (int, error) {
 	s.setLow(1)
 	return s.Read(p)
 }
@@ -34,7 +34,7 @@ func (s *patientSocket) readNow(p []byte) (int, error) {
 // sleeps alone would not spare the process from being woken.
 //
 // Inside of TLS it does nothing: a read there is one record, of a message or two, and a pause for each would hold them up.
-func (s *patientSocket) readLater(p []byte) (n int) {
+func (s *lowWaterSocket) readLater(p []byte) (n int) {
 	if s.raw == nil {
 		return 0
 	}
@@ -51,7 +51,7 @@ func (s *patientSocket) readLater(p []byte) (n int) {
 }
 
 // setLow sets from how many bytes on somebody is woken. A socket that cannot do that wakes as ever.
-func (s *patientSocket) setLow(n int) {
+func (s *lowWaterSocket) setLow(n int) {
 	if s.raw == nil || s.low == n {
 		return
 	}

@@ -118,7 +118,7 @@ func (s *stream) write() {
 	var spare []byte
 	for range s.wake {
 		for {
-			batch, closing, err := s.take(spare[:0])
+			batch, closing, err := s.swap(spare[:0])
 			if err != nil {
 				s.fail(err)
 				return
@@ -143,8 +143,8 @@ func (s *stream) write() {
 	}
 }
 
-// take exchanges what is pending for an empty buffer and wakes who waits for room.
-func (s *stream) take(empty []byte) (batch []byte, closing bool, err error) {
+// swap exchanges what is pending for an empty buffer and wakes who waits for room.
+func (s *stream) swap(empty []byte) (batch []byte, closing bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	batch, s.pending = s.pending, empty

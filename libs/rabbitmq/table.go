@@ -74,19 +74,19 @@ func fields(content []byte, named bool) iter.Seq2[Field, error] {
 func (c *cursor) value(kind byte) []byte {
 	switch kind {
 	case 't', 'b', 'B':
-		return c.take(1)
+		return c.bytes(1)
 	case 's', 'u':
-		return c.take(2)
+		return c.bytes(2)
 	case 'I', 'i', 'f':
-		return c.take(4)
+		return c.bytes(4)
 	case 'D':
-		return c.take(5)
+		return c.bytes(5)
 	case 'l', 'L', 'd', 'T':
-		return c.take(8)
+		return c.bytes(8)
 	case 'S', 'x', 'A', 'F':
 		return c.long()
 	case 'V':
-		return c.take(0)
+		return c.bytes(0)
 	}
 	c.left, c.failed = nil, true
 	return nil

@@ -118,7 +118,7 @@ func TestLimitsAreThoseOfTheLibrary(t *testing.T) {
 	} {
 		within, beyond := rabbitmq.Table(form(0)).Decode(), form(1)
 		require.Len(t, within, 1, name)
-		require.NoError(t, publisher.Publish(deadline(t, patience), rabbitmq.Message{Key: "q", Publishing: amqp.Publishing{Headers: within}}), name)
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), rabbitmq.Message{Key: "q", Publishing: amqp.Publishing{Headers: within}}), name)
 		require.True(t, readable(), name)
 		require.NoError(t, raw.Publish("", "q", amqptest.Properties{Headers: beyond}.Encode(), nil))
 		require.False(t, readable(), "%s: the library has other limits now", name)
@@ -133,7 +133,7 @@ func TestLimitsAreThoseOfTheLibrary(t *testing.T) {
 		"depth": {"a": deep}, "elements": {"a": list}, "elements in a table": {"a": amqp.Table{"b": list}}, "elements in a list": {"a": []any{list}},
 		"size": {"a": strings.Repeat("x", 129<<10)}, "a name": {strings.Repeat("n", 256): true}, "a name within": {"a": []any{amqp.Table{strings.Repeat("n", 256): true}}},
 	} {
-		err := publisher.Publish(deadline(t, patience), rabbitmq.Message{Key: "q", Publishing: amqp.Publishing{Headers: headers}})
+		err := publisher.Publish(deadline(t, waitLimit), rabbitmq.Message{Key: "q", Publishing: amqp.Publishing{Headers: headers}})
 		require.ErrorIs(t, err, rabbitmq.ErrInvalid, name)
 	}
 }

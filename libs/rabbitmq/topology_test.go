@@ -34,7 +34,7 @@ func receive(t *testing.T, ch *amqp.Channel, queue string) amqp.Delivery {
 		require.NoError(t, err)
 		d = got
 		return ok
-	}, patience, 10*time.Millisecond, "nothing arrives in %s", queue)
+	}, waitLimit, 10*time.Millisecond, "nothing arrives in %s", queue)
 	return d
 }
 
@@ -50,7 +50,7 @@ func TestRetryTierReturnsAMessageToItsTenant(t *testing.T) {
 		m := message(tenantA, "again")
 		m.Exchange = contract.RetryTierName(200 * time.Millisecond)
 		m.Publishing.Headers = amqp.Table{contract.HeaderAttempt: int32(2)}
-		require.NoError(t, publisher.Publish(deadline(t, patience), m))
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), m))
 
 		ch := channel(t, link)
 		d := receive(t, ch, contract.QueueName(tenantA))
@@ -76,11 +76,11 @@ func TestRetryTierParksWhatHasNoTenantAnyMore(t *testing.T) {
 		for range 40 {
 			m := message(tenantB, "of a deleted tenant")
 			m.Exchange = tier
-			require.NoError(t, publisher.Publish(deadline(t, patience), m))
+			require.NoError(t, publisher.Publish(deadline(t, waitLimit), m))
 		}
 		m := message(tenantA, "behind them")
 		m.Exchange = tier
-		require.NoError(t, publisher.Publish(deadline(t, patience), m))
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), m))
 
 		ch := channel(t, link)
 		require.Equal(t, "behind them", receive(t, ch, contract.QueueName(tenantA)).MessageId)
@@ -98,7 +98,7 @@ func TestDeliveryLimitParksAMessage(t *testing.T) {
 	link := startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, link, 1)
-	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "poison")))
+	require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "poison")))
 
 	ch := channel(t, link)
 	require.NoError(t, ch.Qos(1, 0, false))
@@ -123,7 +123,7 @@ func TestDeliveryLimitParksAMessage(t *testing.T) {
 			require.Equal(t, contract.QueueName(tenantA), death["queue"])
 			require.Equal(t, "delivery_limit", death["reason"])
 			return
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("the message is gone after %d deliveries", n)
 		}
 	}
@@ -141,7 +141,7 @@ func TestDeliveriesThatEndTheRecorderAreInQuarantine(t *testing.T) {
 		for _, id := range []string{"poison", "good"} {
 			m := message(tenantA, id)
 			m.Exchange = exchange
-			require.NoError(t, publisher.Publish(deadline(t, patience), m))
+			require.NoError(t, publisher.Publish(deadline(t, waitLimit), m))
 		}
 		for n := 1; ; n++ {
 			conn, err := amqp.Dial(broker.URL)
@@ -162,7 +162,7 @@ func TestDeliveriesThatEndTheRecorderAreInQuarantine(t *testing.T) {
 				if d.MessageId != "good" {
 					continue
 				}
-			case <-time.After(patience):
+			case <-time.After(waitLimit):
 				t.Fatalf("nothing is delivered after %d times", n)
 			}
 			break
@@ -178,11 +178,11 @@ func TestQueuesOlderThanTheQuarantineAreUsedAsTheyAre(t *testing.T) {
 	t.Parallel()
 	link := startLink(t, backing.RabbitMQ(t).URL, nil)
 	for range 2 {
-		require.NoError(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
+		require.NoError(t, session(t, link).Do(deadline(t, waitLimit), func(ch *amqp.Channel) error {
 			return rabbitmq.DeclareSharedUnlimited(ch, nil, rabbitmq.QueueQuorum)
 		}))
 	}
-	require.ErrorIs(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
+	require.ErrorIs(t, session(t, link).Do(deadline(t, waitLimit), func(ch *amqp.Channel) error {
 		return rabbitmq.DeclareShared(ch, nil, rabbitmq.QueueQuorum)
 	}), rabbitmq.ErrQueueMismatch)
 }
@@ -195,7 +195,7 @@ func TestQueueWithOtherArgumentsIsRecognizedAndCanBeAdopted(t *testing.T) {
 		link := startLink(t, broker.URL, nil)
 		declare(t, link, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 1000}, tenantA)
 		declare(t, link, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 1000}, tenantA) // again: nothing happens
-		do := func(fn func(ch *amqp.Channel) error) error { return session(t, link).Do(deadline(t, patience), fn) }
+		do := func(fn func(ch *amqp.Channel) error) error { return session(t, link).Do(deadline(t, waitLimit), fn) }
 
 		err := do(func(ch *amqp.Channel) error {
 			return rabbitmq.DeclareTenant(ch, tenantA, rabbitmq.QueueOptions{Type: queueType, MaxLengthBytes: 2000})
@@ -222,14 +222,14 @@ func TestDeleteTenantCanBeRepeated(t *testing.T) {
 	link := startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := startPublisher(t, link, 1)
-	require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")))
+	require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "m")))
 	for range 2 {
-		require.NoError(t, session(t, link).Do(deadline(t, patience), func(ch *amqp.Channel) error {
-			_, err := rabbitmq.DeleteTenant(deadline(t, patience), ch, tenantA)
+		require.NoError(t, session(t, link).Do(deadline(t, waitLimit), func(ch *amqp.Channel) error {
+			_, err := rabbitmq.DeleteTenant(deadline(t, waitLimit), ch, tenantA)
 			return err
 		}))
 	}
-	require.ErrorIs(t, publisher.Publish(deadline(t, patience), message(tenantA, "m")), rabbitmq.ErrUnroutable)
+	require.ErrorIs(t, publisher.Publish(deadline(t, waitLimit), message(tenantA, "m")), rabbitmq.ErrUnroutable)
 }
 
 // A queue that is deleted forgets whom it owes confirmations (RabbitMQ 3.10, quorum): the channel that waits for them confirms
@@ -257,7 +257,7 @@ func TestDeletingATenantThatIsPublishedToStopsNobodyElse(t *testing.T) {
 						over = true
 					default:
 					}
-					for _, err := range publisher.PublishBatch(deadline(t, patience), batch) {
+					for _, err := range publisher.PublishBatch(deadline(t, waitLimit), batch) {
 						if err != nil && !errors.Is(err, rabbitmq.ErrUnroutable) {
 							t.Error(err)
 							return
@@ -270,11 +270,11 @@ func TestDeletingATenantThatIsPublishedToStopsNobodyElse(t *testing.T) {
 		require.Eventually(t, func() bool {
 			queue, err := ch.QueueDeclarePassive(contract.QueueName(tenantA), true, false, false, false, nil)
 			return err == nil && queue.Messages > 0
-		}, patience, time.Millisecond)
-		_, err := rabbitmq.DeleteTenant(deadline(t, patience), ch, tenantA)
+		}, waitLimit, time.Millisecond)
+		_, err := rabbitmq.DeleteTenant(deadline(t, waitLimit), ch, tenantA)
 		require.NoError(t, err)
 		close(deleted)
-		require.NoError(t, publisher.Publish(deadline(t, patience), message(tenantB, "m")))
+		require.NoError(t, publisher.Publish(deadline(t, waitLimit), message(tenantB, "m")))
 		publishing.Wait()
 	}
 	require.Same(t, before, session(t, link), "the connection of all publishers was given up")

@@ -30,12 +30,12 @@ const (
 //
 // What a delivery does to its connection is no concern of declarations: nothing is consumed on theirs.
 type broker struct {
-	consume *isolation.Connections // tenants' consumers
-	letters *rabbitmq.Link         // the recorder of dead letters
-	parked  *rabbitmq.Link         // and of parked messages, whose deliveries may end the connection
-	shared  *rabbitmq.Link         // declarations
-	canary  *rabbitmq.Link         // tests of the dead-lettering, which may cost the connection
-	links   []*rabbitmq.Link
+	consume     *isolation.Connections // tenants' consumers
+	deadLetters *rabbitmq.Link         // the recorder of dead letters
+	parked      *rabbitmq.Link         // and of parked messages, whose deliveries may end the connection
+	shared      *rabbitmq.Link         // declarations
+	canary      *rabbitmq.Link         // tests of the dead-lettering, which may cost the connection
+	links       []*rabbitmq.Link
 
 	client   *rabbitmq.Publisher // the HTTP API
 	internal *rabbitmq.Publisher // retries, dead letters, replays
@@ -70,12 +70,12 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	}, func(name string, lost func(error)) *rabbitmq.Link {
 		return rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, lost).WithQuarantine(probing)
 	}, log)
-	b.letters = expendable("dead letters").WithRedial(recorderRedial)
+	b.deadLetters = expendable("dead letters").WithRedial(recorderRedial)
 	b.parked = expendable("parked messages").WithRedial(recorderRedial)
 	b.shared = link("shared").WithQuarantine(probing)
 	b.canary = expendable("canary")
-	b.client = rabbitmq.NewPublisher(link("publish"), clientLanes, log).WithQuarantine(trying)
-	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalLanes, log).WithQuarantine(trying)
+	b.client = rabbitmq.NewPublisher(link("publish"), clientChannels, log).WithQuarantine(trying)
+	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalChannels, log).WithQuarantine(trying)
 	return b
 }
 

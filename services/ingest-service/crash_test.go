@@ -31,7 +31,7 @@ func operations() map[string]operation {
 		"creation": {
 			want: spec(contract.DesiredActive, workersBefore, 1),
 			steps: []reconcile.Step{
-				reconcile.StepBegun, reconcile.StepAttached, reconcile.StepDeclared, reconcile.StepSettled,
+				reconcile.StepBegun, reconcile.StepAttached, reconcile.StepDeclared, reconcile.StepBound,
 				reconcile.StepConsumerStarted, reconcile.StepReported,
 			},
 		},
@@ -81,7 +81,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			t.Run("unharmed", func(t *testing.T) { // the steps that there are, told by the service itself
 				v := w.victim(t, o)
 				v.begin()
-				v.settled()
+				v.converged()
 				require.Equal(t, o.steps, w.steps(t, v.id, o.want.Generation))
 			})
 			for _, step := range o.steps {
@@ -91,7 +91,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 					v.begin()
 					v.dies()
 					w.start()
-					v.settled()
+					v.converged()
 				})
 			}
 			w.empty()
@@ -127,7 +127,7 @@ func TestKilledInTheMiddleOfAStep(t *testing.T) {
 			v.dies()
 			c.leave(v)
 			w.start()
-			v.settled()
+			v.converged()
 		})
 	}
 	w.empty()
@@ -150,7 +150,7 @@ func TestDeletedWhileDead(t *testing.T) {
 			v.dies()
 			v.want(contract.TenantSpec{State: contract.DesiredDeleting, Workers: workersBefore, Generation: 2})
 			w.start()
-			v.settled()
+			v.converged()
 		})
 	}
 	w.empty()
@@ -168,6 +168,6 @@ func TestTeardownGoesOnUnderAnotherName(t *testing.T) {
 	v.dies()
 	w.instance = "ingest-" + uuid.NewString()[:8]
 	w.start()
-	v.settled()
+	v.converged()
 	w.empty()
 }

@@ -35,9 +35,9 @@ import (
 )
 
 const (
-	patience = time.Minute // on a busy machine
-	tick     = 20 * time.Millisecond
-	secret   = "a secret of the tests, and of nobody else"
+	waitLimit = time.Minute // on a busy machine
+	tick      = 20 * time.Millisecond
+	secret    = "a secret of the tests, and of nobody else"
 )
 
 // crashWorld is one service in a process of its own, and everything around it; the test plays the registry.
@@ -79,7 +79,7 @@ func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
 	w.specs, w.statuses = control.Tenants(conn), control.Statuses(conn)
-	require.Eventually(t, func() bool { _, err := w.specs.Snapshot(t.Context()); return err == nil }, patience, tick)
+	require.Eventually(t, func() bool { _, err := w.specs.Snapshot(t.Context()); return err == nil }, waitLimit, tick)
 
 	ports, err := port.Free(t.Context(), 2)
 	require.NoError(t, err)
@@ -99,7 +99,7 @@ func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
 
 // close ends the service in an orderly way, which must still work after all that has happened.
 func (w *crashWorld) close(scratch *backing.Scratch) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), waitLimit)
 	defer cancel()
 	if w.service != nil && w.service.Alive() {
 		if err := w.service.Stop(ctx); err != nil {
@@ -138,7 +138,7 @@ func (w *crashWorld) start() {
 	require.NoError(w.t, err)
 	w.started = time.Now()
 	w.service, err = process.Start(w.dir, process.Spec{
-		Name: service, Path: program, Env: append(w.env, "INGEST_INSTANCE="+w.instance), StopTimeout: patience,
+		Name: service, Path: program, Env: append(w.env, "INGEST_INSTANCE="+w.instance), StopTimeout: waitLimit,
 	})
 	require.NoError(w.t, err)
 }
@@ -208,7 +208,7 @@ func (w *crashWorld) empty() {
 	for id, entry := range all {
 		v := &victim{t: w.t, w: w, id: uuid.MustParse(id), accepted: make(map[uuid.UUID]bool)}
 		v.want(contract.TenantSpec{State: contract.DesiredDeleting, Workers: 1, Generation: entry.Value.Generation + 1})
-		v.settled()
+		v.converged()
 	}
 	all, err = w.specs.Snapshot(w.t.Context())
 	require.NoError(w.t, err)
@@ -302,7 +302,7 @@ func (v *victim) begin() {
 // dies waits until the service has killed itself.
 func (v *victim) dies() {
 	v.t.Helper()
-	require.Eventually(v.t, func() bool { return !v.w.service.Alive() }, patience, tick, "the step %q is never reached", v.last)
+	require.Eventually(v.t, func() bool { return !v.w.service.Alive() }, waitLimit, tick, "the step %q is never reached", v.last)
 	status, known := v.w.service.Status()
 	require.True(v.t, known && status.Signaled() && status.Signal() == syscall.SIGKILL, "%v", status)
 	v.publish(20) // producers do not know, and the broker is there
@@ -311,7 +311,7 @@ func (v *victim) dies() {
 // publish publishes n messages, and notes which of them the broker has taken.
 func (v *victim) publish(n int) {
 	v.t.Helper()
-	ctx, cancel := context.WithTimeout(v.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(v.t.Context(), waitLimit)
 	defer cancel()
 	messages := make([]rabbitmq.Message, n)
 	for i := range messages {
@@ -341,7 +341,7 @@ func (v *victim) observed() contract.TenantStatus {
 		// One that the dead process has left does not count.
 		fresh := last.ObservedAt.After(v.w.started)
 		return err == nil && fresh && last.State == goal && last.ObservedGeneration == v.spec.Generation
-	}, patience, tick, "want %s, last seen %+v", goal, &last)
+	}, waitLimit, tick, "want %s, last seen %+v", goal, &last)
 	return last
 }
 
@@ -354,8 +354,8 @@ func (v *victim) finish() {
 	}
 }
 
-// settled waits until what is wanted has come about, and demands that there is nothing else.
-func (v *victim) settled() {
+// converged waits until what is wanted has come about, and demands that there is nothing else.
+func (v *victim) converged() {
 	v.t.Helper()
 	switch v.spec.State {
 	case contract.DesiredActive:
@@ -374,10 +374,10 @@ func (v *victim) runs() {
 	require.Equal(v.t, v.spec.Workers, v.observed().Workers)
 	v.isProvisioned(1)
 	v.publish(10)
-	require.Eventually(v.t, func() bool { return len(v.stored()) >= len(v.accepted) }, patience, tick)
+	require.Eventually(v.t, func() bool { return len(v.stored()) >= len(v.accepted) }, waitLimit, tick)
 	require.Equal(v.t, v.accepted, v.stored())
 	require.Equal(v.t, len(v.accepted), v.w.count(v.t, `SELECT count(*) FROM messages WHERE tenant_id = $1`, v.id))
-	require.Eventually(v.t, func() bool { q, _ := v.queue(); return q.Messages == 0 }, patience, tick)
+	require.Eventually(v.t, func() bool { q, _ := v.queue(); return q.Messages == 0 }, waitLimit, tick)
 }
 
 func (v *victim) isSuspended() {
@@ -396,7 +396,7 @@ func (v *victim) isSuspended() {
 func (v *victim) isProvisioned(consumers int) {
 	v.t.Helper()
 	name := contract.QueueName(v.id.String())
-	require.Eventually(v.t, func() bool { q, there := v.queue(); return there && q.Consumers == consumers }, patience, tick)
+	require.Eventually(v.t, func() bool { q, there := v.queue(); return there && q.Consumers == consumers }, waitLimit, tick)
 	want := map[string]string{"": name, contract.TenantsExchange: v.id.String(), contract.RetryReturnExchange: v.id.String()}
 	if session, err := v.w.link.Session(v.t.Context()); assert.NoError(v.t, err) && !v.w.link.Screened(session) {
 		want[contract.MessagesExchange] = v.id.String()
@@ -414,7 +414,7 @@ func (v *victim) isProvisioned(consumers int) {
 			bound[b.Source] = b.Key
 		}
 		return found && maps.Equal(want, bound)
-	}, patience, tick, "want %v, last seen %v", want, &bound)
+	}, waitLimit, tick, "want %v, last seen %v", want, &bound)
 	var queue struct{ Arguments map[string]any }
 	require.True(v.t, v.w.manage(v.t, "/api/queues/"+v.w.broker.VHost+"/"+name, &queue))
 	require.Equal(v.t, contract.ParkingExchange, queue.Arguments["x-dead-letter-exchange"])
@@ -437,7 +437,7 @@ func (v *victim) isGone() {
 	require.Eventually(v.t, func() bool {
 		status, metrics := get(v.t, v.w.ops+"/metrics")
 		return status == http.StatusOK && !strings.Contains(string(metrics), v.id.String())
-	}, patience, tick, "metric series stay")
+	}, waitLimit, tick, "metric series stay")
 	_, there := v.queue()
 	require.False(v.t, there, "the queue stays")
 	var bindings []json.RawMessage
@@ -484,7 +484,7 @@ func (v *victim) statusKeys() (keys []string) {
 // channel does something on a channel of the test's own.
 func (v *victim) channel(do func(*amqp.Channel) error) error {
 	v.t.Helper()
-	ctx, cancel := context.WithTimeout(v.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(v.t.Context(), waitLimit)
 	defer cancel()
 	session, err := v.w.link.Session(ctx)
 	require.NoError(v.t, err)
@@ -523,5 +523,5 @@ func (v *victim) dropOnce() {
 // deadline is for one request of a test.
 func deadline(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
-	return context.WithTimeout(t.Context(), patience)
+	return context.WithTimeout(t.Context(), waitLimit)
 }

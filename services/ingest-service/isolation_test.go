@@ -77,7 +77,7 @@ func (v *victim) hasFailed() {
 	require.Eventually(v.t, func() bool {
 		last = v.status()
 		return last.State == contract.StateFailed && last.ObservedGeneration == v.spec.Generation
-	}, patience, tick, "last seen %+v", &last)
+	}, waitLimit, tick, "last seen %+v", &last)
 	require.Contains(v.t, last.Error, "break the connection")
 	require.Contains(v.t, last.Error, "runbook")
 	require.Contains(v.t, last.Error, "last error")
@@ -94,7 +94,7 @@ func (w *crashWorld) metrics() string {
 // drained waits until all that was accepted is stored.
 func (v *victim) drained() {
 	v.t.Helper()
-	require.Eventually(v.t, func() bool { return len(v.stored()) >= len(v.accepted) }, patience, tick,
+	require.Eventually(v.t, func() bool { return len(v.stored()) >= len(v.accepted) }, waitLimit, tick,
 		"tenant %s: %d accepted, status %+v", v.id, len(v.accepted), v.status())
 	require.Equal(v.t, v.accepted, v.stored())
 }
@@ -116,7 +116,7 @@ func (v *victim) dropHead() {
 			return d.Ack(false)
 		}))
 		return dropped
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 // A message that breaks the connection at each delivery stops its own tenant, and nobody else: neighbours lose a handful of
@@ -181,8 +181,8 @@ func TestDeliveriesThatBreakTheConnectionStopTheirTenantAlone(t *testing.T) {
 				v.publish(1)
 				v.drained()
 			}
-			require.Eventually(t, func() bool { return !strings.Contains(w.metrics(), "mtm_tenant_isolated{") }, patience, tick)
-			require.Eventually(t, func() bool { return strings.Contains(w.metrics(), "mtm_isolation_candidates 0") }, patience, tick)
+			require.Eventually(t, func() bool { return !strings.Contains(w.metrics(), "mtm_tenant_isolated{") }, waitLimit, tick)
+			require.Eventually(t, func() bool { return strings.Contains(w.metrics(), "mtm_isolation_candidates 0") }, waitLimit, tick)
 			for _, v := range neighbours {
 				require.Equal(t, before[v.id], breaker.lossesOf(v.id))
 			}
@@ -263,7 +263,7 @@ func TestMessageThatCrashesTheBrokersWriterStopsItsTenantAlone(t *testing.T) {
 	queue := "/api/queues/%2F/" + contract.QueueName(culprit.id.String())
 	require.Eventually(t, func() bool { // a probe may hold it
 		return len(manageGet(t, services.RabbitMQManagementURL+queue+"/get")) == 1
-	}, patience, tick)
+	}, waitLimit, tick)
 	require.Eventually(t, func() bool { return culprit.status().State == contract.StateRunning }, healing, tick)
 	culprit.publish(1)
 	culprit.drained()
@@ -303,7 +303,7 @@ func publishUnsignedID(t *testing.T, amqpURL, exchange, key string, lifetime tim
 	defer cancel()
 	conn, err := amqp10.Dial(ctx, strings.TrimSuffix(amqpURL, "/"), nil)
 	require.NoError(t, err)
-	defer conn.Close() //nolint:errcheck // what was sent is settled
+	defer conn.Close() //nolint:errcheck // what was sent is confirmed
 	session, err := conn.NewSession(ctx, nil)
 	require.NoError(t, err)
 	sender, err := session.NewSender(ctx, "/exchange/"+exchange+"/"+key, nil)

@@ -5,7 +5,7 @@
 // responsibility, or to RabbitMQ directly. What cannot be stored becomes a dead letter that can be looked at, replayed and
 // dropped.
 //
-// It starts while PostgreSQL, RabbitMQ or NATS are away, and goes on by itself whenever they come back.
+// It starts while PostgreSQL, RabbitMQ or NATS are away, and resumes without intervention when they come back.
 package main
 
 import (

@@ -32,7 +32,7 @@ func (w *crashWorld) letter(tenant uuid.UUID, reason string) {
 	w.t.Helper()
 	require.Eventually(w.t, func() bool {
 		return w.count(w.t, `SELECT count(*) FROM dead_letters WHERE tenant_id = $1 AND reason = $2`, tenant, reason) == 1
-	}, patience, tick, "no dead letter %s", reason)
+	}, waitLimit, tick, "no dead letter %s", reason)
 }
 
 // ready waits until /readyz contains every text.
@@ -47,7 +47,7 @@ func (w *crashWorld) ready(texts ...string) {
 			}
 		}
 		return true
-	}, patience, tick, "want %v, last seen %s", texts, &last)
+	}, waitLimit, tick, "want %v, last seen %s", texts, &last)
 }
 
 // connections are those of the service on which nothing is consumed that may end them, by their name and their port.
@@ -88,11 +88,11 @@ func TestMessageThatCrashesTheBrokersWriterDoesNotStopDeadLetters(t *testing.T) 
 	require.Eventually(t, func() bool {
 		before = w.connections()
 		return before[service+" consume 1"] != "" && before[service+" shared"] != ""
-	}, patience, tick)
+	}, waitLimit, tick)
 
 	t.Log("it expires in the queue of its tenant")
 	publishUnsignedID(t, services.RabbitMQURL, contract.MessagesExchange, producer.id.String(), 100*time.Millisecond)
-	require.Eventually(t, func() bool { q, _ := producer.queue(); return q.Messages == 0 }, patience, tick)
+	require.Eventually(t, func() bool { q, _ := producer.queue(); return q.Messages == 0 }, waitLimit, tick)
 	w.send(contract.TenantsExchange, neighbour.id.String(), "100", `1`)
 	w.letter(neighbour.id, "expired")
 
@@ -114,7 +114,7 @@ func TestMessageThatCrashesTheBrokersWriterDoesNotStopDeadLetters(t *testing.T) 
 	for _, queue := range []string{contract.DeadLettersQueue, contract.ParkingQueue} {
 		require.Eventually(t, func() bool {
 			return !strings.Contains(w.metrics(), `mtm_dead_letters_blocked{queue="`+queue+`"} 1`)
-		}, patience, tick)
+		}, waitLimit, tick)
 	}
 	neighbour.publish(5)
 	neighbour.drained()
@@ -132,7 +132,7 @@ func TestMessageThatCrashesTheBrokersWriterDoesNotStopDeadLetters(t *testing.T) 
 	w.ready(`"ready"`)
 	require.Contains(t, w.metrics(), "mtm_quarantine_messages 0")
 	producer.want(contract.TenantSpec{State: contract.DesiredActive, Workers: 1, Generation: 3})
-	producer.settled()
+	producer.converged()
 }
 
 // policyCommand is what the runbook says for an installation that is older than the quarantine.
@@ -179,5 +179,5 @@ func TestInstallationOlderThanTheQuarantine(t *testing.T) {
 	require.NoError(t, err, "%s", output)
 	w.letter(stranger, "unroutable")
 	w.ready(`"degraded"`, "quarantine: 1 messages")
-	require.Eventually(t, func() bool { return strings.Contains(w.metrics(), `mtm_dead_letters_blocked{queue="parking"} 0`) }, patience, tick)
+	require.Eventually(t, func() bool { return strings.Contains(w.metrics(), `mtm_dead_letters_blocked{queue="parking"} 0`) }, waitLimit, tick)
 }

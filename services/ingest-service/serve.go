@@ -28,10 +28,10 @@ import (
 
 // Channels that publish in parallel, each with its own window of unconfirmed messages.
 const (
-	// clientLanes serve the HTTP API.
-	clientLanes = 4
-	// internalLanes serve retries, dead letters and replays, which are rare.
-	internalLanes = 1
+	// clientChannels serve the HTTP API.
+	clientChannels = 4
+	// internalChannels serve retries, dead letters and replays, which are rare.
+	internalChannels = 1
 )
 
 // serve runs the service until ctx ends.
@@ -75,7 +75,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	broker := newBroker(cfg, health, log)
 	messages := store.New(pool, cfg.Ingest.WriteTimeout)
 	writing := health.Check("writing")
-	var controller *reconcile.Controller // hears of outages, and is made from what notices them
+	var controller *reconcile.Controller // is told of outages, and is made from what notices them
 	gate := batch.NewGate(messages.Ping, func(err error) {
 		writing.Set(err)
 		controller.Reobserve()
@@ -84,12 +84,12 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 		RetryDelays: cfg.Ingest.RetryDelays, HoldTimeout: cfg.Ingest.HoldTimeout, PublishTimeout: publishTimeout,
 		Slots: writeSlots(cfg.Database.MaxConns),
 	}, messages, gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
-	letterMetrics := deadletter.NewMetrics(reg)
+	deadLetterMetrics := deadletter.NewMetrics(reg)
 	// The controller tells the API of tenants that are gone, and the API asks the controller for tenants.
 	var requests *httpapi.Metrics
 	forget := func(tenant uuid.UUID) {
 		requests.Forget(tenant)
-		letterMetrics.Forget(tenant)
+		deadLetterMetrics.Forget(tenant)
 		broker.consume.Forget(tenant)
 	}
 	topology := reconcile.NewTopology(broker.shared, cfg.Ingest.RetryDelays,
@@ -97,14 +97,14 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, step, health, log)
 	reg.MustRegister(reconcile.NewCollector(controller), isolation.NewCollector(broker.consume))
 
-	letters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
-	recorder := deadletter.NewRecorder(deadletter.Links{Letters: broker.letters, Parked: broker.parked, Shared: broker.shared},
-		letters, messages.Ping, letterMetrics, health.Check("dead letters").Degrade, log)
-	replayer := deadletter.NewReplayer(letters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, letterMetrics, log)
+	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
+	recorder := deadletter.NewRecorder(deadletter.Links{Letters: broker.deadLetters, Parked: broker.parked, Shared: broker.shared},
+		deadLetters, messages.Ping, deadLetterMetrics, health.Check("dead letters").Degrade, log)
+	replayer := deadletter.NewReplayer(deadLetters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	requests = httpapi.Mount(server, verifier, httpapi.Dependencies{
-		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), Letters: letters, Replayer: replayer,
+		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
 	}, limits, reg)
 
 	// In the order of starting; they stop in reverse.
@@ -120,7 +120,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	components = append(components, broker.components(topology.Depths)...)
 	components = append(components,
 		lifecycle.Component{Name: "topology", Run: topology.Run},
-		lifecycle.Component{Name: "dead letter gauges", Run: func(ctx context.Context) error { return letterMetrics.Run(ctx, letters, log) }},
+		lifecycle.Component{Name: "dead letter gauges", Run: func(ctx context.Context) error { return deadLetterMetrics.Run(ctx, deadLetters, log) }},
 		lifecycle.Component{Name: "dead letter recorder", Run: func(ctx context.Context) error {
 			if err := topology.Await(ctx); err != nil {
 				return err

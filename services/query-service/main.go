@@ -2,7 +2,7 @@
 // with a cursor, and single messages by their id. It only reads, as a database role that can do nothing else.
 //
 // It starts whether or not PostgreSQL is up, and is ready once it is. While the database is away it answers 503 and
-// goes on by itself when the database is back.
+// resumes without intervention when the database is back.
 package main
 
 import (

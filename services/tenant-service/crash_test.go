@@ -145,7 +145,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			t.Run("unharmed", func(t *testing.T) { // the steps that there are, told by the service itself
 				v := w.victim(t, o)
 				v.begin()
-				v.settled()
+				v.converged()
 				require.Equal(t, o.steps, v.steps())
 			})
 			for _, step := range o.steps {
@@ -155,7 +155,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 					v.begin()
 					v.dies()
 					w.start()
-					v.settled()
+					v.converged()
 				})
 			}
 		})
@@ -200,7 +200,7 @@ func newCrashWorld(t *testing.T) *crashWorld {
 
 // close ends the service in an orderly way, which must still work after all that has happened.
 func (w *crashWorld) close(scratch *backing.Scratch) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), waitLimit)
 	defer cancel()
 	if w.service != nil && w.service.Alive() {
 		if err := w.service.Stop(ctx); err != nil {
@@ -224,7 +224,7 @@ func (w *crashWorld) start() {
 	require.NoError(w.t, os.RemoveAll(filepath.Join(w.dir, "death")))
 	program, err := os.Executable()
 	require.NoError(w.t, err)
-	w.service, err = process.Start(w.dir, process.Spec{Name: service, Path: program, Env: w.env, StopTimeout: patience})
+	w.service, err = process.Start(w.dir, process.Spec{Name: service, Path: program, Env: w.env, StopTimeout: waitLimit})
 	require.NoError(w.t, err)
 	w.http.requireReady(true)
 }
@@ -303,14 +303,14 @@ func (v *victim) begin() {
 	require.True(v.t, err != nil || got.status < 300, "%s", got.body)
 	require.Eventually(v.t, func() bool {
 		return slices.Contains(v.steps(), relay.StepMarked) || !v.w.service.Alive()
-	}, patience, tick)
+	}, waitLimit, tick)
 	v.w.ingest.resume()
 }
 
 // dies waits until the service has killed itself.
 func (v *victim) dies() {
 	v.t.Helper()
-	require.Eventually(v.t, func() bool { return !v.w.service.Alive() }, patience, tick, "the step %q is never reached", v.last)
+	require.Eventually(v.t, func() bool { return !v.w.service.Alive() }, waitLimit, tick, "the step %q is never reached", v.last)
 	status, known := v.w.service.Status()
 	require.True(v.t, known && status.Signaled() && status.Signal() == syscall.SIGKILL, "%v", status)
 }
@@ -325,7 +325,7 @@ func (v *victim) published() {
 		require.Equal(c, v.generation, entry.Value.Generation)
 		require.Equal(c, row.Spec(), entry.Value)
 		require.Equal(c, row.Generation, row.PublishedGeneration)
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 func (v *victim) row() (row tenant.Tenant) {
@@ -336,9 +336,9 @@ func (v *victim) row() (row tenant.Tenant) {
 	return row
 }
 
-// settled waits until everybody says what was asked for, demands that there is nothing else, and repeats the request, as a
+// converged waits until everybody says what was asked for, demands that there is nothing else, and repeats the request, as a
 // client does that has lost the answer.
-func (v *victim) settled() {
+func (v *victim) converged() {
 	v.t.Helper()
 	if v.o.state == tenant.Deleted {
 		v.isGone()
@@ -354,7 +354,7 @@ func (v *victim) settled() {
 		got := v.http.do(request{method: http.MethodGet, path: path(v.id, "")})
 		want := map[tenant.State]contract.ConsumerState{tenant.Active: contract.StateRunning, tenant.Suspended: contract.StateSuspended}[v.o.state]
 		return got.tenant.Status.State == string(want) && got.tenant.Status.ObservedGeneration == v.generation
-	}, patience, tick)
+	}, waitLimit, tick)
 	v.keys(1)
 }
 
@@ -363,7 +363,7 @@ func (v *victim) isGone() {
 	v.t.Helper()
 	require.Eventually(v.t, func() bool {
 		return v.http.do(request{method: http.MethodGet, path: path(v.id, "")}).status == http.StatusNotFound
-	}, patience, tick)
+	}, waitLimit, tick)
 	v.keys(0)
 	row := v.row()
 	require.Equal(v.t, tenant.Deleted, row.State)
@@ -382,7 +382,7 @@ func (v *victim) keys(n int) {
 		statuses, err := v.w.ingest.statuses.Snapshot(v.t.Context())
 		require.NoError(c, err)
 		require.Equal(c, strconv.Itoa(n)+" "+strconv.Itoa(n), strconv.Itoa(ours(specs, v.id))+" "+strconv.Itoa(ours(statuses, v.id)))
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 // ours counts the keys of a tenant.

@@ -79,7 +79,7 @@ func TestLifeOfATenant(t *testing.T) {
 	}
 	retired := r.require(http.StatusConflict, request{method: http.MethodPost, path: "/tenants", body: fmt.Sprintf(`{"id":%q,"name":"a"}`, id)})
 	require.Equal(t, "tenant_id_retired", retired.problem.Code)
-	require.Eventually(t, func() bool { _, there := ingest.spec(id); return !there }, patience, tick, "the key stays in the control channel")
+	require.Eventually(t, func() bool { _, there := ingest.spec(id); return !there }, waitLimit, tick, "the key stays in the control channel")
 }
 
 // While a teardown is going on the tenant shows, and takes no more changes. It ends when the last instance is done.
@@ -114,7 +114,7 @@ func TestDeletionTakesItsTime(t *testing.T) {
 	two.resume()
 	require.Eventually(t, func() bool {
 		return r.do(request{method: http.MethodGet, path: path(id, "")}).status == http.StatusNotFound
-	}, patience, tick)
+	}, waitLimit, tick)
 	_ = one
 }
 
@@ -150,7 +150,7 @@ func TestStopAnswersWhoWaits(t *testing.T) {
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		got := r.do(request{method: http.MethodGet, path: "/tenants"})
 		require.Contains(c, string(got.body), `"name":"a"`)
-	}, patience, tick)
+	}, waitLimit, tick)
 	begin := time.Now()
 	r.stop()
 	require.Less(t, time.Since(begin), 15*time.Second)
@@ -188,13 +188,13 @@ func TestDeletionEndsAfterRestart(t *testing.T) {
 	require.Eventually(t, func() bool {
 		spec, _ := ingest.spec(id)
 		return spec.State == contract.DesiredDeleting
-	}, patience, tick)
+	}, waitLimit, tick)
 	r.stop()
 	ingest.resume()
 	r = start(t, r.cfg)
 	require.Eventually(t, func() bool {
 		got, err := r.try(request{method: http.MethodGet, path: path(id, "")})
 		return err == nil && got.status == http.StatusNotFound
-	}, patience, tick)
-	require.Eventually(t, func() bool { _, there := ingest.spec(id); return !there }, patience, tick)
+	}, waitLimit, tick)
+	require.Eventually(t, func() bool { _, there := ingest.spec(id); return !there }, waitLimit, tick)
 }

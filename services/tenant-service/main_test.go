@@ -106,7 +106,7 @@ func TestHealthcheckCommand(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := run(t, enough("OPS_ADDR="+notReady.cfg.Ops.Addr), "healthcheck")
 		return errors.Is(err, command.ErrNotReady)
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 // Migrating apart, for installations whose service may not.

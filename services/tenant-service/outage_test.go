@@ -49,7 +49,7 @@ func TestOutages(t *testing.T) {
 	require.Eventually(t, func() bool {
 		spec, _ := ingest.spec(id)
 		return spec.Workers == 9
-	}, patience, tick)
+	}, waitLimit, tick)
 	t.Logf("the change arrived %v after NATS was back", time.Since(up))
 	r.requireReady(true)
 

@@ -39,9 +39,9 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	patience = time.Minute // on a busy machine
-	tick     = 20 * time.Millisecond
-	secret   = "a secret of the tests, and of nobody else"
+	waitLimit = time.Minute // on a busy machine
+	tick      = 20 * time.Millisecond
+	secret    = "a secret of the tests, and of nobody else"
 )
 
 // running is a service that was started by a test.
@@ -116,7 +116,7 @@ func (r *running) requireReady(want bool) {
 		body, err := io.ReadAll(response.Body)
 		require.NoError(c, err)
 		require.Equal(c, want, response.StatusCode == http.StatusOK, string(body))
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 // token makes a token. tenantID may be uuid.Nil.
@@ -225,7 +225,7 @@ func (r *running) eventually(id uuid.UUID, check func(c *assert.CollectT, got ht
 		require.NoError(c, err)
 		require.Equal(c, http.StatusOK, got.status)
 		check(c, got.tenant)
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 // instance stands for an ingest-service: it sees desired states, and reports that they have come about.

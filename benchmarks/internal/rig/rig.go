@@ -28,8 +28,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
-// Patience bounds what a part waits for: a backlog, a tenant.
-const Patience = 5 * time.Minute
+// WaitLimit bounds what a part waits for: a backlog, a tenant.
+const WaitLimit = 5 * time.Minute
 
 // closeTimeout bounds the end of everything.
 const closeTimeout = 2 * time.Minute
@@ -40,7 +40,7 @@ type Options struct {
 	Rounds int
 	// Quick asks the parts for small backlogs.
 	Quick bool
-	// Log hears of the progress of starting, one line at a time.
+	// Log is told of the progress of starting, one line at a time.
 	Log func(line string)
 }
 

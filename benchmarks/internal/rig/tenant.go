@@ -84,7 +84,7 @@ const fillBatch = 2000
 
 // Fill publishes n messages, the tenants taking turns, and returns when the broker has confirmed all of them.
 func (r *Rig) Fill(ctx context.Context, n int, payload []byte, tenants ...uuid.UUID) error {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, WaitLimit)
 	defer cancel()
 	keys := make([]string, len(tenants))
 	for i, tenant := range tenants {

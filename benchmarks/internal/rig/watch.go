@@ -135,7 +135,7 @@ func (w *Watch) each(ctx context.Context, do func(series []byte, value float64))
 // Await returns when n messages have been committed, and the time at which that was seen: at most about 10 ms later, and with
 // a thousand tenants 50.
 func (w *Watch) Await(ctx context.Context, n int) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, WaitLimit)
 	defer cancel()
 	began := time.Now()
 	for {
@@ -165,7 +165,7 @@ const consumersPause = 100 * time.Millisecond
 
 // AwaitConsumers returns when ingest-service consumes the queues of at least n tenants.
 func (r *Rig) AwaitConsumers(ctx context.Context, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, WaitLimit)
 	defer cancel()
 	tick := time.NewTicker(consumersPause)
 	defer tick.Stop()

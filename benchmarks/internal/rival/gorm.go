@@ -35,7 +35,7 @@ const gormDelay = 5 * time.Millisecond
 // Gorm is batching with the usual means: so many workers, each with a consumer of its own, that gather up to 500 deliveries,
 // store them with GORM's CreateInBatches and acknowledge them together.
 func Gorm(ctx context.Context, r *rig.Rig, tenant uuid.UUID, workers, n int) (took time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	db, closer, err := postgres.Gorm(r.Database, zap.NewNop())
 	if err != nil {

@@ -109,7 +109,7 @@ func (in *Inserter) insert(ctx context.Context, tenant uuid.UUID, d amqp.Deliver
 // Await returns when n messages have been stored and acknowledged since the start. Call it once, before [Inserter.Go] or
 // when fewer than n can have been stored.
 func (in *Inserter) Await(ctx context.Context, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	in.target.Store(int64(n))
 	if in.stored.Load() >= int64(n) {

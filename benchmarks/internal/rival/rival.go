@@ -70,7 +70,7 @@ func next(ctx context.Context, c *rabbitmq.Consumption) (amqp.Delivery, error) {
 // Discard is the limit of taking: n deliveries are acknowledged 500 at a time and forgotten. It needs one consumer,
 // whatever workers says.
 func Discard(ctx context.Context, r *rig.Rig, tenant uuid.UUID, _, n int) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	began := time.Now()
 	c, err := consume(ctx, r, tenant, prefetch)
@@ -94,7 +94,7 @@ func Discard(ctx context.Context, r *rig.Rig, tenant uuid.UUID, _, n int) (time.
 // of an operator, who is bound by no policy. All that could be computed once is: the ids are made before, and the epoch
 // is a constant, where the column's default would ask for it row by row.
 func Copy(ctx context.Context, r *rig.Rig, tenant uuid.UUID, connections, n int, payload []byte) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	var epoch int32
 	if err := r.Database.QueryRow(ctx, `SELECT reading_epoch()`).Scan(&epoch); err != nil {

@@ -27,7 +27,7 @@ const watermillTopic = "benchmark"
 // shows it, with as many handlers as workers. It writes into a table of its own making, which is dropped afterwards. The
 // prefetch is that of ingest-service, where Watermill's default is 1.
 func Watermill(ctx context.Context, r *rig.Rig, tenant uuid.UUID, workers, n int) (took time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	log := watermill.NopLogger{}
 	db := stdlib.OpenDBFromPool(r.Database)

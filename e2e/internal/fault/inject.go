@@ -21,11 +21,11 @@ const (
 	jitter  = 50 * time.Millisecond
 	// bandwidth is in kB/s: a tenth of what the load of a run needs.
 	bandwidth = 32
-	// settles is how long a queue must have existed when RabbitMQ is killed. It keeps the names of quorum queues in a file
+	// queueAge is how long a queue must have existed when RabbitMQ is killed. It keeps the names of quorum queues in a file
 	// that it writes half a second later (names.dets of Ra, auto_save 500 ms); a queue that is not in it when the broker
 	// starts again becomes a new, empty one that never elects a leader ("configured member … was not found on this node"),
 	// and basic.consume on it is never answered. No client can heal that, so a run does not provoke it.
-	settles = 2 * time.Second
+	queueAge = 2 * time.Second
 )
 
 // inject brings a fault about, keeps it up, and undoes it. The fault is over when it returns: the server answers again, the
@@ -149,7 +149,7 @@ func (r *run) restart(ctx context.Context, event Event, name backing.Name) error
 	switch event.Kind {
 	case KillRabbitMQ:
 		// Nothing that makes queues is in force beside this one, see needs.
-		if err := hold(ctx, settles); err != nil {
+		if err := hold(ctx, queueAge); err != nil {
 			return err
 		}
 	case StopPostgresImmediate:

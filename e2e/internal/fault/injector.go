@@ -33,7 +33,7 @@ type Injector struct {
 	log      func(format string, args ...any)
 }
 
-// New makes an injector. log hears of every fault as it begins, when it is over, and when the platform has recovered from
+// New makes an injector. log is told of every fault as it begins, when it is over, and when the platform has recovered from
 // it; it is called from several goroutines.
 func New(p *platform.Platform, probe Probe, churn Churn, log func(format string, args ...any)) *Injector {
 	return &Injector{platform: p, probe: probe, churn: churn, log: log}

@@ -22,20 +22,20 @@ import (
 )
 
 const (
-	// patience is for a machine that is busy with something else.
-	patience = 3 * time.Minute
-	poll     = 20 * time.Millisecond
+	// waitLimit is for a machine that is busy with something else.
+	waitLimit = 3 * time.Minute
+	poll      = 20 * time.Millisecond
 )
 
 // TestEveryFaultIsInjectedUndoneAndRecoveredFrom injects each kind once, shorter than a run does, all as soon as they may
 // be, and then stops an injector in the middle of some.
 func TestEveryFaultIsInjectedUndoneAndRecoveredFrom(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	p, err := platform.Start(ctx, nil, t.Logf)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), waitLimit)
 		defer cancel()
 		if t.Failed() {
 			showLogs(t, p)
@@ -89,7 +89,7 @@ func TestEveryFaultIsInjectedUndoneAndRecoveredFrom(t *testing.T) {
 	}()
 	<-began
 	<-began
-	require.Eventually(t, func() bool { return u.RoundTrip(shortly(t)) != nil }, patience, poll,
+	require.Eventually(t, func() bool { return u.RoundTrip(shortly(t)) != nil }, waitLimit, poll,
 		"a frozen database stores nothing, once all of it is frozen")
 	stop()
 	results = <-ended
@@ -129,8 +129,8 @@ func requireUndone(t *testing.T, p *platform.Platform, u *user) {
 		require.True(t, p.Proxies[name].Enabled, "%s is reached", name)
 		require.Empty(t, p.Proxies[name].Toxics.GetToxicArray(), "%s is reached undisturbed", name)
 	}
-	require.Eventually(t, func() bool { return p.Ready(t.Context()) == nil }, patience, poll)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	require.Eventually(t, func() bool { return p.Ready(t.Context()) == nil }, waitLimit, poll)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(t, u.RoundTrip(ctx))
 

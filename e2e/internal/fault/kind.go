@@ -92,7 +92,7 @@ func table() []traits {
 		{kind: TermTenantService, disturbs: tenantService, needs: working, least: 0, most: 200 * ms, long: 3 * s, work: s},
 		{kind: TermIngestService, disturbs: ingestService, needs: working, least: 0, most: 200 * ms, long: 3 * s, work: s},
 		{kind: TermQueryService, disturbs: queryService, needs: working, least: 0, most: 200 * ms, long: 3 * s, work: s},
-		{kind: KillRabbitMQ, disturbs: rabbitmq, least: 200 * ms, most: 600 * ms, long: 5 * s, work: settles + 6*s},
+		{kind: KillRabbitMQ, disturbs: rabbitmq, least: 200 * ms, most: 600 * ms, long: 5 * s, work: queueAge + 6*s},
 		{kind: CloseAMQPConnections, disturbs: rabbitmq, work: 500 * ms},
 		{kind: StopPostgresImmediate, disturbs: postgres, least: 300 * ms, most: s, long: 10 * s, work: 1500 * ms},
 		{kind: FreezePostgres, disturbs: postgres, least: FreezeLasts, most: FreezeLasts, long: FreezeLasts + 7*s, work: 300 * ms},

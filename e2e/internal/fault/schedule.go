@@ -13,8 +13,8 @@ const (
 	atOnce = 2
 	// gap follows every fault before something else disturbs the same server or the place of it is taken.
 	gap = 300 * time.Millisecond
-	// lead is left at the start, for tenants that have only just been created: see settles.
-	lead = settles
+	// leadTime is left at the start, for tenants that have only just been created: see queueAge.
+	leadTime = queueAge
 	// tail is left at the end, so that the last fault is recovered from before the load ends.
 	tail = 5 * time.Second
 	// packings is how many orders of a round are tried; one in a few fits.
@@ -34,7 +34,7 @@ func Schedule(duration time.Duration, seed int64) []Event {
 	if duration >= FullRun {
 		rounds = max(2, int(duration/FullRun))
 	}
-	begin := min(lead, duration/6)
+	begin := min(leadTime, duration/6)
 	window := (duration - begin - min(tail, duration/6)) / time.Duration(rounds)
 	first := rng.IntN(3) // of the servers that faults of the network are put before
 	var events []Event
@@ -80,11 +80,11 @@ func packRound(rng *rand.Rand, window time.Duration, firstServer int) []Event {
 // slot is an event with what packing has to know of it.
 type slot struct {
 	Event
-	takes           time.Duration
+	occupies        time.Duration
 	disturbs, needs resource
 }
 
-func (s slot) ends() time.Duration { return s.At + s.takes }
+func (s slot) ends() time.Duration { return s.At + s.occupies }
 
 func (s slot) conflicts(o slot) bool {
 	return conflicting(s.disturbs, s.needs, o.disturbs, o.needs)
@@ -105,15 +105,15 @@ func draw(rng *rand.Rand, roomy bool, firstServer int) []slot {
 		if i := slices.Index(Networks(), row.kind); i >= 0 {
 			event.Param = int64(firstServer+i) % 3
 		}
-		slots = append(slots, slot{Event: event, takes: event.takes(), disturbs: event.disturbs(), needs: row.needs})
+		slots = append(slots, slot{Event: event, occupies: event.occupies(), disturbs: event.disturbs(), needs: row.needs})
 	}
 	rng.Shuffle(len(slots), func(i, j int) { slots[i], slots[j] = slots[j], slots[i] })
 	const long = 5 * time.Second
 	slices.SortStableFunc(slots, func(a, b slot) int {
 		switch {
-		case a.takes > long && b.takes <= long:
+		case a.occupies > long && b.occupies <= long:
 			return -1
-		case a.takes <= long && b.takes > long:
+		case a.occupies <= long && b.occupies > long:
 			return 1
 		default:
 			return 0
@@ -122,8 +122,8 @@ func draw(rng *rand.Rand, roomy bool, firstServer int) []slot {
 	return slots
 }
 
-// takes is how long an event is expected to have its place: it is brought about, kept up, undone, and left behind.
-func (e Event) takes() time.Duration { return e.Lasts + traitsOf(e.Kind).work + gap }
+// occupies is how long an event is expected to have its place: it is brought about, kept up, undone, and left behind.
+func (e Event) occupies() time.Duration { return e.Lasts + traitsOf(e.Kind).work + gap }
 
 // pack gives each event the earliest place within the window that does not collide with those before it. Events for which
 // there is none are left out.
@@ -175,7 +175,7 @@ func spread(slots []slot, window time.Duration) []Event {
 	factor := 2.5 // more would leave nothing at all going on for long
 	for _, s := range slots {
 		if s.At > 0 {
-			factor = min(factor, float64(window-s.takes)/float64(s.At))
+			factor = min(factor, float64(window-s.occupies)/float64(s.At))
 		}
 	}
 	events := make([]Event, 0, len(slots))

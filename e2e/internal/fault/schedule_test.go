@@ -13,7 +13,7 @@ import (
 )
 
 // force is how long an event is in force if everything takes as long as expected.
-func (e Event) force() time.Duration { return e.takes() - gap }
+func (e Event) force() time.Duration { return e.occupies() - gap }
 
 func TestASchedule(t *testing.T) {
 	// A run that leaves out a fault proves nothing about it; one that puts two faults on one server proves nothing about

@@ -24,7 +24,7 @@ type Platform struct {
 	admin *Admin
 }
 
-// Start starts servers, proxies and services, and returns when all three services are ready. log hears of the progress.
+// Start starts servers, proxies and services, and returns when all three services are ready. log is told of the progress.
 // On an error nothing is left running. env are further settings of ingest-service.
 func Start(ctx context.Context, env map[string]string, log func(format string, args ...any)) (_ *Platform, err error) {
 	p := &Platform{}

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second
+const waitLimit = 30 * time.Second
 
 // echo is a server that sends back each line. It ends with the test.
 func echo(t *testing.T) (address string) {
@@ -86,8 +86,8 @@ func dial(t *testing.T, target string) (*client, error) {
 }
 
 // ask sends a line and waits for it to come back. What comes back late from before is passed over.
-func (c *client) ask(patience time.Duration) error {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+func (c *client) ask(waitLimit time.Duration) error {
+	if err := c.SetDeadline(time.Now().Add(waitLimit)); err != nil {
 		return err
 	}
 	c.asked++
@@ -110,20 +110,20 @@ func TestAConnectionIsDisturbedAndHealed(t *testing.T) {
 	} {
 		open, err := dial(t, target)
 		require.NoError(t, err)
-		require.NoError(t, open.ask(patience))
+		require.NoError(t, open.ask(waitLimit))
 
 		var slow net.Error
 		require.NoError(t, p.Delay(t.Context(), name, time.Minute, 0))
 		require.ErrorAs(t, open.ask(100*time.Millisecond), &slow)
 		require.True(t, slow.Timeout(), "it takes its time")
 		require.NoError(t, p.Heal(t.Context(), name))
-		require.NoError(t, open.ask(patience), "it is still open")
+		require.NoError(t, open.ask(waitLimit), "it is still open")
 		require.Empty(t, p.Proxies[name].Toxics.GetToxicArray())
 
 		require.NoError(t, p.Throttle(t.Context(), name, 1))
-		require.NoError(t, open.ask(patience))
+		require.NoError(t, open.ask(waitLimit))
 		require.NoError(t, p.Heal(t.Context(), name))
-		require.NoError(t, open.ask(patience), "it is still open")
+		require.NoError(t, open.ask(waitLimit), "it is still open")
 
 		require.NoError(t, p.HalfOpen(t.Context(), name))
 		require.ErrorAs(t, open.ask(100*time.Millisecond), &slow)
@@ -132,14 +132,14 @@ func TestAConnectionIsDisturbedAndHealed(t *testing.T) {
 		require.NoError(t, err, "a new one can be opened")
 		require.ErrorAs(t, fresh.ask(100*time.Millisecond), &slow)
 		require.NoError(t, p.Heal(t.Context(), name))
-		require.Error(t, open.ask(patience), "what was swallowed is not passed over in silence")
+		require.Error(t, open.ask(waitLimit), "what was swallowed is not passed over in silence")
 		requireReached(t, target)
 
 		cut, err := dial(t, target)
 		require.NoError(t, err)
-		require.NoError(t, cut.ask(patience))
+		require.NoError(t, cut.ask(waitLimit))
 		require.NoError(t, p.Cut(t.Context(), name))
-		require.Error(t, cut.ask(patience))
+		require.Error(t, cut.ask(waitLimit))
 		_, err = dial(t, target)
 		require.Error(t, err)
 		require.NoError(t, p.Heal(t.Context(), name))
@@ -152,5 +152,5 @@ func requireReached(t *testing.T, target string) {
 	t.Helper()
 	connection, err := dial(t, target)
 	require.NoError(t, err, "at the same address")
-	require.NoError(t, connection.ask(patience))
+	require.NoError(t, connection.ask(waitLimit))
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-// auditPatience bounds each step of an audit. Nothing is disturbed any more by then; reading millions of rows takes a while.
-const auditPatience = 5 * time.Minute
+// auditTimeout bounds each step of an audit. Nothing is disturbed any more by then; reading millions of rows takes a while.
+const auditTimeout = 5 * time.Minute
 
 // Verdict holds the database, the broker and what readers met against the ledger.
 func (t *Traffic) Verdict(ctx context.Context) (Verdict, error) {
@@ -23,7 +23,7 @@ func (t *Traffic) Verdict(ctx context.Context) (Verdict, error) {
 	if err := t.auditTables(ctx, j); err != nil {
 		return Verdict{}, err
 	}
-	if err := t.auditLetters(ctx, j); err != nil {
+	if err := t.auditDeadLetters(ctx, j); err != nil {
 		return Verdict{}, err
 	}
 	if err := t.auditQueues(ctx, j); err != nil {
@@ -49,7 +49,7 @@ func (t *Traffic) trespass(ctx context.Context, stranger, owner *account) error 
 	if !ok || stranger == owner {
 		return nil
 	}
-	return t.patiently(ctx, func() error {
+	return t.retry(ctx, func() error {
 		status, body, err := t.client.do(ctx, stranger.tenant, http.MethodGet, t.site.QueryURL+"/messages/"+owner.id(seq).String(), "", nil)
 		switch {
 		case err != nil:
@@ -63,9 +63,9 @@ func (t *Traffic) trespass(ctx context.Context, stranger, owner *account) error 
 	})
 }
 
-// patiently repeats fn until it succeeds.
-func (t *Traffic) patiently(ctx context.Context, fn func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, auditPatience)
+// retry repeats fn until it succeeds.
+func (t *Traffic) retry(ctx context.Context, fn func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
 	for {
 		err := fn()
@@ -101,7 +101,7 @@ ORDER BY 1`
 // auditTables reads every table of messages by itself, whether or not it is a partition, and holds their sum against the
 // parent: a row must not hide in either.
 func (t *Traffic) auditTables(ctx context.Context, j *judge) error {
-	ctx, cancel := context.WithTimeout(ctx, auditPatience)
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
 	rows, err := t.operator.Query(ctx, partitionsSQL)
 	if err != nil {
@@ -168,8 +168,8 @@ func (t *Traffic) auditTable(ctx context.Context, j *judge, p partition) (n int6
 	return n, nil
 }
 
-func (t *Traffic) auditLetters(ctx context.Context, j *judge) error {
-	ctx, cancel := context.WithTimeout(ctx, auditPatience)
+func (t *Traffic) auditDeadLetters(ctx context.Context, j *judge) error {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
 	rows, err := t.operator.Query(ctx, `SELECT tenant_id, message_id, reason, sha256(payload) FROM dead_letters`)
 	if err != nil {
@@ -180,7 +180,7 @@ func (t *Traffic) auditLetters(ctx context.Context, j *judge) error {
 	var reason string
 	var sum []byte
 	_, err = pgx.ForEachRow(rows, []any{&tenant, &message, &reason, &sum}, func() error {
-		j.letter(tenant, message, reason, sum)
+		j.deadLetter(tenant, message, reason, sum)
 		return nil
 	})
 	if err != nil {
@@ -192,7 +192,7 @@ func (t *Traffic) auditLetters(ctx context.Context, j *judge) error {
 // auditQueues looks for queues of tenants that are gone, and for tenants without one.
 func (t *Traffic) auditQueues(ctx context.Context, j *judge) error {
 	var queues []queue
-	err := t.patiently(ctx, func() (err error) {
+	err := t.retry(ctx, func() (err error) {
 		queues, err = t.queues(ctx)
 		return err
 	})

@@ -183,8 +183,8 @@ func (t *Traffic) CreateUseDelete(ctx context.Context) (created time.Duration, e
 	return created, t.remove(ctx, a)
 }
 
-// resumePatience is longer than a restart of all that resuming a tenant needs.
-const resumePatience = time.Minute
+// resumeTimeout is longer than a restart of all that resuming a tenant needs.
+const resumeTimeout = time.Minute
 
 // SuspendResume suspends a tenant while its producers go on, checks that nothing of what they publish is consumed, and
 // resumes it.
@@ -213,7 +213,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 		return t.requireNothingFrom(ctx, a, from)
 	}()
 	// Whatever went wrong, the tenant is not left suspended.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumePatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
 	defer cancel()
 	if err := admin.Resume(ctx, a.tenant); err != nil {
 		return errors.Join(failed, err)
@@ -224,7 +224,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 // requireNothingFrom looks into the table: readers see what is stored a little later.
 func (t *Traffic) requireNothingFrom(ctx context.Context, a *account, from uint32) error {
 	var stored int64
-	err := t.patiently(ctx, func() error {
+	err := t.retry(ctx, func() error {
 		return t.operator.QueryRow(ctx, `SELECT count(*) FROM messages WHERE tenant_id = $1 AND (payload->>'n')::bigint >= $2`,
 			a.tenant, int64(from)).Scan(&stored)
 	})
@@ -288,7 +288,7 @@ func (t *Traffic) deliverRetries(ctx context.Context, a *account, items []item) 
 		outcomes, err := t.publishAMQP(ctx, messages)
 		var left []item
 		for i, m := range items {
-			if a.settle(m, outcomes[i]); outcomes[i] != outcomeConfirmed {
+			if a.resolve(m, outcomes[i]); outcomes[i] != outcomeConfirmed {
 				left = append(left, m)
 			}
 		}

@@ -45,12 +45,12 @@ func (t *Traffic) step(ctx context.Context, a *account) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	t.take(a, p)
+	t.readPage(a, p)
 	return p.HasMore, nil
 }
 
-// take checks a page and moves the cursor on.
-func (t *Traffic) take(a *account, p page) {
+// readPage checks a page and moves the cursor on.
+func (t *Traffic) readPage(a *account, p page) {
 	for _, m := range p.Data {
 		kind, why := a.meet(m.TenantID, m.ID, m.Payload)
 		t.found.add(kind, "tenant %s reads message %s: %s", a.tenant, m.ID, why)
@@ -69,7 +69,7 @@ func (t *Traffic) take(a *account, p page) {
 func (t *Traffic) descending(ctx context.Context, a *account) (seqs []uint32, err error) {
 	for cursor, more := "", true; more; {
 		var p page
-		err := t.patiently(ctx, func() (err error) {
+		err := t.retry(ctx, func() (err error) {
 			p, err = t.client.page(ctx, a.tenant, "desc", cursor)
 			return err
 		})

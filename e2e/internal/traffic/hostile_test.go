@@ -49,29 +49,29 @@ func TestJudgeKnowsWhatHostileMessagesMayDo(t *testing.T) {
 	w.accounts = []*account{probe, a}
 	byKind := make(map[hostile]uint32)
 	for _, m := range a.offer(500, func() bool { return true }) {
-		a.settle(m, outcomeConfirmed)
-		letter := w.letter(a, m.seq)
+		a.resolve(m, outcomeConfirmed)
+		deadLetter := w.deadLetter(a, m.seq)
 		switch kind := a.hostileOf(m.seq, true); kind { //nolint:exhaustive // of the others nothing else is expected
 		case hostileExpiring:
-			w.letters = append(w.letters, letter) // sent twice: rejected once, and expired once
-			letter.reason = reasonExpired
+			w.deadLetters = append(w.deadLetters, deadLetter) // sent twice: rejected once, and expired once
+			deadLetter.reason = reasonExpired
 			byKind[kind] = m.seq
 		case hostileCopied:
-			w.letters = append(w.letters, madeLetter{probe.tenant, letter.id, string(contract.ReasonForeignKey), letter.sum})
+			w.deadLetters = append(w.deadLetters, madeDeadLetter{probe.tenant, deadLetter.id, string(contract.ReasonForeignKey), deadLetter.sum})
 			byKind[kind] = m.seq
 		case hostileDeep:
 			byKind[kind] = m.seq
 		}
-		w.letters = append(w.letters, letter)
+		w.deadLetters = append(w.deadLetters, deadLetter)
 	}
 	v := w.judge()
 	require.True(t, v.Clean(), "%v", v.Details)
 	require.EqualValues(t, 500, v.Poison)
 
-	wrong := w.letter(a, byKind[hostileDeep])
-	w.letters = append(w.letters,
-		madeLetter{probe.tenant, wrong.id, string(contract.ReasonForeignKey), wrong.sum}, // no copy was sent
-		madeLetter{a.tenant, wrong.id, reasonExpired, wrong.sum})                         // it does not expire
+	wrong := w.deadLetter(a, byKind[hostileDeep])
+	w.deadLetters = append(w.deadLetters,
+		madeDeadLetter{probe.tenant, wrong.id, string(contract.ReasonForeignKey), wrong.sum}, // no copy was sent
+		madeDeadLetter{a.tenant, wrong.id, reasonExpired, wrong.sum})                         // it does not expire
 	v = w.judge()
 	require.EqualValues(t, 1, v.Foreign)
 	require.EqualValues(t, 1, v.Duplicated)

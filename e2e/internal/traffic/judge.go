@@ -9,24 +9,24 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-// judge holds what is in the database against the ledger. Feed it every row and every letter, in any order, then ask for
+// judge holds what is in the database against the ledger. Feed it every row and every dead letter, in any order, then ask for
 // the verdict.
 type judge struct {
 	ledger *ledger
 	found  findings
 	files  map[uuid.UUID]*file
 
-	stored, letters int64
+	stored, deadLetters int64
 }
 
 // file is what was found of one tenant.
 type file struct {
 	*account
-	byID      bitset // stored under the id of the number
-	byContent bitset // stored with the content of the number, under whatever id
-	letters   bitset // among the dead letters
-	expired   bitset // of these, because they expired
-	rejected  bitset // of these, for any other reason
+	byID        bitset // stored under the id of the number
+	byContent   bitset // stored with the content of the number, under whatever id
+	deadLetters bitset // among the dead letters
+	expired     bitset // of these, because they expired
+	rejected    bitset // of these, for any other reason
 }
 
 func newJudge(l *ledger) *judge {
@@ -72,8 +72,8 @@ func (j *judge) row(tenant, id uuid.UUID, payload []byte) {
 	}
 }
 
-// letter takes in a dead letter; sum is the SHA-256 of its body.
-func (j *judge) letter(tenant uuid.UUID, messageID *uuid.UUID, reason string, sum []byte) {
+// deadLetter takes in a dead letter; sum is the SHA-256 of its body.
+func (j *judge) deadLetter(tenant uuid.UUID, messageID *uuid.UUID, reason string, sum []byte) {
 	f, known := j.files[tenant]
 	if !known {
 		j.found.add(faultForeign, "a dead letter (%s) of tenant %s, which nobody has made", reason, tenant)
@@ -88,7 +88,7 @@ func (j *judge) letter(tenant uuid.UUID, messageID *uuid.UUID, reason string, su
 	if messageID != nil && reason == string(contract.ReasonForeignKey) && j.ledger.isCopy(tenant, *messageID) {
 		return
 	}
-	j.letters++
+	j.deadLetters++
 	if messageID == nil {
 		j.found.add(faultForeign, "a dead letter (%s) of tenant %s has no message id", reason, tenant)
 		return
@@ -99,7 +99,7 @@ func (j *judge) letter(tenant uuid.UUID, messageID *uuid.UUID, reason string, su
 		j.found.add(faultForeign, "a dead letter (%s) of tenant %s is of message %s, which nobody has published", reason, tenant, id)
 		return
 	}
-	f.letters.add(seq)
+	f.deadLetters.add(seq)
 	// One that was sent twice may expire the one time and be rejected the other.
 	expired := reason == reasonExpired && f.hostileOf(seq, true) == hostileExpiring
 	of := &f.rejected
@@ -142,7 +142,7 @@ func (j *judge) backwards(tenant uuid.UUID, descending []uint32) {
 
 // verdict closes the files. readers is what they have found.
 func (j *judge) verdict(readers *findings) Verdict {
-	v := Verdict{Stored: j.stored, DeadLettered: j.letters}
+	v := Verdict{Stored: j.stored, DeadLettered: j.deadLetters}
 	for _, a := range j.ledger.all() {
 		j.close(j.files[a.tenant])
 		c := a.counts()
@@ -168,8 +168,8 @@ func (j *judge) close(f *file) {
 	case phaseLive:
 	}
 	j.missing(f)
-	only := f.letters.minus(&f.byID)
-	both := f.letters.minus(&only)
+	only := f.deadLetters.minus(&f.byID)
+	both := f.deadLetters.minus(&only)
 	both.each(func(seq uint32) {
 		j.found.add(faultDuplicated, "message %s (%d) of tenant %s is stored and a dead letter", f.id(seq), seq, f.tenant)
 	})
@@ -185,7 +185,7 @@ func (j *judge) close(f *file) {
 
 // missing finds what was confirmed, or should have been, and is nowhere. The caller holds f.mu.
 func (j *judge) missing(f *file) {
-	lost := f.confirmed.minus(&f.byID, &f.letters)
+	lost := f.confirmed.minus(&f.byID, &f.deadLetters)
 	lost.each(func(seq uint32) {
 		what := "message"
 		if f.poison.has(seq) {

@@ -71,8 +71,8 @@ func (a *account) offer(n int, poisoned func() bool) []item {
 	return items
 }
 
-// settle notes what became of a message. A refusal counts only if no earlier try could have been accepted.
-func (a *account) settle(m item, o outcome) {
+// resolve notes what became of a message. A refusal counts only if no earlier try could have been accepted.
+func (a *account) resolve(m item, o outcome) {
 	if m.repeat {
 		return // its first publishing is what counts
 	}
@@ -82,7 +82,7 @@ func (a *account) settle(m item, o outcome) {
 	case outcomeConfirmed:
 		a.confirmed.add(m.seq)
 	case outcomeRefused:
-		if !m.doubtful && !a.confirmed.has(m.seq) {
+		if !m.maybeAccepted && !a.confirmed.has(m.seq) {
 			a.refused.add(m.seq)
 		}
 	case outcomeUnknown, outcomeReturned:
@@ -99,8 +99,8 @@ func (a *account) met(pick func(n int) int) (uint32, bool) {
 	return a.order[pick(len(a.order))], true
 }
 
-// unsettled are at most n messages of which it is not known whether they were accepted.
-func (a *account) unsettled(n int) (good, poison []item) {
+// unresolved are at most n messages of which it is not known whether they were accepted.
+func (a *account) unresolved(n int) (good, poison []item) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for seq := range a.next {
@@ -109,9 +109,9 @@ func (a *account) unsettled(n int) (good, poison []item) {
 			return good, poison
 		case a.confirmed.has(seq) || a.refused.has(seq):
 		case a.poison.has(seq):
-			poison = append(poison, item{seq: seq, poison: true, doubtful: true})
+			poison = append(poison, item{seq: seq, poison: true, maybeAccepted: true})
 		default:
-			good = append(good, item{seq: seq, doubtful: true})
+			good = append(good, item{seq: seq, maybeAccepted: true})
 		}
 	}
 	return good, poison

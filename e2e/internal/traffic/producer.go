@@ -24,11 +24,11 @@ const (
 
 // item is one message on its way.
 type item struct {
-	seq      uint32
-	poison   bool
-	revision byte // a content other than the first one
-	repeat   bool // published before: what becomes of it now does not count
-	doubtful bool // an earlier try may have been accepted
+	seq           uint32
+	poison        bool
+	revision      byte // a content other than the first one
+	repeat        bool // published before: what becomes of it now does not count
+	maybeAccepted bool // an earlier try may have been accepted
 }
 
 // way is how a producer publishes.
@@ -138,13 +138,13 @@ func (t *Traffic) deliver(ctx context.Context, a *account, way way, items []item
 		outcomes := t.try(ctx, a, way, items)
 		var left []item
 		for i, m := range items {
-			a.settle(m, outcomes[i])
+			a.resolve(m, outcomes[i])
 			switch outcomes[i] {
 			case outcomeConfirmed:
 				confirmed(m)
 			case outcomeRefused:
 			case outcomeUnknown:
-				m.doubtful = true
+				m.maybeAccepted = true
 				left = append(left, m)
 			case outcomeReturned:
 				left = append(left, m)
@@ -206,7 +206,7 @@ func (a *account) message(m item) rabbitmq.Message {
 	p := amqp.Publishing{
 		MessageId: a.id(m.seq).String(), DeliveryMode: amqp.Persistent, ContentType: "application/json", Headers: headers, Body: body,
 	}
-	a.hostileOf(m.seq, m.poison).arm(&p, a.neighbour, m.doubtful || m.repeat)
+	a.hostileOf(m.seq, m.poison).arm(&p, a.neighbour, m.maybeAccepted || m.repeat)
 	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: key, Publishing: p}
 }
 

@@ -231,17 +231,17 @@ func (t *Traffic) Progress() Progress {
 }
 
 const (
-	// drainPatience is how long nothing may change before a drain is given up. The longest that anything waits by design
+	// drainTimeout is how long nothing may change before a drain is given up. The longest that anything waits by design
 	// is a retry tier of 30 s.
-	drainPatience = time.Minute
-	drainPoll     = 500 * time.Millisecond
+	drainTimeout = time.Minute
+	drainPoll    = 500 * time.Millisecond
 )
 
 // errStuck says that something that was confirmed does not arrive.
 var errStuck = errors.New("nothing moves any more")
 
 // Drain repeats what has no outcome, ends what was begun, and reads, until everything that was confirmed was read or is a
-// dead letter, and every queue is empty. It gives up when nothing has changed for a minute. say hears of the progress.
+// dead letter, and every queue is empty. It gives up when nothing has changed for a minute. say is told of the progress.
 func (t *Traffic) Drain(ctx context.Context, say func(format string, args ...any)) error {
 	working, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
@@ -261,14 +261,14 @@ func (t *Traffic) Drain(ctx context.Context, say func(format string, args ...any
 		case ctx.Err() != nil:
 			return fmt.Errorf("drain: %w", context.Cause(ctx))
 		case err != nil:
-			left = last // the database or the broker is away; patience is limited all the same
+			left = last // the database or the broker is away; the wait is limited all the same
 		case left.none():
 			return nil
 		}
 		if left != last {
 			moved, last = time.Now(), left
 		}
-		if time.Since(moved) > drainPatience {
+		if time.Since(moved) > drainTimeout {
 			return errors.Join(fmt.Errorf("drain: %w: %s", errStuck, left), err)
 		}
 		if tick%10 == 0 {
@@ -281,7 +281,7 @@ func (t *Traffic) Drain(ctx context.Context, say func(format string, args ...any
 // clear publishes what has no outcome until all of it has one, or ctx ends.
 func (t *Traffic) clear(ctx context.Context, a *account) {
 	for ctx.Err() == nil {
-		good, poison := a.unsettled(largestBatch)
+		good, poison := a.unresolved(largestBatch)
 		if len(good)+len(poison) == 0 {
 			return
 		}

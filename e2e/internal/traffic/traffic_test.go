@@ -24,9 +24,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
 
-const patience = 90 * time.Second
+const waitLimit = 90 * time.Second
 
-// operator is an Admin without patience: nothing is disturbed here.
+// operator is an Admin that does not repeat: nothing is disturbed here.
 type operator struct {
 	url, token string
 	client     *http.Client
@@ -139,7 +139,7 @@ func start(t *testing.T, opts Options) *Traffic {
 	}, opts)
 	traffic.client.http.Transport = openapi.Transport(traffic.client.http.Transport)
 	t.Cleanup(func() { require.NoError(t, traffic.Close()) })
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(t, traffic.Start(ctx))
 	return traffic
@@ -148,7 +148,7 @@ func start(t *testing.T, opts Options) *Traffic {
 // use runs traffic while fn acts on it, and drains it.
 func use(t *testing.T, traffic *Traffic, fn func(ctx context.Context)) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), patience)
+	ctx, stop := context.WithTimeout(t.Context(), waitLimit)
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := traffic.Run(ctx); err != nil {
@@ -158,7 +158,7 @@ func use(t *testing.T, traffic *Traffic, fn func(ctx context.Context)) {
 	fn(ctx)
 	stop()
 	running.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*waitLimit)
 	defer cancel()
 	require.NoError(t, traffic.Drain(ctx, t.Logf))
 }

@@ -11,12 +11,12 @@ import (
 
 // made is a world that was made up: what is in the tables, and what readers were shown, in their order.
 type made struct {
-	ledger   *ledger
-	found    findings
-	accounts []*account
-	rows     []madeRow
-	letters  []madeLetter
-	shown    map[*account][]madeRow
+	ledger      *ledger
+	found       findings
+	accounts    []*account
+	rows        []madeRow
+	deadLetters []madeDeadLetter
+	shown       map[*account][]madeRow
 	// backwards is what a reader meets at the end in descending order; by default the reverse of shown.
 	backwards map[*account][]uint32
 }
@@ -26,7 +26,7 @@ type madeRow struct {
 	payload    []byte
 }
 
-type madeLetter struct {
+type madeDeadLetter struct {
 	tenant uuid.UUID
 	id     *uuid.UUID
 	reason string
@@ -44,9 +44,9 @@ func perfect(tenants, messages int) *made {
 		w.accounts = append(w.accounts, a)
 		n := 0
 		for _, m := range a.offer(messages, func() bool { n++; return n%poisonEvery == 0 }) {
-			a.settle(m, outcomeConfirmed)
+			a.resolve(m, outcomeConfirmed)
 			if m.poison {
-				w.letters = append(w.letters, w.letter(a, m.seq))
+				w.deadLetters = append(w.deadLetters, w.deadLetter(a, m.seq))
 				continue
 			}
 			w.rows = append(w.rows, w.row(a, m.seq))
@@ -60,9 +60,9 @@ func (w *made) row(a *account, seq uint32) madeRow {
 	return madeRow{a.tenant, a.id(seq), a.payload(seq, 0)}
 }
 
-func (w *made) letter(a *account, seq uint32) madeLetter {
+func (w *made) deadLetter(a *account, seq uint32) madeDeadLetter {
 	id, sum := a.id(seq), a.poisonedSum(seq)
-	return madeLetter{a.tenant, &id, string(a.poisonOf(seq).reason()), sum[:]}
+	return madeDeadLetter{a.tenant, &id, string(a.poisonOf(seq).reason()), sum[:]}
 }
 
 // judge reads and judges the world.
@@ -77,8 +77,8 @@ func (w *made) judge() Verdict {
 	for _, r := range w.rows {
 		j.row(r.tenant, r.id, r.payload)
 	}
-	for _, l := range w.letters {
-		j.letter(l.tenant, l.id, l.reason, l.sum)
+	for _, l := range w.deadLetters {
+		j.deadLetter(l.tenant, l.id, l.reason, l.sum)
 	}
 	for _, a := range w.accounts {
 		descending, given := w.backwards[a]
@@ -96,8 +96,8 @@ func (w *made) drop(id uuid.UUID) {
 	w.rows = slices.DeleteFunc(w.rows, func(r madeRow) bool { return r.id == id })
 }
 
-func (w *made) dropLetter(id uuid.UUID) {
-	w.letters = slices.DeleteFunc(w.letters, func(l madeLetter) bool { return l.id != nil && *l.id == id })
+func (w *made) dropDeadLetter(id uuid.UUID) {
+	w.deadLetters = slices.DeleteFunc(w.deadLetters, func(l madeDeadLetter) bool { return l.id != nil && *l.id == id })
 }
 
 // hide keeps a message from the reader that follows the cursor.
@@ -136,7 +136,7 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 			w.hide(a, a.id(good))
 		}, Verdict{Lost: 1}},
 		"a message was read and is gone": {func(w *made, a, _ *account) { w.drop(a.id(good)) }, Verdict{Lost: 1, Violations: 1}},
-		"poison has vanished":            {func(w *made, a, _ *account) { w.dropLetter(a.id(poisoned)) }, Verdict{Lost: 1}},
+		"poison has vanished":            {func(w *made, a, _ *account) { w.dropDeadLetter(a.id(poisoned)) }, Verdict{Lost: 1}},
 		"a row is there twice":           {func(w *made, a, _ *account) { w.store(w.row(a, good)) }, Verdict{Duplicated: 1}},
 		"a message has a second id": {func(w *made, a, _ *account) {
 			w.store(madeRow{a.tenant, uuid.New(), a.payload(good, 0)})
@@ -146,50 +146,50 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 			w.store(madeRow{a.tenant, a.id(good), a.payload(1, 0)})
 		}, Verdict{Duplicated: 1, Corrupted: 1}},
 		"a message is stored and a dead letter": {func(w *made, a, _ *account) {
-			l := w.letter(a, good)
-			w.letters = append(w.letters, l)
+			l := w.deadLetter(a, good)
+			w.deadLetters = append(w.deadLetters, l)
 		}, Verdict{Duplicated: 1, Misplaced: 1}},
 		"a good message is a dead letter": {func(w *made, a, _ *account) {
 			w.drop(a.id(good))
 			w.hide(a, a.id(good))
-			w.letters = append(w.letters, w.letter(a, good))
+			w.deadLetters = append(w.deadLetters, w.deadLetter(a, good))
 		}, Verdict{Misplaced: 1}},
 		"poison is a dead letter twice": {func(w *made, a, _ *account) {
-			w.letters = append(w.letters, w.letter(a, poisoned))
+			w.deadLetters = append(w.deadLetters, w.deadLetter(a, poisoned))
 		}, Verdict{Duplicated: 1}},
 		"poison has another reason": {func(w *made, a, _ *account) {
-			w.dropLetter(a.id(poisoned))
-			l := w.letter(a, poisoned)
+			w.dropDeadLetter(a.id(poisoned))
+			l := w.deadLetter(a, poisoned)
 			l.reason = "max_attempts"
-			w.letters = append(w.letters, l)
+			w.deadLetters = append(w.deadLetters, l)
 		}, Verdict{Misplaced: 1}},
 		"poison has another content": {func(w *made, a, _ *account) {
-			w.dropLetter(a.id(poisoned))
-			l := w.letter(a, poisoned)
+			w.dropDeadLetter(a.id(poisoned))
+			l := w.deadLetter(a, poisoned)
 			l.sum = make([]byte, len(l.sum))
-			w.letters = append(w.letters, l)
+			w.deadLetters = append(w.deadLetters, l)
 		}, Verdict{Corrupted: 1}},
 		"poison is stored": {func(w *made, a, _ *account) {
-			w.dropLetter(a.id(poisoned))
+			w.dropDeadLetter(a.id(poisoned))
 			w.store(w.row(a, poisoned))
 		}, Verdict{Misplaced: 1, Violations: 1}}, // no reader has met it
 		"poison is stored and read": {func(w *made, a, _ *account) {
-			w.dropLetter(a.id(poisoned))
+			w.dropDeadLetter(a.id(poisoned))
 			w.store(w.row(a, poisoned))
 			w.show(a, w.row(a, poisoned))
 		}, Verdict{Misplaced: 2}}, // by the judge and by the reader
 		"a dead letter without an id": {func(w *made, a, _ *account) {
-			w.letters = append(w.letters, madeLetter{tenant: a.tenant, reason: "not_json"})
+			w.deadLetters = append(w.deadLetters, madeDeadLetter{tenant: a.tenant, reason: "not_json"})
 		}, Verdict{Foreign: 1}},
 		"a dead letter of nobody's message": {func(w *made, a, b *account) {
-			l := w.letter(b, poisoned)
+			l := w.deadLetter(b, poisoned)
 			l.tenant = a.tenant
-			w.letters = append(w.letters, l)
+			w.deadLetters = append(w.deadLetters, l)
 		}, Verdict{Foreign: 1}},
 		"a dead letter of nobody": {func(w *made, a, _ *account) {
-			l := w.letter(a, poisoned)
+			l := w.deadLetter(a, poisoned)
 			l.tenant = uuid.Nil
-			w.letters = append(w.letters, l)
+			w.deadLetters = append(w.deadLetters, l)
 		}, Verdict{Foreign: 1}},
 		"a message under another tenant": {func(w *made, a, b *account) {
 			w.store(madeRow{b.tenant, a.id(good), a.payload(good, 0)})
@@ -229,43 +229,43 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 		}, Verdict{Corrupted: 1}},
 		"a row of a deleted tenant is left over": {func(w *made, a, b *account) {
 			w.rows = []madeRow{w.row(a, good)}
-			w.letters = nil
+			w.deadLetters = nil
 			w.forget(b)
 			a.setPhase(phaseDeleted)
 		}, Verdict{Leftover: 1}},
 		"a dead letter of a deleted tenant is left over": {func(w *made, a, b *account) {
-			w.rows, w.letters = nil, []madeLetter{w.letter(a, poisoned)}
+			w.rows, w.deadLetters = nil, []madeDeadLetter{w.deadLetter(a, poisoned)}
 			w.forget(b)
 			a.setPhase(phaseDeleted)
 		}, Verdict{Leftover: 1}},
 		"a tenant is never deleted": {func(w *made, a, b *account) {
-			w.rows, w.letters = nil, nil
+			w.rows, w.deadLetters = nil, nil
 			w.forget(b)
 			a.setPhase(phaseDeleting)
 		}, Verdict{Leftover: 1}},
 		"a suspended tenant's message is consumed": {func(w *made, a, _ *account) {
 			a.hush()
 			m := a.offer(1, never)[0]
-			a.settle(m, outcomeConfirmed)
+			a.resolve(m, outcomeConfirmed)
 			w.store(w.row(a, m.seq))
 			w.show(a, w.row(a, m.seq))
 		}, Verdict{Violations: 1}},
 		"a good message is refused": {func(_ *made, a, _ *account) {
-			a.settle(a.offer(1, never)[0], outcomeRefused)
+			a.resolve(a.offer(1, never)[0], outcomeRefused)
 		}, Verdict{Refused: 1}},
 		"a message was refused and is stored": {func(w *made, a, _ *account) {
 			m := a.offer(1, never)[0]
-			a.settle(m, outcomeRefused)
+			a.resolve(m, outcomeRefused)
 			w.store(w.row(a, m.seq))
 			w.show(a, w.row(a, m.seq))
 		}, Verdict{Refused: 1, Misplaced: 1}},
 		"a message is never confirmed": {func(_ *made, a, _ *account) {
-			a.settle(a.offer(1, never)[0], outcomeUnknown)
+			a.resolve(a.offer(1, never)[0], outcomeUnknown)
 		}, Verdict{Unknown: 1}},
 		"refused after it may have been accepted": {func(_ *made, a, _ *account) {
 			m := a.offer(1, never)[0]
-			m.doubtful = true
-			a.settle(m, outcomeRefused)
+			m.maybeAccepted = true
+			a.resolve(m, outcomeRefused)
 		}, Verdict{Unknown: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 // forget makes a tenant one that was properly deleted.
 func (w *made) forget(a *account) {
 	w.rows = slices.DeleteFunc(w.rows, func(r madeRow) bool { return r.tenant == a.tenant })
-	w.letters = slices.DeleteFunc(w.letters, func(l madeLetter) bool { return l.tenant == a.tenant })
+	w.deadLetters = slices.DeleteFunc(w.deadLetters, func(l madeDeadLetter) bool { return l.tenant == a.tenant })
 	a.setPhase(phaseDeleted)
 }
 
@@ -294,12 +294,12 @@ func TestWhatIsNoFault(t *testing.T) {
 			m := a.offer(1, never)[0]
 			w.store(w.row(a, m.seq))
 			w.show(a, w.row(a, m.seq))
-			a.settle(m, outcomeUnknown)
-			a.settle(m, outcomeConfirmed)
+			a.resolve(m, outcomeUnknown)
+			a.resolve(m, outcomeConfirmed)
 		},
 		"published again": func(_ *made, a, _ *account) {
-			a.settle(item{seq: 0, repeat: true}, outcomeRefused)
-			a.settle(item{seq: 0, repeat: true, revision: 1}, outcomeConfirmed)
+			a.resolve(item{seq: 0, repeat: true}, outcomeRefused)
+			a.resolve(item{seq: 0, repeat: true, revision: 1}, outcomeConfirmed)
 		},
 		"another spelling": func(w *made, a, _ *account) {
 			w.drop(a.id(0))
@@ -308,14 +308,14 @@ func TestWhatIsNoFault(t *testing.T) {
 		"suspended, and consumed when it was resumed": func(w *made, a, _ *account) {
 			a.hush()
 			m := a.offer(1, never)[0]
-			a.settle(m, outcomeConfirmed)
+			a.resolve(m, outcomeConfirmed)
 			a.unhush()
 			w.store(w.row(a, m.seq))
 			w.show(a, w.row(a, m.seq))
 		},
 		"suspended, and consumed what came before": func(w *made, a, _ *account) {
 			m := a.offer(1, never)[0]
-			a.settle(m, outcomeConfirmed)
+			a.resolve(m, outcomeConfirmed)
 			a.hush()
 			w.store(w.row(a, m.seq))
 			w.show(a, w.row(a, m.seq))
@@ -352,7 +352,7 @@ func TestManyBrokenPromisesAreCounted(t *testing.T) {
 			want.Foreign++
 		}
 		w.rows = rapid.Permutation(w.rows).Draw(t, "order of rows")
-		w.letters = rapid.Permutation(w.letters).Draw(t, "order of letters")
+		w.deadLetters = rapid.Permutation(w.deadLetters).Draw(t, "order of letters")
 		v := w.judge()
 		require.Equal(t, want, broken(v), "%v", v.Details)
 		require.Equal(t, want.Clean(), v.Clean())
@@ -362,10 +362,10 @@ func TestManyBrokenPromisesAreCounted(t *testing.T) {
 func (w *made) breakPoison(a *account, seq uint32, fate string, want *Verdict) {
 	switch fate {
 	case "vanish":
-		w.dropLetter(a.id(seq))
+		w.dropDeadLetter(a.id(seq))
 		want.Lost++
 	case "twice":
-		w.letters = append(w.letters, w.letter(a, seq))
+		w.deadLetters = append(w.deadLetters, w.deadLetter(a, seq))
 		want.Duplicated++
 	}
 }

@@ -156,7 +156,7 @@ func (p *place) measureOffset(ctx context.Context, raw *raw) error {
 
 // time reads n pages with all clients and returns how long each took.
 func (p *place) time(ctx context.Context, n int, read func(context.Context, page) error) ([]time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	took := make([]time.Duration, n)
 	var next atomic.Int64

@@ -85,7 +85,7 @@ func (r *reader) get(ctx context.Context, query string, use func(body []byte) er
 	request.Header.Set("Authorization", r.token)
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		deadline = time.Now().Add(rig.Patience)
+		deadline = time.Now().Add(rig.WaitLimit)
 	}
 	if err := r.client.DoDeadline(request, response, deadline); err != nil {
 		return fmt.Errorf("GET /messages: %w", err)

@@ -93,7 +93,7 @@ func withTenant(ctx context.Context, r *rig.Rig, do func(tenant uuid.UUID) (floa
 
 // eachClient lets all clients work until n messages are done, and returns their rate.
 func eachClient(ctx context.Context, n int, do func(ctx context.Context) error) (rate float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	var begun atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
@@ -255,7 +255,7 @@ func rawSingle(ctx context.Context, r *rig.Rig, tenant uuid.UUID, n int) (float6
 }
 
 func rawBatch(ctx context.Context, r *rig.Rig, tenant uuid.UUID, batches int) (float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	return onChannel(r, tenant, func(c raw) (float64, error) {
 		confirmations := make([]*amqp.DeferredConfirmation, lines)

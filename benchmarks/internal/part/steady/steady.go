@@ -102,7 +102,7 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 	var cost, insertCost report.Series
 	percentiles := []*rounds{{p: 50, goal: "<= 1.5"}, {p: 99, goal: "<= 3"}}
 	for round := range r.Rounds {
-		published, committed, err := alone(ctx, r, steps)
+		published, committed, err := unloaded(ctx, r, steps)
 		if err != nil {
 			return fmt.Errorf("one publish and one commit: %w", err)
 		}
@@ -147,9 +147,9 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 	return nil
 }
 
-// alone measures single steps, in milliseconds: a confirmed publish into a queue that nobody consumes, and the commit of
+// unloaded measures single steps, in milliseconds: a confirmed publish into a queue that nobody consumes, and the commit of
 // one row of the same tenant.
-func alone(ctx context.Context, r *rig.Rig, steps int) (published, committed []float64, err error) {
+func unloaded(ctx context.Context, r *rig.Rig, steps int) (published, committed []float64, err error) {
 	payload := rig.Payload(size)
 	tenant, err := r.Backlog(ctx, rig.Workers, 0, nil)
 	if err != nil {

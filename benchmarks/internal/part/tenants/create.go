@@ -124,7 +124,7 @@ func (p plan) edgeRounds(ctx context.Context, w *world, limit *limit) ([]rates, 
 
 // create makes n tenants over the API and returns how many a second came to be consumed.
 func (w *world) create(ctx context.Context, n int) (rate float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	made := make([]uuid.UUID, n)
 	rate, err = throughput(ctx, n, requests, func(ctx context.Context, i int) error {
@@ -236,7 +236,7 @@ func (l *limit) close() {
 
 // create makes n queues and partitions and returns how many a second.
 func (l *limit) create(ctx context.Context, n int) (rate float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	return throughput(ctx, n, inFlight, func(ctx context.Context, _ int) error { return l.createOne(ctx, uuid.New()) })
 }

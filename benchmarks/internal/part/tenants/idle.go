@@ -63,7 +63,7 @@ func (w *world) ops(ctx context.Context, path string) ([]byte, error) {
 // idling measures what tenants cost that nothing happens to. empty is the memory of ingest-service before the first.
 func (p plan) idling(ctx context.Context, w *world, empty memory, rec report.Recorder) error {
 	rec.Progress("%s: %s", part, p.name("idle"))
-	if err := retry.Sleep(ctx, p.settle); err != nil {
+	if err := retry.Sleep(ctx, p.cooldown); err != nil {
 		return err
 	}
 	// The garbage of creating them all; the pages that it leaves go back to the system meanwhile.

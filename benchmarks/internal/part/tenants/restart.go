@@ -62,7 +62,7 @@ func (p plan) restart(ctx context.Context, w *world, rec report.Recorder) error 
 
 // restartOnce ends ingest-service, takes its place to see how long consuming alone takes, and starts it again.
 func (w *world) restartOnce(ctx context.Context, observer *amqp.Connection) (ended, started, alone time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*rig.Patience)
+	ctx, cancel := context.WithTimeout(ctx, 2*rig.WaitLimit)
 	defer cancel()
 	began := time.Now()
 	if _, err := w.stack.Ingest.Term(ctx); err != nil {

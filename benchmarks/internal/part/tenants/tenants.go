@@ -30,7 +30,7 @@ type plan struct {
 	tenants, edge int
 	// connections are those that ingest-service consumes over; 0 is its default.
 	connections int
-	settle      time.Duration // from the last tenant to the first look at what idling costs
+	cooldown    time.Duration // from the last tenant to the first look at what idling costs
 	idle        time.Duration // for which CPU time is counted
 }
 
@@ -42,11 +42,11 @@ type plan struct {
 // every consumer needs one: ten thousand take five connections, which the default is enough for.
 func plans(quick bool) []plan {
 	if quick {
-		return []plan{{queueType: rabbitmq.QueueQuorum, tenants: 500, edge: 100, settle: 2 * time.Second, idle: 10 * time.Second}}
+		return []plan{{queueType: rabbitmq.QueueQuorum, tenants: 500, edge: 100, cooldown: 2 * time.Second, idle: 10 * time.Second}}
 	}
 	return []plan{
-		{queueType: rabbitmq.QueueClassic, tenants: 10_000, edge: 1000, connections: 8, settle: 15 * time.Second, idle: 30 * time.Second},
-		{queueType: rabbitmq.QueueQuorum, tenants: 2000, edge: 500, settle: 15 * time.Second, idle: 30 * time.Second},
+		{queueType: rabbitmq.QueueClassic, tenants: 10_000, edge: 1000, connections: 8, cooldown: 15 * time.Second, idle: 30 * time.Second},
+		{queueType: rabbitmq.QueueQuorum, tenants: 2000, edge: 500, cooldown: 15 * time.Second, idle: 30 * time.Second},
 	}
 }
 

@@ -27,7 +27,7 @@ type Gate struct {
 	closed chan struct{} // guarded by mu: closed while the gate is closed
 }
 
-// NewGate returns an open gate. probe asks the database for a sign of life; report hears of every change.
+// NewGate returns an open gate. probe asks the database for a sign of life; report is told of every change.
 func NewGate(probe func(ctx context.Context) error, report func(error), log *zap.Logger) *Gate {
 	opened := make(chan struct{})
 	close(opened)
@@ -78,9 +78,9 @@ func (g *Gate) open() {
 	close(g.opened)
 }
 
-// settled is how long a gate must have been open for the next outage to begin with short pauses again. A database that
+// stableAfter is how long a gate must have been open for the next outage to begin with short pauses again. A database that
 // answers the probe and refuses what is written closes it sooner than that.
-const settled = 10 * time.Second
+const stableAfter = 10 * time.Second
 
 // Run probes while the gate is closed, until ctx ends.
 func (g *Gate) Run(ctx context.Context) error {
@@ -96,7 +96,7 @@ func (g *Gate) Run(ctx context.Context) error {
 			return nil
 		case <-closed:
 		}
-		again := time.Since(opened) < settled
+		again := time.Since(opened) < stableAfter
 		if !again {
 			pauses.Reset()
 		}

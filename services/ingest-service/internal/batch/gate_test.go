@@ -135,9 +135,9 @@ func TestGateReportsWhatItKnows(t *testing.T) {
 		gate.Close(away)
 		gate.Close(errors.New("another reason, later"))
 		require.ErrorIs(t, gate.Err(), away)
-		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		withDeadline, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		err := gate.Wait(impatient)
+		err := gate.Wait(withDeadline)
 		require.ErrorIs(t, err, away)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 

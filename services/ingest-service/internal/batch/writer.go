@@ -97,8 +97,8 @@ type Publisher interface {
 	PublishBatch(ctx context.Context, messages []rabbitmq.Message) []error
 }
 
-// Letter builds the dead letter of a delivery.
-type Letter func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message
+// DeadLetterBuilder builds the dead letter of a delivery.
+type DeadLetterBuilder func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message
 
 // Config is how a writer deals with faults.
 type Config struct {
@@ -118,33 +118,33 @@ var ErrHeld = errors.New("the infrastructure is away; the messages go back to th
 
 // Writer writes batches. It is safe for concurrent use.
 type Writer struct {
-	cfg       Config
-	store     Inserter
-	gate      *Gate
-	publisher Publisher
-	letter    Letter
-	metrics   *Metrics
-	log       *zap.Logger
-	slots     *semaphore.Weighted
+	cfg        Config
+	store      Inserter
+	gate       *Gate
+	publisher  Publisher
+	deadLetter DeadLetterBuilder
+	metrics    *Metrics
+	log        *zap.Logger
+	slots      *semaphore.Weighted
 }
 
-// NewWriter returns a writer. letter builds dead letters.
-func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, letter Letter, m *Metrics, log *zap.Logger) *Writer {
+// NewWriter returns a writer. dead letter builds dead letters.
+func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, deadLetter DeadLetterBuilder, m *Metrics, log *zap.Logger) *Writer {
 	if cfg.Slots <= 0 {
 		cfg.Slots = math.MaxInt32
 	}
 	return &Writer{
-		cfg: cfg, store: s, gate: gate, publisher: publisher, letter: letter, metrics: m, log: log,
+		cfg: cfg, store: s, gate: gate, publisher: publisher, deadLetter: deadLetter, metrics: m, log: log,
 		slots: semaphore.NewWeighted(int64(cfg.Slots)),
 	}
 }
 
 // Write stores b. It returns nil when all of it may be acknowledged, and an error when none of it may: because ctx or
-// patience has ended, because of [ErrHeld], or because the tenant is retired ([store.ErrRetired]). The end of ctx
-// interrupts at once, the end of patience only what waits for something to come back.
-func (w *Writer) Write(ctx, patience context.Context, b *Batch, stats *Stats) error {
+// waitCtx has ended, because of [ErrHeld], or because the tenant is retired ([store.ErrRetired]). The end of ctx
+// interrupts at once, the end of waitCtx only what waits for something to come back.
+func (w *Writer) Write(ctx, waitCtx context.Context, b *Batch, stats *Stats) error {
 	defer b.Slot.Free()
-	run := write{Writer: w, batch: b, stats: stats, patience: patience, rejected: b.Rejected, began: time.Now()}
+	run := write{Writer: w, batch: b, stats: stats, waitCtx: waitCtx, rejected: b.Rejected, began: time.Now()}
 	if len(b.Messages) > 0 {
 		insert := func(from, to int) error { return run.insert(ctx, from, to) }
 		if err := bisect.Range(0, len(b.Messages), insert, run.reject); err != nil {
@@ -159,7 +159,7 @@ type write struct {
 	*Writer
 	batch    *Batch
 	stats    *Stats
-	patience context.Context //nolint:containedctx // the life of this value is one call
+	waitCtx  context.Context //nolint:containedctx // the life of this value is one call
 	rejected []Rejection
 	began    time.Time // the hold timeout counts from here, whatever is waited for
 }
@@ -214,7 +214,7 @@ func (w *write) untilUp(ctx context.Context, fn func() error) error {
 		} else if sqlstate.IsServerWide(err) {
 			w.gate.Close(err)
 		}
-		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
+		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // waitCtx ends with ctx, and before it
 			return err
 		}
 	}
@@ -222,13 +222,13 @@ func (w *write) untilUp(ctx context.Context, fn func() error) error {
 
 // waitForReturn pauses, with jitter, and then waits until the gate is open.
 func (w *write) waitForReturn(pauses backoff.BackOff) error {
-	ctx, cancel := context.WithDeadline(w.patience, w.began.Add(w.cfg.HoldTimeout))
+	ctx, cancel := context.WithDeadline(w.waitCtx, w.began.Add(w.cfg.HoldTimeout))
 	defer cancel()
 	if retry.Sleep(ctx, pauses.NextBackOff()) == nil && w.gate.Wait(ctx) == nil && ctx.Err() == nil {
 		return nil
 	}
-	if w.patience.Err() != nil {
-		return fmt.Errorf("write: %w", w.patience.Err())
+	if w.waitCtx.Err() != nil {
+		return fmt.Errorf("write: %w", w.waitCtx.Err())
 	}
 	return ErrHeld
 }
@@ -256,7 +256,7 @@ func (w *write) dispose(ctx context.Context) error {
 		if rejection.Transient {
 			dead[i] = contract.ReasonMaxAttempts
 		}
-		messages[i] = w.letter(w.batch.Tenant, d, dead[i], rejection.Err, failed.Attempts)
+		messages[i] = w.deadLetter(w.batch.Tenant, d, dead[i], rejection.Err, failed.Attempts)
 	}
 	if err := w.publish(ctx, messages); err != nil {
 		return err
@@ -295,7 +295,7 @@ func (w *write) publish(ctx context.Context, messages []rabbitmq.Message) error 
 		}
 		w.tenantLog().Warn("dead letters or retries could not be published; they will be repeated", zap.Int("messages", len(failed)), zap.Error(cause))
 		messages = failed
-		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // patience ends with ctx, and before it
+		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // waitCtx ends with ctx, and before it
 			return err
 		}
 	}

@@ -101,14 +101,14 @@ func newFixture(t *testing.T, probe func(context.Context) error) *fixture {
 		probe = func(context.Context) error { return nil }
 	}
 	f.gate = batch.NewGate(probe, func(error) {}, zap.NewNop())
-	letter := func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, _ error, attempts int) rabbitmq.Message {
+	deadLetter := func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, _ error, attempts int) rabbitmq.Message {
 		return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 			MessageId: d.MessageId, Headers: amqp.Table{contract.HeaderReason: string(reason), contract.HeaderAttempt: int32(attempts)},
 		}}
 	}
 	f.writer = batch.NewWriter(batch.Config{
 		RetryDelays: []time.Duration{time.Second, 5 * time.Second}, HoldTimeout: 5 * time.Minute, PublishTimeout: time.Second,
-	}, f.store, f.gate, f.publisher, letter, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
+	}, f.store, f.gate, f.publisher, deadLetter, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 	return f
 }
 
@@ -277,13 +277,13 @@ func TestHoldTimeoutCountsFromTheBeginning(t *testing.T) {
 }
 
 // A process that stops must not wait for a database that is away.
-func TestPatienceEnds(t *testing.T) {
+func TestWaitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, nil)
 		f.store.fail = func([]store.Message, int) error { return &pgconn.PgError{Code: "55P03"} }
-		patience, hurry := context.WithTimeout(t.Context(), time.Second)
-		defer hurry()
-		require.ErrorIs(t, f.writer.Write(t.Context(), patience, f.batch(1, 0), &f.stats), context.DeadlineExceeded)
+		waitCtx, cancelWait := context.WithTimeout(t.Context(), time.Second)
+		defer cancelWait()
+		require.ErrorIs(t, f.writer.Write(t.Context(), waitCtx, f.batch(1, 0), &f.stats), context.DeadlineExceeded)
 		require.Empty(t, f.publisher.published)
 	})
 }
@@ -379,14 +379,14 @@ func TestDeadLettersThatCannotBePublishedGoBack(t *testing.T) {
 					f.publisher.failures = 1 << 30
 					b := f.batch(4, 0)
 					f.store.fail = refuses(map[uuid.UUID]bool{b.Messages[2].ID: true}, code)
-					patience, hurry := context.WithCancel(t.Context())
-					defer hurry()
+					waitCtx, cancelWait := context.WithCancel(t.Context())
+					defer cancelWait()
 					want := batch.ErrHeld
 					if stopped {
-						time.AfterFunc(time.Minute, hurry)
+						time.AfterFunc(time.Minute, cancelWait)
 						want = context.Canceled
 					}
-					require.ErrorIs(t, f.writer.Write(t.Context(), patience, b, &f.stats), want)
+					require.ErrorIs(t, f.writer.Write(t.Context(), waitCtx, b, &f.stats), want)
 					require.Empty(t, f.publisher.published)
 					require.Zero(t, f.stats.DeadLettered(contract.ReasonRejected).Load()+f.stats.Retried.Load(), "nothing became of it")
 				})

@@ -83,16 +83,16 @@ type Consumer struct {
 	state     *State
 	base      *zap.Logger
 
-	prefetch int     // of the next channel; owned by Run
-	doubtful bool    // the queue did not answer the last time; owned by Run
-	pauses   *pauses // nil until one was needed; owned by Run
+	prefetch   int     // of the next channel; owned by Run
+	unanswered bool    // the queue did not answer the last time; owned by Run
+	pauses     *pauses // nil until one was needed; owned by Run
 
-	longestDoubt time.Duration // between two probes of a queue that does not answer
+	maxProbePause time.Duration // between two probes of a queue that does not answer
 
 	maxAttempts atomic.Int64
 	resized     chan struct{} // capacity 1: a wake-up is enough, the number is in state
 	relocated   atomic.Bool   // another place is to be acquired; resized tells
-	// onChange hears that Consuming has changed, or why the broker or the database keeps this consumer from working.
+	// onChange is told that Consuming has changed, or why the broker or the database keeps this consumer from working.
 	onChange func(error)
 }
 
@@ -103,7 +103,7 @@ func New(cfg Config, tenant uuid.UUID, placement Placement, gate *batch.Gate, wr
 	return &Consumer{
 		cfg: cfg, tenant: tenant, placement: placement, gate: gate, writer: writer, budget: budget, state: state,
 		prefetch: cfg.Prefetch, base: log, resized: make(chan struct{}, 1), onChange: onChange,
-		longestDoubt: time.Minute,
+		maxProbePause: time.Minute,
 	}
 }
 
@@ -132,7 +132,7 @@ func (c *Consumer) wake() {
 }
 
 // Run consumes until ctx ends; it then finishes and acknowledges what is in flight, and gives the rest back. It
-// starts over by itself whenever the broker or the database has been away. An error is [ErrQueueMissing] or
+// starts over whenever the broker or the database has been away. An error is [ErrQueueMissing] or
 // [store.ErrRetired]: there is nothing to consume or nowhere to store.
 //
 // An idle tenant waits below it, in [intake.next]. The runtime halves a stack of which less than a quarter is in use, so what
@@ -176,7 +176,7 @@ func (c *Consumer) start(ctx context.Context, queue string) (consumption *rabbit
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.doubtful {
+	if c.unanswered {
 		if err := place.Link.Probe(ctx, queue); err != nil {
 			return nil, nil, err
 		}
@@ -190,7 +190,7 @@ func (c *Consumer) start(ctx context.Context, queue string) (consumption *rabbit
 		prefetch = min(prefetch, place.Prefetch)
 	}
 	consumption, err = session.ConsumeBatches(ctx, queue, TagPrefix+c.tenant.String(), prefetch)
-	c.doubtful = errors.Is(err, rabbitmq.ErrUnanswered)
+	c.unanswered = errors.Is(err, rabbitmq.ErrUnanswered)
 	if err == nil && place.Began != nil {
 		place.Began()
 	}
@@ -209,9 +209,9 @@ func (c *Consumer) startOver(ctx context.Context, err error, lasted time.Duratio
 		c.onChange(err)
 	}
 	if c.pauses == nil {
-		c.pauses = newPauses(c.longestDoubt)
+		c.pauses = newPauses(c.maxProbePause)
 	}
-	_ = retry.Sleep(ctx, c.pauses.next(lasted, c.doubtful)) // the end of ctx is the way to stop a consumer
+	_ = retry.Sleep(ctx, c.pauses.next(lasted, c.unanswered)) // the end of ctx is the way to stop a consumer
 	return nil
 }
 
@@ -220,23 +220,23 @@ type pauses struct {
 	usual *backoff.ExponentialBackOff
 	// A probe of a queue that does not answer keeps others from theirs for 10 s, and costs their connection. When it was
 	// the whole broker that did not answer, the first probe succeeds.
-	doubtful *backoff.ExponentialBackOff
+	unanswered *backoff.ExponentialBackOff
 }
 
-func newPauses(longestDoubt time.Duration) *pauses {
-	p := &pauses{usual: retry.Backoff(50*time.Millisecond, 5*time.Second), doubtful: retry.Backoff(time.Second, longestDoubt)}
-	p.doubtful.Multiplier = 3
+func newPauses(maxProbePause time.Duration) *pauses {
+	p := &pauses{usual: retry.Backoff(50*time.Millisecond, 5*time.Second), unanswered: retry.Backoff(time.Second, maxProbePause)}
+	p.unanswered.Multiplier = 3
 	return p
 }
 
 // next is the pause after a try that has lasted so long.
-func (p *pauses) next(lasted time.Duration, doubtful bool) time.Duration {
+func (p *pauses) next(lasted time.Duration, unanswered bool) time.Duration {
 	if lasted > p.usual.MaxInterval {
 		p.usual.Reset()
 	}
-	if doubtful {
-		return p.doubtful.NextBackOff()
+	if unanswered {
+		return p.unanswered.NextBackOff()
 	}
-	p.doubtful.Reset()
+	p.unanswered.Reset()
 	return p.usual.NextBackOff()
 }

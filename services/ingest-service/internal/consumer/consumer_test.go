@@ -30,8 +30,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience = time.Minute // a limit for a machine that is busy with other packages; nothing takes nearly as long
-	poll     = 20 * time.Millisecond
+	waitLimit = time.Minute // a limit for a machine that is busy with other packages; nothing takes nearly as long
+	poll      = 20 * time.Millisecond
 )
 
 // rig is one tenant on real services, with everything that a consumer needs.
@@ -95,7 +95,7 @@ func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
 	}
 	r.writer = batch.NewWriter(batch.Config{
 		RetryDelays: []time.Duration{time.Second}, HoldTimeout: time.Minute, PublishTimeout: 5 * time.Second,
-	}, messages, r.gate, r.publisher, letter, batch.NewMetrics(prometheus.NewRegistry()), log)
+	}, messages, r.gate, r.publisher, deadLetter, batch.NewMetrics(prometheus.NewRegistry()), log)
 	r.cfg = consumer.Config{
 		Prefetch: 500, BatchMessages: 100, BatchBytes: 1 << 20, BatchDelay: 5 * time.Millisecond,
 		MaxPayload: 1 << 16, HoleLimit: time.Second,
@@ -127,7 +127,7 @@ func (r *rig) run(component func(context.Context) error) (stop func()) {
 
 func (r *rig) onChannel(fn func(*amqp.Channel) error) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	session, err := r.link.Session(ctx)
 	require.NoError(r.t, err)
@@ -140,7 +140,7 @@ func (r *rig) consumer() *consumer.Consumer {
 	return c
 }
 
-func letter(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, _ int) rabbitmq.Message {
+func deadLetter(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, _ int) rabbitmq.Message {
 	p := rabbitmq.Republishing(d)
 	p.Headers[contract.HeaderReason], p.Headers[contract.HeaderError] = string(reason), cause.Error()
 	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: p}
@@ -148,7 +148,7 @@ func letter(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause
 
 func (r *rig) publish(messages ...rabbitmq.Message) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	for i, err := range r.publisher.PublishBatch(ctx, messages) {
 		require.NoError(r.t, err, "message %d", i)
@@ -201,9 +201,9 @@ func (r *rig) depth(queue string) (n int) {
 
 func (r *rig) requireStored(want map[uuid.UUID]bool) {
 	r.t.Helper()
-	require.Eventually(r.t, func() bool { return len(r.stored()) >= len(want) }, patience, poll)
+	require.Eventually(r.t, func() bool { return len(r.stored()) >= len(want) }, waitLimit, poll)
 	require.True(r.t, maps.Equal(want, r.stored()))
-	require.Eventually(r.t, func() bool { return r.state.Unacked() == 0 }, patience, poll)
+	require.Eventually(r.t, func() bool { return r.state.Unacked() == 0 }, waitLimit, poll)
 }
 
 func TestEverythingIsStoredOnceAndAcknowledged(t *testing.T) {
@@ -223,7 +223,7 @@ func testEverythingIsStoredOnceAndAcknowledged(t *testing.T, r *rig) {
 		}
 	}
 	r.publish(again...)
-	require.Eventually(t, func() bool { return r.state.Duplicates.Load() == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.state.Duplicates.Load() == 10 }, waitLimit, poll)
 	stop()
 	require.Zero(t, r.depth(contract.QueueName(r.tenant.String())), "nothing is left or given back")
 	require.Equal(t, ids, r.stored())
@@ -259,7 +259,7 @@ func testBadMessagesBecomeDeadLetters(t *testing.T, r *rig) {
 	r.requireStored(good)
 
 	reasons := make(map[contract.Reason]int)
-	require.Eventually(t, func() bool { return r.depth(contract.DeadLettersQueue) == len(bad)+1 }, patience, poll)
+	require.Eventually(t, func() bool { return r.depth(contract.DeadLettersQueue) == len(bad)+1 }, waitLimit, poll)
 	r.onChannel(func(ch *amqp.Channel) error {
 		for range len(bad) + 1 {
 			d, ok, err := ch.Get(contract.DeadLettersQueue, true)
@@ -282,7 +282,7 @@ func TestForeignIDsAreStoredOnce(t *testing.T) {
 	r := newRig(t)
 	r.publish(r.message("order-1", `1`), r.message("order-1", `2`), r.message("", `3`), r.message("", `3`))
 	r.run(r.consumer().Run)
-	require.Eventually(t, func() bool { return r.state.Stored.Load() == 3 && r.state.Duplicates.Load() == 1 }, patience, poll)
+	require.Eventually(t, func() bool { return r.state.Stored.Load() == 3 && r.state.Duplicates.Load() == 1 }, waitLimit, poll)
 	require.True(t, r.stored()[contract.MessageID(r.tenant, "order-1")])
 	require.EqualValues(t, 2, r.state.WithoutID.Load())
 }
@@ -299,7 +299,7 @@ func testStopUnderLoad(t *testing.T, r *rig) {
 	for round := range 4 {
 		before := r.state.Stored.Load()
 		stop := r.run(r.consumer().Run)
-		require.Eventually(t, func() bool { return r.state.Stored.Load() > before || len(r.stored()) == len(ids) }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return r.state.Stored.Load() > before || len(r.stored()) == len(ids) }, waitLimit, time.Millisecond)
 		stop()
 		require.False(t, r.state.Consuming.Load())
 		require.EqualValues(t, len(r.stored()), r.state.Stored.Load(), "round %d", round)
@@ -358,7 +358,7 @@ func testChannelDies(t *testing.T, r *rig) {
 	own := r.link
 	r.link = first
 	stop := r.run(r.consumer().Run)
-	require.Eventually(t, func() bool { return r.state.Stored.Load() > 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return r.state.Stored.Load() > 0 }, waitLimit, time.Millisecond)
 	cut()
 	require.NoError(t, <-done)
 	stop()
@@ -374,7 +374,7 @@ func TestQueueDisappears(t *testing.T) {
 	done := make(chan error, 1)
 	c := r.consumer()
 	go func() { done <- c.Run(t.Context()) }()
-	require.Eventually(t, r.state.Consuming.Load, patience, poll)
+	require.Eventually(t, r.state.Consuming.Load, waitLimit, poll)
 	r.onChannel(func(ch *amqp.Channel) error {
 		_, err := rabbitmq.DeleteTenant(r.t.Context(), ch, r.tenant.String())
 		return err
@@ -382,7 +382,7 @@ func TestQueueDisappears(t *testing.T) {
 	select {
 	case err := <-done:
 		require.ErrorIs(t, err, consumer.ErrQueueMissing)
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("the consumer goes on without a queue")
 	}
 }

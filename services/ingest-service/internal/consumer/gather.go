@@ -65,8 +65,8 @@ func (g *gatherer) full() bool {
 		(len(g.current.Deliveries) >= g.cfg.BatchMessages || g.current.Bytes >= g.cfg.BatchBytes)
 }
 
-// take hands the batch over, with the tags that it spans.
-func (g *gatherer) take(maxAttempts int) (b *batch.Batch, first, last uint64) {
+// flush hands the batch over, with the tags that it spans.
+func (g *gatherer) flush(maxAttempts int) (b *batch.Batch, first, last uint64) {
 	b, g.current = g.current, nil
 	b.MaxAttempts = maxAttempts
 	return b, g.first, g.last

@@ -32,7 +32,7 @@ func TestGathererAgainstAModel(t *testing.T) {
 		var out []*batch.Batch        // handed over, not given back
 		now := time.Unix(0, 0)
 		took := func(t *rapid.T) {
-			b, first, last := g.take(3)
+			b, first, last := g.flush(3)
 			require.Equal(t, handed+1, first, "no gap, no overlap")
 			require.Equal(t, tag, last)
 			handed = last
@@ -162,9 +162,9 @@ func TestPaceAgainstAModel(t *testing.T) {
 				p.answered(waiting)
 			},
 			"": func(t *rapid.T) {
-				require.Equal(t, waiting > 0, p.patience(false, delay) > 0, "a lone message waits only when others wait behind it")
-				require.LessOrEqual(t, p.patience(true, delay), backlogPatience)
-				require.GreaterOrEqual(t, p.patience(true, delay), delay)
+				require.Equal(t, waiting > 0, p.linger(false, delay) > 0, "a lone message waits only when others wait behind it")
+				require.LessOrEqual(t, p.linger(true, delay), backlogLinger)
+				require.GreaterOrEqual(t, p.linger(true, delay), delay)
 			},
 		})
 	})

@@ -60,7 +60,7 @@ func (r *rig) awaitWaiting(want bool) {
 		err := r.operator.QueryRow(r.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
 			WHERE datname = current_database() AND application_name = 'mtm_ingest' AND wait_event_type = 'Lock')`).Scan(&waiting)
 		return err == nil && waiting == want
-	}, patience, time.Millisecond)
+	}, waitLimit, time.Millisecond)
 }
 
 // requireBack waits until so many messages are in the tenant's queue again.
@@ -69,7 +69,7 @@ func (r *rig) requireBack(messages int) {
 	queue := contract.QueueName(r.tenant.String())
 	require.EventuallyWithT(r.t, func(c *assert.CollectT) {
 		assert.Equal(c, messages, r.depth(queue), "what is not stored is back in its queue")
-	}, patience, poll)
+	}, waitLimit, poll)
 }
 
 // A process that dies while a batch is being written has not committed it: the broker must still have every message of it.
@@ -133,7 +133,7 @@ func TestStopWhileTheGateIsShutLosesNothing(t *testing.T) {
 	_, err := r.operator.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 		WHERE datname = current_database() AND application_name = 'mtm_ingest'`)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return r.gate.Err() != nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return r.gate.Err() != nil }, waitLimit, time.Millisecond)
 	stop()
 	r.requireBack(len(ids))
 	unlock()
@@ -155,7 +155,7 @@ func (r *rig) guard(probe func(context.Context) error) {
 	r.run(r.gate.Run)
 	r.writer = batch.NewWriter(batch.Config{
 		RetryDelays: []time.Duration{time.Second}, HoldTimeout: time.Minute, PublishTimeout: 5 * time.Second,
-	}, store.New(pool, 5*time.Second), r.gate, r.publisher, letter, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
+	}, store.New(pool, 5*time.Second), r.gate, r.publisher, deadLetter, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 }
 
 // One message that takes long must not stop the others of its tenant once as many as the prefetch allows have been stored
@@ -172,7 +172,7 @@ func TestOneSlowWriteDoesNotStopTheTenant(t *testing.T) {
 	r.run(r.consumer().Run)
 	r.awaitWrite()
 	ids := r.publishMany(100)
-	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, patience, poll)
+	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, waitLimit, poll)
 	require.NoError(t, other.Rollback(t.Context()))
 	ids[slow] = true
 	r.requireStored(ids)
@@ -194,12 +194,12 @@ func TestMoreWorkersBeginAtOnce(t *testing.T) {
 	r.run(c.Run)
 	r.awaitWrite()
 	ids := r.publishMany(20)
-	require.Eventually(t, func() bool { return r.state.Unacked() == 21 }, patience, poll, "a full batch waits for the worker")
+	require.Eventually(t, func() bool { return r.state.Unacked() == 21 }, waitLimit, poll, "a full batch waits for the worker")
 	for range 100 { // longer than a second worker would take
 		require.Empty(t, r.stored(), "the one worker is busy")
 	}
 	c.Configure(2, 3)
-	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, patience, poll)
+	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, waitLimit, poll)
 	require.NoError(t, other.Rollback(t.Context()))
 	ids[slow] = true
 	r.requireStored(ids)
@@ -215,11 +215,11 @@ func TestUnackedIsAllThatWasDelivered(t *testing.T) {
 	r.run(r.consumer().Run)
 	r.awaitWrite()
 	ids := r.publishMany(200)
-	require.Eventually(t, func() bool { return r.depth(contract.QueueName(r.tenant.String())) == 0 }, patience, poll)
-	require.Eventually(t, func() bool { return r.state.Unacked() == int64(len(ids)+1) }, patience, poll, "unacked: %d", r.state.Unacked())
+	require.Eventually(t, func() bool { return r.depth(contract.QueueName(r.tenant.String())) == 0 }, waitLimit, poll)
+	require.Eventually(t, func() bool { return r.state.Unacked() == int64(len(ids)+1) }, waitLimit, poll, "unacked: %d", r.state.Unacked())
 	unlock()
-	require.Eventually(t, func() bool { return len(r.stored()) == len(ids)+1 }, patience, poll)
-	require.Eventually(t, func() bool { return r.state.Unacked() == 0 }, patience, poll)
+	require.Eventually(t, func() bool { return len(r.stored()) == len(ids)+1 }, waitLimit, poll)
+	require.Eventually(t, func() bool { return r.state.Unacked() == 0 }, waitLimit, poll)
 }
 
 // What is stored behind a message that takes long is acknowledged when the consumer stops, and only the slow one is
@@ -236,7 +236,7 @@ func TestStopBehindASlowWriteGivesBackThatOne(t *testing.T) {
 	stop := r.run(r.consumer().Run)
 	r.awaitWrite()
 	ids := r.publishMany(50)
-	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, patience, poll)
+	require.Eventually(t, func() bool { return len(r.stored()) == len(ids) }, waitLimit, poll)
 	stop()
 	r.requireBack(1)
 	require.NoError(t, other.Rollback(t.Context()))
@@ -268,7 +268,7 @@ func TestLargeMessagesLowerThePrefetch(t *testing.T) {
 	require.Eventually(t, func() bool {
 		held := messages - r.depth(queue)
 		return held > 0 && held*size <= limit && r.state.Consuming.Load()
-	}, patience, poll, "the consumer holds no more than its budget")
+	}, waitLimit, poll, "the consumer holds no more than its budget")
 	unlock()
 	r.requireStored(ids)
 }

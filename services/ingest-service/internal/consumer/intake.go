@@ -38,10 +38,10 @@ type intake struct {
 	fault       error // what is said of the tenant while it is consumed; nil as a rule
 	began       time.Time
 
-	// Writers outlive ctx, so that what is in flight is finished; patience ends with it, so that nobody waits for a
+	// Writers outlive ctx, so that what is in flight is finished; waitCtx ends with it, so that nobody waits for a
 	// database that is away. Both end at once with the channel: what they write comes again.
-	ctx, work, patience context.Context //nolint:containedctx // the life of this value is one run
-	abandon, hurry      context.CancelFunc
+	ctx, workCtx, waitCtx  context.Context //nolint:containedctx // the life of this value is one run
+	cancelWork, cancelWait context.CancelFunc
 
 	// arrived is what was taken from the consumption, of which the first used are in a batch already.
 	arrived []rabbitmq.Delivery
@@ -80,8 +80,8 @@ func newIntake(ctx context.Context, c *Consumer, consumption *rabbitmq.Consumpti
 		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: time.NewTimer(0),
 	}
 	in.timer.Stop()
-	in.work, in.abandon = context.WithCancel(context.WithoutCancel(ctx))
-	in.patience, in.hurry = context.WithCancel(in.work)
+	in.workCtx, in.cancelWork = context.WithCancel(context.WithoutCancel(ctx))
+	in.waitCtx, in.cancelWait = context.WithCancel(in.workCtx)
 	if in.prefetch < in.cfg.Prefetch {
 		in.timer.Reset(prefetchCooldown)
 	}
@@ -98,15 +98,15 @@ func (in *intake) run() error {
 
 // end ends what loop has begun, in order if there still is a channel.
 func (in *intake) end(err error) error {
-	in.hurry()
+	in.cancelWait()
 	if !errors.Is(err, errIntakeClosed) {
 		in.finish()
 	} else {
-		in.abandon()
+		in.cancelWork()
 		in.collect()
 		in.consumption.Release() // the channel outlives a consumer that the broker has cancelled
 	}
-	in.abandon()
+	in.cancelWork()
 	in.asking.Wait()
 	if in.reserving {
 		(<-in.slots).Free()
@@ -150,12 +150,12 @@ func (in *intake) next() error {
 	}
 	select {
 	case <-ready:
-		in.arrived, in.used = in.consumption.Take(in.arrived[:0]), 0
+		in.arrived, in.used = in.consumption.Drain(in.arrived[:0]), 0
 		in.state.taken.Add(int64(len(in.arrived)))
 	case <-in.consumption.Deliveries: // only ever closed
 		return errIntakeClosed
 	case r := <-in.results:
-		return in.settle(r)
+		return in.finishBatch(r)
 	case slot := <-in.slots:
 		in.reserved(slot)
 	case depth := <-in.probes:
@@ -186,7 +186,7 @@ func (in *intake) remind(now time.Time) error {
 // advance makes batches of what has arrived, and hands them over, until there is nothing more or no writer is free.
 func (in *intake) advance() error {
 	for {
-		if err := in.take(); err != nil {
+		if err := in.gatherArrived(); err != nil {
 			return err
 		}
 		in.dispatch()
@@ -196,8 +196,8 @@ func (in *intake) advance() error {
 	}
 }
 
-// take adds what has arrived to the batch, until it is full.
-func (in *intake) take() error {
+// gatherArrived adds what has arrived to the batch, until it is full.
+func (in *intake) gatherArrived() error {
 	before := in.used
 	for in.used < len(in.arrived) && !in.gather.full() {
 		delivery := &in.arrived[in.used]
@@ -227,7 +227,7 @@ func (in *intake) dispatch() {
 	if in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
 		return
 	}
-	if !in.gather.full() && time.Since(in.gather.began) < in.pace.patience(in.busy > 0, in.cfg.BatchDelay) {
+	if !in.gather.full() && time.Since(in.gather.began) < in.pace.linger(in.busy > 0, in.cfg.BatchDelay) {
 		return
 	}
 	if slot := in.writer.TryReserve(); slot != nil {
@@ -240,7 +240,7 @@ func (in *intake) dispatch() {
 // reserve asks for a slot; meanwhile the batch grows.
 func (in *intake) reserve() {
 	in.reserving = true
-	in.asking.Go(func() { in.slots <- in.writer.Reserve(in.work) })
+	in.asking.Go(func() { in.slots <- in.writer.Reserve(in.workCtx) })
 }
 
 // reserved takes in the slot that was asked for.
@@ -256,7 +256,7 @@ func (in *intake) reserved(slot *batch.Slot) {
 // write hands the batch to a writer.
 func (in *intake) write(slot *batch.Slot) {
 	full := in.gather.full()
-	b, first, last := in.gather.take(int(in.maxAttempts.Load()))
+	b, first, last := in.gather.flush(int(in.maxAttempts.Load()))
 	b.Slot = slot
 	span := in.tracker.Open(first, last)
 	in.busy++
@@ -266,7 +266,7 @@ func (in *intake) write(slot *batch.Slot) {
 	}
 	go func() {
 		known := in.state.Duplicates.Load()
-		err := in.writer.Write(in.work, in.patience, b, &in.state.Stats)
+		err := in.writer.Write(in.workCtx, in.waitCtx, b, &in.state.Stats)
 		in.results <- result{span: span, batch: b, collided: in.state.Duplicates.Load() > known, err: err}
 	}()
 }
@@ -274,7 +274,7 @@ func (in *intake) write(slot *batch.Slot) {
 // probe asks the broker how many messages wait in the queue.
 func (in *intake) probe() {
 	in.asking.Go(func() {
-		depth, err := in.consumption.Depth(in.work)
+		depth, err := in.consumption.Depth(in.workCtx)
 		if err != nil { // the channel may be gone; whoever reads from it finds out
 			depth = 0
 		}
@@ -282,8 +282,8 @@ func (in *intake) probe() {
 	})
 }
 
-// settle takes a finished batch back and acknowledges what can be.
-func (in *intake) settle(r result) error {
+// finishBatch takes a finished batch back and acknowledges what can be.
+func (in *intake) finishBatch(r result) error {
 	in.busy--
 	in.state.Busy.Store(int64(in.busy))
 	idle := in.idle()
@@ -323,7 +323,7 @@ func (in *intake) passHoles(now time.Time) {
 	}
 }
 
-// arm sets the timer to the next thing that happens by itself. An idle consumer sets none.
+// arm sets the timer to whatever is due next. An idle consumer sets none.
 func (in *intake) arm() {
 	var next time.Time
 	sooner := func(at time.Time) {
@@ -332,7 +332,7 @@ func (in *intake) arm() {
 		}
 	}
 	if in.gather.current != nil && in.busy < int(in.state.Workers.Load()) && !in.reserving {
-		sooner(in.gather.began.Add(in.pace.patience(in.busy > 0, in.cfg.BatchDelay)))
+		sooner(in.gather.began.Add(in.pace.linger(in.busy > 0, in.cfg.BatchDelay)))
 	}
 	if since, waiting := in.tracker.Waiting(); waiting {
 		sooner(since.Add(in.cfg.HoleLimit))
@@ -389,7 +389,7 @@ func (in *intake) resolve() {
 // collect waits for all writers.
 func (in *intake) collect() {
 	for in.busy > 0 {
-		if err := in.settle(<-in.results); err != nil {
+		if err := in.finishBatch(<-in.results); err != nil {
 			in.log().Debug("a batch goes back to its queue", zap.Error(err))
 		}
 	}

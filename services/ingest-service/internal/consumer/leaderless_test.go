@@ -34,7 +34,7 @@ func (r *rig) leaderless(process *backing.Process) (tenant uuid.UUID) {
 		})
 		require.NoError(r.t, process.Kill(r.t.Context()))
 		require.NoError(r.t, process.Start(r.t.Context()))
-		require.Eventually(r.t, func() bool { return r.answers(r.tenant) }, patience, poll) // it is only just there again
+		require.Eventually(r.t, func() bool { return r.answers(r.tenant) }, waitLimit, poll) // it is only just there again
 		if !r.answers(tenant) {
 			return tenant
 		}

@@ -3,9 +3,9 @@ package consumer
 import "time"
 
 const (
-	// backlogPatience is how long a batch waits to become full while there is a backlog. At 10,000 messages a second it is
+	// backlogLinger is how long a batch waits to become full while there is a backlog. At 10,000 messages a second it is
 	// full sooner; a broker that has nothing more to give costs this once.
-	backlogPatience = 50 * time.Millisecond
+	backlogLinger = 50 * time.Millisecond
 	// probeSize is how many messages in one batch make it worth asking for a backlog.
 	probeSize = 16
 	// probeInterval is the shortest time between two such questions.
@@ -14,7 +14,7 @@ const (
 
 // pace decides how long a batch that is not full waits for more. Without a backlog a message should wait for nothing that
 // it need not; with one, a batch of ten costs nearly as much as one of five hundred, and it is those behind it that wait.
-// Whether there is a backlog the broker tells, asked when a batch has become large by itself; from then on what was taken
+// Whether there is a backlog the broker tells, asked when a batch has become large without lingering; from then on what was taken
 // is counted down. The zero value expects none.
 type pace struct {
 	backlog int64 // messages that wait in the queue, as far as known
@@ -25,12 +25,12 @@ type pace struct {
 // took notes one delivery.
 func (p *pace) took() { p.backlog = max(p.backlog-1, 0) }
 
-// patience is how long a batch that is not full waits, from its first message on. A lone message waits for nothing; while
+// linger is how long a batch that is not full waits, from its first message on. A lone message waits for nothing; while
 // others are being written, another writer begins only after delay.
-func (p *pace) patience(busy bool, delay time.Duration) time.Duration {
+func (p *pace) linger(busy bool, delay time.Duration) time.Duration {
 	switch {
 	case p.backlog > 0:
-		return max(backlogPatience, delay)
+		return max(backlogLinger, delay)
 	case busy:
 		return delay
 	default:

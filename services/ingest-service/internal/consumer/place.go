@@ -29,7 +29,7 @@ type Place struct {
 
 // Placement decides where a tenant is consumed.
 type Placement interface {
-	// Acquire waits, until ctx ends, as long as that is nowhere; report hears why if that takes long. relocate is called, from
+	// Acquire waits, until ctx ends, as long as that is nowhere; report is told why if that takes long. relocate is called, from
 	// any goroutine, when it is another place from then on.
 	Acquire(ctx context.Context, tenant uuid.UUID, relocate func(), report func(error)) (Place, error)
 	// Release says that the tenant has no consumer any more.

@@ -27,12 +27,12 @@ func TestRecorderKeepsNoCanaryOfADeadInstance(t *testing.T) {
 	for range 3 {
 		publish(t, publisher, message(contract.CanaryName("dead"), "retry tier #1"))
 	}
-	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 3 }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 3 }, waitLimit, 10*time.Millisecond)
 	publish(t, publisher, message(gone.String(), "m"), message(contract.CanaryName("dead"), "node #2"))
 	start(t, r.Run)
-	letters := waitForLetters(t, store, gone, 1)
-	require.Equal(t, ReasonUnroutable, letters[0].Reason)
-	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 0 }, patience, 10*time.Millisecond)
+	entries := waitForEntries(t, store, gone, 1)
+	require.Equal(t, ReasonUnroutable, entries[0].Reason)
+	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 0 }, waitLimit, 10*time.Millisecond)
 	require.Empty(t, list(t, store, uuid.Nil, Filter{}))
 	require.InDelta(t, 1, testutil.ToFloat64(r.metrics.recorded), 0)
 	require.Zero(t, testutil.ToFloat64(r.metrics.discarded))

@@ -13,18 +13,18 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
-// refresh is how often the state of the letters is read. It is a look at the whole table, so never at a scrape.
+// refresh is how often the state of the dead letters is read. It is a look at the whole table, so never at a scrape.
 const refresh = 15 * time.Second
 
 // Metrics of dead letters: counters of this instance, and gauges of the table that all instances share. The gauges have
-// a series for each tenant that has letters, and are at most 15 s old.
+// a series for each tenant that has dead letters, and are at most 15 s old.
 type Metrics struct {
 	recorded, discarded prometheus.Counter
 	quarantined         prometheus.Gauge
 	blocked             *prometheus.GaugeVec
 	replayed            *prometheus.CounterVec
 
-	letters, oldest *prometheus.Desc
+	entries, oldest *prometheus.Desc
 	stats           atomic.Pointer[[]Stat] // nil until they were read
 }
 
@@ -46,7 +46,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		replayed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mtm_dead_letters_replayed_total", Help: "Replays of dead letters by result.",
 		}, []string{"result"}),
-		letters: prometheus.NewDesc("mtm_dead_letters", "Dead letters of a tenant.", []string{"tenant_id"}, nil),
+		entries: prometheus.NewDesc("mtm_dead_letters", "Dead letters of a tenant.", []string{"tenant_id"}, nil),
 		oldest:  prometheus.NewDesc("mtm_dead_letters_oldest_seconds", "Age of a tenant's oldest dead letter, since its first failure.", []string{"tenant_id"}, nil),
 	}
 	reg.MustRegister(m.recorded, m.discarded, m.quarantined, m.blocked, m.replayed, m)
@@ -84,7 +84,7 @@ func (m *Metrics) Forget(tenant uuid.UUID) {
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- m.letters
+	ch <- m.entries
 	ch <- m.oldest
 }
 
@@ -99,7 +99,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		if s.TenantID == uuid.Nil {
 			tenant = "none"
 		}
-		ch <- prometheus.MustNewConstMetric(m.letters, prometheus.GaugeValue, float64(s.Count), tenant)
+		ch <- prometheus.MustNewConstMetric(m.entries, prometheus.GaugeValue, float64(s.Count), tenant)
 		ch <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, time.Since(s.Oldest).Seconds(), tenant)
 	}
 }

@@ -17,10 +17,10 @@ import (
 )
 
 // recording is a store that fails as a test wants it to.
-type recording func(letters []Letter) error
+type recording func(entries []Entry) error
 
-func (r recording) Record(_ context.Context, letters []Letter) (discarded int, err error) {
-	return 0, r(letters)
+func (r recording) Record(_ context.Context, entries []Entry) (discarded int, err error) {
+	return 0, r(entries)
 }
 
 // brokerTimeout is how long RabbitMQ lets a delivery be unacknowledged before it closes the channel (consumer_timeout).
@@ -35,9 +35,9 @@ func TestRecorderGivesBackInALongOutage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tries := 0
-				r := &Recorder{store: recording(func([]Letter) error { tries++; return fault }), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
+				r := &Recorder{store: recording(func([]Entry) error { tries++; return fault }), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
 				began := time.Now()
-				err := r.record(t.Context(), zap.NewNop(), []Letter{letter(tenantA, 1)}, nil)
+				err := r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, nil)
 				require.ErrorIs(t, err, errHeld)
 				require.ErrorIs(t, err, fault)
 				held := time.Since(began) // of the bubble's clock
@@ -50,37 +50,37 @@ func TestRecorderGivesBackInALongOutage(t *testing.T) {
 	}
 }
 
-// A connection that is lost has taken the letters back to their queue: holding on to them would record them twice.
+// A connection that is lost has taken the dead letters back to their queue: holding on to them would record them twice.
 func TestRecorderLetsGoWhenTheConnectionIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := make(chan struct{})
-		r := &Recorder{store: recording(func([]Letter) error { close(lost); return errors.New("connection refused") }), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
-		require.ErrorIs(t, r.record(t.Context(), zap.NewNop(), []Letter{letter(tenantA, 1)}, lost), rabbitmq.ErrUnavailable)
+		r := &Recorder{store: recording(func([]Entry) error { close(lost); return errors.New("connection refused") }), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
+		require.ErrorIs(t, r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, lost), rabbitmq.ErrUnavailable)
 	})
 }
 
-// A database that refuses one letter of a batch for its content is asked a bounded number of times, and every other letter
+// A database that refuses one dead letter of a batch for its content is asked a bounded number of times, and every other dead letter
 // is recorded whole.
 func TestRecorderBisectsInBoundedStatements(t *testing.T) {
-	letters := make([]Letter, batchLetters)
-	for n := range letters {
-		letters[n] = letter(tenantA, n)
+	entries := make([]Entry, maxBatch)
+	for n := range entries {
+		entries[n] = newTestEntry(tenantA, n)
 	}
-	bad, statements := letters[41].ID, 0
+	bad, statements := entries[41].ID, 0
 	recorded := make(map[string]bool)
-	r := &Recorder{store: recording(func(letters []Letter) error {
+	r := &Recorder{store: recording(func(entries []Entry) error {
 		statements++
-		for _, l := range letters {
+		for _, l := range entries {
 			if l.ID == bad && l.ContentType != "" {
 				return &pgconn.PgError{Code: "22P05"}
 			}
 		}
-		for _, l := range letters {
+		for _, l := range entries {
 			recorded[l.ID.String()] = true
 		}
 		return nil
 	}), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
-	require.NoError(t, r.record(t.Context(), zap.NewNop(), letters, nil))
-	require.Len(t, recorded, batchLetters)
-	require.LessOrEqual(t, statements, 2*6+2, "2·log2(64)+1, and once more for the letter without what was refused")
+	require.NoError(t, r.record(t.Context(), zap.NewNop(), entries, nil))
+	require.Len(t, recorded, maxBatch)
+	require.LessOrEqual(t, statements, 2*6+2, "2·log2(64)+1, and once more for the dead letter without what was refused")
 }

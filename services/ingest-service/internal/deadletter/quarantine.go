@@ -18,9 +18,9 @@ import (
 const (
 	// breaks is how many connections in a row have to be lost for the deliveries of a queue to be named as the cause.
 	breaks = 2
-	// impatient is how many connections in a row may be lost until the queue is tried less often: the broker would have put the message
+	// lossesBeforePause is how many connections in a row may be lost until the queue is tried less often: the broker would have put the message
 	// into quarantine by then, if this queue had one.
-	impatient = 50
+	lossesBeforePause = 50
 	// hold is how long a connection has to live with a consumer on it before its deliveries count as harmless. What ends a
 	// connection follows the start of its consumer by milliseconds.
 	hold = 5 * time.Second

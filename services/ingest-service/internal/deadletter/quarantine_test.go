@@ -20,16 +20,16 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
-// What ends the connection counts as a delivery of everything that was held with it. So a new connection begins with one letter: a
+// What ends the connection counts as a delivery of everything that was held with it. So a new connection begins with one dead letter: a
 // neighbour's must not get into quarantine with it. Once many have gone well, they come many at a time.
 func TestRecorderBeginsWithOneLetterAtATime(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	link, publisher := broker(t)
 	f := &faulty{Store: s}
-	var hold atomic.Bool // the next letters
+	var hold atomic.Bool // the next dead letters
 	held, free := make(chan int), make(chan struct{})
-	f.set(func(letters []Letter) error {
+	f.set(func(letters []Entry) error {
 		if hold.CompareAndSwap(true, false) {
 			held <- len(letters)
 			<-free
@@ -44,20 +44,20 @@ func TestRecorderBeginsWithOneLetterAtATime(t *testing.T) {
 			sent++
 		}
 	}
-	send(batchLetters)
+	send(maxBatch)
 	hold.Store(true)
 	start(t, recorder(t, link, f).Run)
 	require.Equal(t, 1, <-held)
-	require.Equal(t, batchLetters-1, depth(t, link, contract.DeadLettersQueue), "one is held")
+	require.Equal(t, maxBatch-1, depth(t, link, contract.DeadLettersQueue), "one is held")
 	free <- struct{}{}
-	waitForLetters(t, s, tenantA, batchLetters)
+	waitForEntries(t, s, tenantA, maxBatch)
 	hold.Store(true)
 	send(1)
 	<-held
 	send(extra)
-	require.Eventually(t, func() bool { return depth(t, link, contract.DeadLettersQueue) == 0 }, patience, 10*time.Millisecond, "all are held")
+	require.Eventually(t, func() bool { return depth(t, link, contract.DeadLettersQueue) == 0 }, waitLimit, 10*time.Millisecond, "all are held")
 	free <- struct{}{}
-	waitForLetters(t, s, tenantA, sent)
+	waitForEntries(t, s, tenantA, sent)
 }
 
 // An operator is told of a queue whose deliveries break the connection, and only then.
@@ -91,7 +91,7 @@ func TestBrokenConnectionsAreReported(t *testing.T) {
 	require.Zero(t, gauge())
 }
 
-// While the database is away nothing is delivered: each time that a letter is given back would bring it nearer to the quarantine.
+// While the database is away nothing is delivered: each time that a dead letter is given back would bring it nearer to the quarantine.
 func TestRecorderAwaitsTheDatabase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pings := 0

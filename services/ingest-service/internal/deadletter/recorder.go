@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// batchLetters and batchBytes end a batch. AMQP has no limit in bytes for what a consumer holds, and bodies can have
+	// maxBatch and batchBytes end a batch. AMQP has no limit in bytes for what a consumer holds, and bodies can have
 	// 16 MiB (RabbitMQ 4) or 128 MiB (3.10), so the number is kept small.
-	batchLetters = 64
-	batchBytes   = 8 << 20
-	// holdTimeout is how long letters are held while the database is away, before they go back to their queue. The broker
+	maxBatch   = 64
+	batchBytes = 8 << 20
+	// holdTimeout is how long dead letters are held while the database is away, before they go back to their queue. The broker
 	// closes a channel that holds one for 30 minutes.
 	holdTimeout = 10 * time.Minute
 	// firstRetry and longestRetry bound the pause before the next try.
@@ -29,12 +29,12 @@ const (
 	longestRetry = 10 * time.Second
 )
 
-// errHeld says that letters were held for too long.
+// errHeld says that dead letters were held for too long.
 var errHeld = errors.New("the database has been away for too long; the dead letters go back to their queue")
 
 // recorderStore is what a [Recorder] needs of [Store]. Tests make it fail.
 type recorderStore interface {
-	Record(ctx context.Context, letters []Letter) (discarded int, err error)
+	Record(ctx context.Context, entries []Entry) (discarded int, err error)
 }
 
 // Links are the connections of a [Recorder]. Each queue has one to itself: there are messages that the broker cannot deliver without
@@ -75,7 +75,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 }
 
 // reading makes a dead letter of a delivery.
-type reading func(d rabbitmq.Delivery, now time.Time) Letter
+type reading func(d rabbitmq.Delivery, now time.Time) Entry
 
 // keep consumes queue until ctx ends, beginning anew after every fault.
 func (r *Recorder) keep(ctx context.Context, link *rabbitmq.Link, queue string, read reading) {
@@ -106,7 +106,7 @@ func (r *Recorder) keep(ctx context.Context, link *rabbitmq.Link, queue string, 
 		case <-over: // the link makes the pause
 			timer.Stop()
 			pauses.Reset()
-			if lost.lost(session.Err()); lost.count > impatient && retry.Sleep(ctx, longestRetry) != nil {
+			if lost.lost(session.Err()); lost.count > lossesBeforePause && retry.Sleep(ctx, longestRetry) != nil {
 				return
 			}
 		case <-ctx.Done():
@@ -116,7 +116,7 @@ func (r *Recorder) keep(ctx context.Context, link *rabbitmq.Link, queue string, 
 	}
 }
 
-// awaitDatabase returns when the database can be written to. Until then letters stay in their queue: each time that they are given
+// awaitDatabase returns when the database can be written to. Until then dead letters stay in their queue: each time that they are given
 // back counts towards its delivery limit.
 func (r *Recorder) awaitDatabase(ctx context.Context) {
 	for r.ping(ctx) != nil && retry.Sleep(ctx, longestRetry) == nil {
@@ -126,13 +126,13 @@ func (r *Recorder) awaitDatabase(ctx context.Context) {
 // consume records what comes from queue until ctx ends or something fails for good. held is called when deliveries do no harm.
 func (r *Recorder) consume(ctx context.Context, log *zap.Logger, session *rabbitmq.Session, queue string, read reading, held func()) error {
 	const one = 1
-	if err := r.consumeSome(ctx, log, session, queue, read, held, one, batchLetters); err != nil {
+	if err := r.consumeSome(ctx, log, session, queue, read, held, one, maxBatch); err != nil {
 		return err
 	}
-	return r.consumeSome(ctx, log, session, queue, read, held, batchLetters, math.MaxInt)
+	return r.consumeSome(ctx, log, session, queue, read, held, maxBatch, math.MaxInt)
 }
 
-// consumeSome is consume for as many letters.
+// consumeSome is consume for as many dead letters.
 func (r *Recorder) consumeSome(
 	ctx context.Context, log *zap.Logger, session *rabbitmq.Session, queue string, read reading, held func(), prefetch, left int,
 ) error {
@@ -156,7 +156,7 @@ func (r *Recorder) consumeSome(
 			continue
 		case <-consumption.Ready():
 		}
-		for arrived := consumption.Take(nil); len(arrived) > 0 && ctx.Err() == nil; {
+		for arrived := consumption.Drain(nil); len(arrived) > 0 && ctx.Err() == nil; {
 			deliveries := arrived[:batch(arrived)]
 			arrived = arrived[len(deliveries):]
 			if err := r.recordAll(ctx, log, deliveries, read, consumption.Done()); err != nil {
@@ -173,18 +173,18 @@ func (r *Recorder) consumeSome(
 
 // recordAll records deliveries.
 func (r *Recorder) recordAll(ctx context.Context, log *zap.Logger, deliveries []rabbitmq.Delivery, read reading, lost <-chan struct{}) error {
-	letters := make([]Letter, 0, len(deliveries))
+	entries := make([]Entry, 0, len(deliveries))
 	for _, d := range deliveries {
 		if !isCanary(d) {
-			letters = append(letters, read(d, time.Now()))
+			entries = append(entries, read(d, time.Now()))
 		}
 	}
-	return r.record(ctx, log, letters, lost)
+	return r.record(ctx, log, entries, lost)
 }
 
 // batch is how many of what has arrived are recorded together.
 func batch(arrived []rabbitmq.Delivery) (n int) {
-	for size := 0; n < len(arrived) && n < batchLetters && size < batchBytes; n++ {
+	for size := 0; n < len(arrived) && n < maxBatch && size < batchBytes; n++ {
 		size += len(arrived[n].Body) + len(arrived[n].Properties)
 	}
 	return n
@@ -193,19 +193,19 @@ func batch(arrived []rabbitmq.Delivery) (n int) {
 // lastTry is what a try that is under way may still take when ctx has ended.
 const lastTry = 3 * time.Second
 
-// record commits letters, trying again until it succeeds, ctx ends, the session is lost, or it has taken too long. The
+// record commits dead letters, trying again until it succeeds, ctx ends, the session is lost, or it has taken too long. The
 // end of ctx leaves a try that is under way a little time.
-func (r *Recorder) record(ctx context.Context, log *zap.Logger, letters []Letter, lost <-chan struct{}) error {
-	if len(letters) == 0 {
+func (r *Recorder) record(ctx context.Context, log *zap.Logger, entries []Entry, lost <-chan struct{}) error {
+	if len(entries) == 0 {
 		return nil
 	}
 	pauses := retry.Backoff(firstRetry, longestRetry)
 	for held := time.Now(); ; {
-		err := r.try(ctx, log, letters)
+		err := r.try(ctx, log, entries)
 		if err == nil {
 			return nil
 		}
-		log.Warn("dead letters could not be recorded; it will be repeated", zap.Int("letters", len(letters)), zap.Error(err))
+		log.Warn("dead letters could not be recorded; it will be repeated", zap.Int("letters", len(entries)), zap.Error(err))
 		if time.Since(held) > holdTimeout {
 			return fmt.Errorf("%w: %w", errHeld, err)
 		}
@@ -220,7 +220,7 @@ func (r *Recorder) record(ctx context.Context, log *zap.Logger, letters []Letter
 }
 
 // try writes under a context that ends a little later than ctx.
-func (r *Recorder) try(ctx context.Context, log *zap.Logger, letters []Letter) error {
+func (r *Recorder) try(ctx context.Context, log *zap.Logger, entries []Entry) error {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
@@ -228,29 +228,29 @@ func (r *Recorder) try(ctx context.Context, log *zap.Logger, letters []Letter) e
 			cancel()
 		}
 	})()
-	return r.write(own, log, letters)
+	return r.write(own, log, entries)
 }
 
 // write tries once. A dead letter that the database refuses for its content is kept with its bytes, payload and properties,
 // and without texts that people have written.
-func (r *Recorder) write(ctx context.Context, log *zap.Logger, letters []Letter) error {
-	insert := func(from, to int) error { return r.insert(ctx, letters[from:to]) }
-	return bisect.Range(0, len(letters), insert, func(i int, refused error) error {
-		bare := letters[i]
+func (r *Recorder) write(ctx context.Context, log *zap.Logger, entries []Entry) error {
+	insert := func(from, to int) error { return r.insert(ctx, entries[from:to]) }
+	return bisect.Range(0, len(entries), insert, func(i int, refused error) error {
+		bare := entries[i]
 		log.Error("a dead letter is kept without its texts, which the database refuses",
 			zap.Stringer("tenant_id", bare.TenantID), zap.Stringer("dead_letter_id", bare.ID), zap.Error(refused))
 		bare.OriginalMessageID, bare.ContentType, bare.Headers, bare.Error = "", "", []byte(`{}`), ""
-		return r.insert(ctx, []Letter{bare}) // after an error it is tried again, and stays in its queue
+		return r.insert(ctx, []Entry{bare}) // after an error it is tried again, and stays in its queue
 	})
 }
 
-// insert records letters in one transaction.
-func (r *Recorder) insert(ctx context.Context, letters []Letter) error {
-	discarded, err := r.store.Record(ctx, letters)
+// insert records dead letters in one transaction.
+func (r *Recorder) insert(ctx context.Context, entries []Entry) error {
+	discarded, err := r.store.Record(ctx, entries)
 	if err != nil {
 		return err
 	}
 	r.metrics.discarded.Add(float64(discarded))
-	r.metrics.recorded.Add(float64(len(letters) - discarded))
+	r.metrics.recorded.Add(float64(len(entries) - discarded))
 	return nil
 }

@@ -39,7 +39,7 @@ func start(t *testing.T, component func(context.Context) error) (stop func()) {
 		select {
 		case err := <-ended:
 			require.NoError(t, err)
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Error("a component does not end")
 		}
 	})
@@ -78,7 +78,7 @@ func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*rabbitmq.Link, *
 
 func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	session, err := link.Session(ctx)
 	require.NoError(t, err)
@@ -112,27 +112,27 @@ func deadMessage(tenant uuid.UUID, id string) rabbitmq.Message {
 type faulty struct {
 	*Store
 	mu     sync.Mutex
-	before func(letters []Letter) error
-	after  func(letters []Letter) error
+	before func(entries []Entry) error
+	after  func(entries []Entry) error
 }
 
-func (f *faulty) Record(ctx context.Context, letters []Letter) (int, error) {
+func (f *faulty) Record(ctx context.Context, entries []Entry) (int, error) {
 	f.mu.Lock()
 	before, after := f.before, f.after
 	f.mu.Unlock()
 	if before != nil {
-		if err := before(letters); err != nil {
+		if err := before(entries); err != nil {
 			return 0, err
 		}
 	}
-	discarded, err := f.Store.Record(ctx, letters)
+	discarded, err := f.Store.Record(ctx, entries)
 	if err == nil && after != nil {
-		err = after(letters)
+		err = after(entries)
 	}
 	return discarded, err
 }
 
-func (f *faulty) set(before, after func(letters []Letter) error) {
+func (f *faulty) set(before, after func(entries []Entry) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.before, f.after = before, after
@@ -146,15 +146,15 @@ func recorder(t *testing.T, link *rabbitmq.Link, store recorderStore) *Recorder 
 	}
 }
 
-func waitForLetters(t *testing.T, s *Store, tenant uuid.UUID, n int) []Letter {
+func waitForEntries(t *testing.T, s *Store, tenant uuid.UUID, n int) []Entry {
 	t.Helper()
-	var letters []Letter
+	var entries []Entry
 	require.Eventually(t, func() bool {
-		letters = list(t, s, tenant, Filter{})
-		return len(letters) >= n
-	}, patience, 10*time.Millisecond, "dead letters are missing")
-	require.Len(t, letters, n)
-	return letters
+		entries = list(t, s, tenant, Filter{})
+		return len(entries) >= n
+	}, waitLimit, 10*time.Millisecond, "dead letters are missing")
+	require.Len(t, entries, n)
+	return entries
 }
 
 // Dead letters of workers and of the broker end up in the table, and the queues are empty then.
@@ -173,11 +173,11 @@ func TestRecorderRecordsDeadLettersAndParkedMessages(t *testing.T) {
 	}}
 	publish(t, publisher, waiting)
 
-	for _, l := range waitForLetters(t, s, tenantA, 200) {
+	for _, l := range waitForEntries(t, s, tenantA, 200) {
 		require.Equal(t, contract.ReasonNotJSON, l.Reason)
 		require.EqualValues(t, 1, l.Version)
 	}
-	parked := waitForLetters(t, s, tenantB, 1)[0]
+	parked := waitForEntries(t, s, tenantB, 1)[0]
 	require.Equal(t, ReasonUnroutable, parked.Reason)
 	require.Equal(t, 3, parked.Attempts)
 	require.Equal(t, "m", parked.OriginalMessageID)
@@ -215,20 +215,20 @@ func TestRecorderTakesAnything(t *testing.T) {
 		}
 		publish(t, publisher, deadMessage(tenantA, exchange))
 	}
-	waitForLetters(t, s, tenantA, 2)
-	for _, l := range waitForLetters(t, s, uuid.Nil, sent) {
+	waitForEntries(t, s, tenantA, 2)
+	for _, l := range waitForEntries(t, s, uuid.Nil, sent) {
 		require.Subset(t, []byte("body"), l.Payload)
 	}
 }
 
-// While the database is away letters wait; none is lost and none counts as recorded.
+// While the database is away dead letters wait; none is lost and none counts as recorded.
 func TestRecorderWaitsForTheDatabase(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	link, publisher := broker(t)
 	f := &faulty{Store: s}
 	tried := make(chan struct{}, 100)
-	f.set(func([]Letter) error {
+	f.set(func([]Entry) error {
 		tried <- struct{}{}
 		return errors.New("connection refused")
 	}, nil)
@@ -238,42 +238,42 @@ func TestRecorderWaitsForTheDatabase(t *testing.T) {
 	<-tried
 	<-tried // it goes on trying
 	stop()
-	require.Eventually(t, func() bool { return depth(t, link, contract.DeadLettersQueue) == 2 }, patience, 10*time.Millisecond,
-		"the letters are back in the queue")
+	require.Eventually(t, func() bool { return depth(t, link, contract.DeadLettersQueue) == 2 }, waitLimit, 10*time.Millisecond,
+		"the dead letters are back in the queue")
 	require.Zero(t, testutil.ToFloat64(r.metrics.recorded))
 
 	start(t, recorder(t, link, f).Run)
 	<-tried
 	f.set(nil, nil)
-	waitForLetters(t, s, tenantA, 2)
+	waitForEntries(t, s, tenantA, 2)
 }
 
-// A recorder that dies between commit and acknowledgement records the same letters again: as the same ones.
+// A recorder that dies between commit and acknowledgement records the same dead letters again: as the same ones.
 func TestRecorderThatDiesBeforeItAcknowledges(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	link, publisher := broker(t)
 	f := &faulty{Store: s}
-	f.set(nil, func([]Letter) error { return errors.New("connection lost during the commit") })
+	f.set(nil, func([]Entry) error { return errors.New("connection lost during the commit") })
 	stop := start(t, recorder(t, link, f).Run)
 	publish(t, publisher, deadMessage(tenantA, "1"))
-	waitForLetters(t, s, tenantA, 1)
+	waitForEntries(t, s, tenantA, 1)
 	stop()
 	start(t, recorder(t, link, s).Run)
 	require.Eventually(t, func() bool {
 		return depth(t, link, contract.DeadLettersQueue) == 0 && list(t, s, tenantA, Filter{})[0].Version > 1
-	}, patience, 10*time.Millisecond)
-	waitForLetters(t, s, tenantA, 1)
+	}, waitLimit, 10*time.Millisecond)
+	waitForEntries(t, s, tenantA, 1)
 }
 
-// One letter that the database does not take must not hold up the others, nor be lost.
-func TestRecorderFindsTheLetterThatTheDatabaseRefuses(t *testing.T) {
+// One dead letter that the database does not take must not hold up the others, nor be lost.
+func TestRecorderFindsTheDeadLetterThatTheDatabaseRefuses(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	link, publisher := broker(t)
 	f := &faulty{Store: s}
-	f.set(func(letters []Letter) error {
-		if slices.ContainsFunc(letters, func(l Letter) bool { return l.OriginalMessageID == "7" }) {
+	f.set(func(entries []Entry) error {
+		if slices.ContainsFunc(entries, func(l Entry) bool { return l.OriginalMessageID == "7" }) {
 			return &pgconn.PgError{Code: "22P05"}
 		}
 		return nil
@@ -285,7 +285,7 @@ func TestRecorderFindsTheLetterThatTheDatabaseRefuses(t *testing.T) {
 	publish(t, publisher, messages...)
 	start(t, recorder(t, link, f).Run)
 	bare := 0
-	for _, l := range waitForLetters(t, s, tenantA, 40) {
+	for _, l := range waitForEntries(t, s, tenantA, 40) {
 		require.NotEmpty(t, l.Payload)
 		if l.OriginalMessageID == "" {
 			bare++
@@ -305,7 +305,7 @@ func TestRecorderCountsWhatItDiscards(t *testing.T) {
 	r := recorder(t, link, s)
 	start(t, r.Run)
 	publish(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantB, "1"))
-	waitForLetters(t, s, tenantB, 1)
-	require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.discarded) == 1 }, patience, time.Millisecond)
+	waitForEntries(t, s, tenantB, 1)
+	require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.discarded) == 1 }, waitLimit, time.Millisecond)
 	require.Empty(t, list(t, s, tenantA, Filter{}))
 }

@@ -22,23 +22,23 @@ type Result string
 const (
 	// ResultReplayed: the message was published again and is on its way.
 	ResultReplayed Result = "replayed"
-	// ResultAlreadyStored: a message of this id is stored, so nothing was published; the letter is removed.
+	// ResultAlreadyStored: a message of this id is stored, so nothing was published; the dead letter is removed.
 	ResultAlreadyStored Result = "already_stored"
-	// resultRefused: the payload cannot be stored as it is, so nothing was published; the letter stays.
+	// resultRefused: the payload cannot be stored as it is, so nothing was published; the dead letter stays.
 	resultRefused Result = "refused"
 )
 
-// ErrBusy says that another replay of all letters of the tenant is running.
+// ErrBusy says that another replay of all dead letters of the tenant is running.
 var ErrBusy = errors.New("a replay is running already")
 
 const (
-	// replayPage is how many letters are replayed at a time, at most.
+	// replayPage is how many dead letters are replayed at a time, at most.
 	replayPage = 100
 	// replayBytes is how many bytes of payloads are replayed at a time.
 	replayBytes = 8 << 20
 	// replayReserve is left of the time of a request to answer it.
 	replayReserve = time.Second
-	// removeTimeout bounds the removal of letters that were just published, which the end of a request does not
+	// removeTimeout bounds the removal of dead letters that were just published, which the end of a request does not
 	// interrupt.
 	removeTimeout = 5 * time.Second
 )
@@ -58,10 +58,10 @@ type Replayer struct {
 	log        *zap.Logger
 
 	mu      sync.Mutex
-	running map[uuid.UUID]bool // guarded by mu: tenants of which all letters are being replayed
+	running map[uuid.UUID]bool // guarded by mu: tenants of which all dead letters are being replayed
 }
 
-// NewReplayer returns a replayer. When many letters of a tenant are replayed it publishes so many a second. Payloads
+// NewReplayer returns a replayer. When many dead letters of a tenant are replayed it publishes so many a second. Payloads
 // over maxPayload bytes are not published: they would only come back.
 func NewReplayer(store *Store, publisher Publisher, perSecond, maxPayload int, metrics *Metrics, log *zap.Logger) *Replayer {
 	return &Replayer{
@@ -76,16 +76,16 @@ type Replayed struct {
 	Result    Result
 }
 
-// Replay publishes the message of a letter again, with edited as its payload unless that is nil. The errors are
+// Replay publishes the message of a dead letter again, with edited as its payload unless that is nil. The errors are
 // [ErrNotFound], a [*contract.PayloadError] for a payload that cannot be stored, those of [rabbitmq.Publisher], and
 // those of the database.
 func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []byte) (Replayed, error) {
-	letter, err := r.store.Find(ctx, tenant, id, r.maxPayload)
+	entry, err := r.store.Find(ctx, tenant, id, r.maxPayload)
 	if err != nil {
 		return Replayed{}, err
 	}
-	replayed := Replayed{MessageID: letter.ReplayID()}
-	page := []Letter{letter}
+	replayed := Replayed{MessageID: entry.ReplayID()}
+	page := []Entry{entry}
 	if edited != nil {
 		page[0].Payload, page[0].PayloadSize, page[0].edited = edited, int64(len(edited)), true
 	}
@@ -97,18 +97,18 @@ func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []by
 	return replayed, err
 }
 
-// Outcome is what a replay of many letters has come to.
+// Outcome is what a replay of many dead letters has come to.
 type Outcome struct {
-	// Replayed, AlreadyStored and Refused count the letters by result. Refused ones have a payload that cannot be stored
+	// Replayed, AlreadyStored and Refused count the dead letters by result. Refused ones have a payload that cannot be stored
 	// as it is.
 	Replayed, AlreadyStored, Refused int
-	// Next is where to go on, if More letters are left.
+	// Next is where to go on, if More dead letters are left.
 	Next Position
 	More bool
 }
 
-// ReplayAll replays the letters of tenant that pass filter, from a position on, until all are done or the time of ctx is
-// nearly over. The error, beside those of [Replayer.Replay], is [ErrBusy]; letters that were replayed before an error
+// ReplayAll replays the dead letters of tenant that pass filter, from a position on, until all are done or the time of ctx is
+// nearly over. The error, beside those of [Replayer.Replay], is [ErrBusy]; dead letters that were replayed before an error
 // are in the outcome, and the rest follows from its Next.
 func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filter, after Position) (Outcome, error) {
 	outcome := Outcome{Next: after, More: true}
@@ -121,22 +121,22 @@ func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filte
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-min(replayReserve, time.Until(deadline)/5)))
 		defer cancel()
 	}
-	letters := min(r.perSecond, replayPage)
-	limiter := rate.NewLimiter(rate.Limit(r.perSecond), letters)
-	limits := Limits{Letters: letters, Payload: r.maxPayload, Bytes: replayBytes}
+	entries := min(r.perSecond, replayPage)
+	limiter := rate.NewLimiter(rate.Limit(r.perSecond), entries)
+	limits := Limits{Entries: entries, Payload: r.maxPayload, Bytes: replayBytes}
 	for outcome.More {
 		page, err := r.store.List(ctx, tenant, filter, outcome.Next, limits)
 		if err != nil {
 			return outcome.until(ctx, err)
 		}
-		if len(page.Letters) == 0 {
+		if len(page.Entries) == 0 {
 			outcome.More = false
 			break
 		}
-		if err := limiter.WaitN(ctx, len(page.Letters)); err != nil {
+		if err := limiter.WaitN(ctx, len(page.Entries)); err != nil {
 			return outcome, nil // there is no time for another page: the caller goes on from Next
 		}
-		results, errs, err := r.replay(ctx, tenant, page.Letters)
+		results, errs, err := r.replay(ctx, tenant, page.Entries)
 		for i, result := range results {
 			switch result {
 			case ResultReplayed:
@@ -154,7 +154,7 @@ func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filte
 		if err != nil {
 			return outcome.until(ctx, err)
 		}
-		last := page.Letters[len(page.Letters)-1]
+		last := page.Entries[len(page.Entries)-1]
 		outcome.Next, outcome.More = Position{last.FirstFailedAt, last.ID}, page.More
 	}
 	return outcome, nil
@@ -184,49 +184,49 @@ func (r *Replayer) end(tenant uuid.UUID) {
 	delete(r.running, tenant)
 }
 
-// replay replays letters, and removes those that need no further one. A letter has either a result or an error.
-func (r *Replayer) replay(ctx context.Context, tenant uuid.UUID, letters []Letter) ([]Result, []error, error) {
-	results, errs := make([]Result, len(letters)), make([]error, len(letters))
-	ids := make([]uuid.UUID, len(letters))
-	for i := range letters {
-		ids[i] = letters[i].ReplayID()
+// replay replays dead letters, and removes those that need no further one. A dead letter has either a result or an error.
+func (r *Replayer) replay(ctx context.Context, tenant uuid.UUID, entries []Entry) ([]Result, []error, error) {
+	results, errs := make([]Result, len(entries)), make([]error, len(entries))
+	ids := make([]uuid.UUID, len(entries))
+	for i := range entries {
+		ids[i] = entries[i].ReplayID()
 	}
 	stored, err := r.store.stored(ctx, tenant, ids)
 	if err != nil {
 		return results, errs, err
 	}
 	var messages []rabbitmq.Message
-	var published []int // messages[k] is that of letters[published[k]]
-	for i := range letters {
+	var published []int // messages[k] is that of dead letters[published[k]]
+	for i := range entries {
 		if stored[ids[i]] {
 			results[i] = ResultAlreadyStored
 			continue
 		}
-		if errs[i] = r.check(&letters[i]); errs[i] != nil {
+		if errs[i] = r.check(&entries[i]); errs[i] != nil {
 			results[i] = resultRefused
 			continue
 		}
-		messages, published = append(messages, replayMessage(tenant, &letters[i])), append(published, i)
+		messages, published = append(messages, replayMessage(tenant, &entries[i])), append(published, i)
 	}
 	for k, err := range r.publisher.PublishBatch(ctx, messages) {
 		if errs[published[k]] = err; err == nil {
 			results[published[k]] = ResultReplayed
 		}
 	}
-	r.settle(ctx, tenant, letters, results)
+	r.finish(ctx, tenant, entries, results)
 	return results, errs, nil
 }
 
-// settle counts the results and removes the letters that are done. If that fails they stay, and the next replay of them
+// finish counts the results and removes the dead letters that are done. If that fails they stay, and the next replay of them
 // finds their messages stored.
-func (r *Replayer) settle(ctx context.Context, tenant uuid.UUID, letters []Letter, results []Result) {
-	var done []Letter
+func (r *Replayer) finish(ctx context.Context, tenant uuid.UUID, entries []Entry, results []Result) {
+	var done []Entry
 	for i, result := range results {
 		if result != "" {
 			r.metrics.replayed.WithLabelValues(string(result)).Inc()
 		}
 		if result == ResultReplayed || result == ResultAlreadyStored {
-			done = append(done, letters[i])
+			done = append(done, entries[i])
 		}
 	}
 	if len(done) == 0 {
@@ -241,7 +241,7 @@ func (r *Replayer) settle(ctx context.Context, tenant uuid.UUID, letters []Lette
 }
 
 // check refuses a payload that would only become a dead letter again.
-func (r *Replayer) check(l *Letter) error {
+func (r *Replayer) check(l *Entry) error {
 	if l.PayloadSize > int64(r.maxPayload) {
 		return &contract.PayloadError{
 			Reason: contract.ReasonTooLarge, Offset: r.maxPayload,
@@ -251,9 +251,9 @@ func (r *Replayer) check(l *Letter) error {
 	return contract.CheckPayload(l.Payload, r.maxPayload)
 }
 
-// replayMessage is the message of a letter, under its old id and with the properties of its producer, as far as
+// replayMessage is the message of a dead letter, under its old id and with the properties of its producer, as far as
 // [rabbitmq.Replaying] publishes them again. Its attempts start again.
-func replayMessage(tenant uuid.UUID, l *Letter) rabbitmq.Message {
+func replayMessage(tenant uuid.UUID, l *Entry) rabbitmq.Message {
 	id := l.OriginalMessageID
 	if id == "" {
 		id = l.ReplayID().String()

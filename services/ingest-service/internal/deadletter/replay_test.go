@@ -60,8 +60,8 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	link, publisher := broker(t, tenantA)
-	l := letter(tenantA, 7)
-	record(t, s, l, letter(tenantA, 8))
+	l := newTestEntry(tenantA, 7)
+	record(t, s, l, newTestEntry(tenantA, 8))
 	r := replayer(t, s, publisher, 100)
 
 	got, err := r.Replay(t.Context(), tenantA, l.ID, nil)
@@ -81,10 +81,10 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
 
-	_, err = r.Replay(t.Context(), tenantB, letter(tenantA, 8).ID, nil)
-	require.ErrorIs(t, err, ErrNotFound, "another tenant's letter")
-	record(t, s, letter(tenantB, 1))
-	_, err = r.Replay(t.Context(), tenantB, letter(tenantB, 1).ID, nil)
+	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantA, 8).ID, nil)
+	require.ErrorIs(t, err, ErrNotFound, "another tenant's dead letter")
+	record(t, s, newTestEntry(tenantB, 1))
+	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantB, 1).ID, nil)
 	require.ErrorIs(t, err, rabbitmq.ErrUnroutable, "a tenant without a queue")
 	require.Len(t, list(t, s, tenantB, Filter{}), 1)
 }
@@ -101,7 +101,7 @@ func TestReplayHasTheProperties(t *testing.T) {
 	kept.UserId, kept.Expiration, kept.DeliveryMode = "u", "1", amqp.Transient
 	var o outlet
 	for _, edited := range [][]byte{nil, []byte(`{"edited":true}`)} {
-		l := letter(tenantA, 7)
+		l := newTestEntry(tenantA, 7)
 		l.Properties = amqptest.Encode(kept)
 		record(t, s, l)
 		_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, edited)
@@ -115,11 +115,11 @@ func TestReplayHasTheProperties(t *testing.T) {
 	}
 }
 
-// A message that was stored meanwhile must not be stored twice, and its letter is of no use any more.
+// A message that was stored meanwhile must not be stored twice, and its dead letter is of no use any more.
 func TestReplayOfAStoredMessage(t *testing.T) {
 	t.Parallel()
 	s, operator := database(t)
-	l := letter(tenantA, 1)
+	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	storeMessage(t, operator, tenantA, *l.MessageID)
 	var o outlet
@@ -130,11 +130,11 @@ func TestReplayOfAStoredMessage(t *testing.T) {
 	require.Empty(t, list(t, s, tenantA, Filter{}))
 }
 
-// A replay whose message fails again faster than the letter is removed must not remove the new failure.
-func TestReplayKeepsALetterThatCameAgain(t *testing.T) {
+// A replay whose message fails again faster than the dead letter is removed must not remove the new failure.
+func TestReplayKeepsADeadLetterThatCameAgain(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	l := letter(tenantA, 1)
+	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	o := outlet{during: func() { record(t, s, l) }}
 	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
@@ -145,10 +145,10 @@ func TestReplayKeepsALetterThatCameAgain(t *testing.T) {
 	require.EqualValues(t, 2, left[0].Version)
 }
 
-func TestReplayThatCannotPublishKeepsTheLetter(t *testing.T) {
+func TestReplayThatCannotPublishKeepsTheDeadLetter(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	l := letter(tenantA, 1)
+	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	o := outlet{fail: func(rabbitmq.Message) error { return rabbitmq.ErrBlocked }}
 	_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
@@ -172,7 +172,7 @@ func TestReplayOfAPayloadThatCannotBeStored(t *testing.T) {
 		{strings.Repeat("[", 300) + strings.Repeat("]", 300), contract.ReasonTooDeep},
 		{`"` + strings.Repeat("x", 10_000) + `"`, contract.ReasonTooLarge},
 	} {
-		l := letter(tenantA, n)
+		l := newTestEntry(tenantA, n)
 		l.Payload, l.OriginalMessageID = []byte(c.payload), ""
 		record(t, s, l)
 		_, err := r.Replay(t.Context(), tenantA, l.ID, nil)
@@ -197,9 +197,9 @@ func TestReplayOfAPayloadThatCannotBeStored(t *testing.T) {
 func TestReplayOfAMessageWithoutAnID(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	l := letter(tenantA, 1)
+	l := newTestEntry(tenantA, 1)
 	l.MessageID, l.OriginalMessageID = nil, ""
-	o := outlet{during: func() { record(t, s, l) }} // the letter stays, as if it could not be removed
+	o := outlet{during: func() { record(t, s, l) }} // the dead letter stays, as if it could not be removed
 	r := replayer(t, s, &o, 100)
 	record(t, s, l)
 	for range 2 {
@@ -214,9 +214,9 @@ func TestReplayOfAMessageWithoutAnID(t *testing.T) {
 func TestReplayAll(t *testing.T) {
 	t.Parallel()
 	s, operator := database(t)
-	var all []Letter
+	var all []Entry
 	for n := range 250 {
-		l := letter(tenantA, n)
+		l := newTestEntry(tenantA, n)
 		switch n % 50 {
 		case 0:
 			l.Payload = []byte("{")
@@ -225,9 +225,9 @@ func TestReplayAll(t *testing.T) {
 		}
 		all = append(all, l)
 	}
-	other := letter(tenantA, 1000)
+	other := newTestEntry(tenantA, 1000)
 	other.Reason = contract.ReasonNotJSON
-	record(t, s, append(all, other, letter(tenantB, 1))...)
+	record(t, s, append(all, other, newTestEntry(tenantB, 1))...)
 	var o outlet
 	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{Reason: contract.ReasonRejected}, Position{})
 	require.NoError(t, err)
@@ -242,9 +242,9 @@ func TestReplayAll(t *testing.T) {
 func TestReplayAllIsSlowAndGoesOnWhereItStopped(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	var all []Letter
+	var all []Entry
 	for n := range 60 {
-		all = append(all, letter(tenantA, n))
+		all = append(all, newTestEntry(tenantA, n))
 	}
 	record(t, s, all...)
 	var o outlet
@@ -271,9 +271,9 @@ func TestReplayAllIsSlowAndGoesOnWhereItStopped(t *testing.T) {
 func TestReplayAllStopsAtAnErrorAndSaysWhatIsDone(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	var all []Letter
+	var all []Entry
 	for n := range 150 {
-		all = append(all, letter(tenantA, n))
+		all = append(all, newTestEntry(tenantA, n))
 	}
 	record(t, s, all...)
 	o := outlet{fail: func(m rabbitmq.Message) error {
@@ -291,7 +291,7 @@ func TestReplayAllStopsAtAnErrorAndSaysWhatIsDone(t *testing.T) {
 func TestReplayAllRunsOnceATenant(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	record(t, s, letter(tenantA, 1), letter(tenantB, 1))
+	record(t, s, newTestEntry(tenantA, 1), newTestEntry(tenantB, 1))
 	inside, leave := make(chan struct{}), make(chan struct{})
 	o := outlet{during: func() { inside <- struct{}{}; <-leave }}
 	r := replayer(t, s, &o, 10)

@@ -17,43 +17,43 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 )
 
-// ErrNotFound says that a tenant has no such letter.
+// ErrNotFound says that a tenant has no such dead letter.
 var ErrNotFound = errors.New("no such dead letter")
 
-// Filter narrows the letters of a tenant. Its zero value does not.
+// Filter narrows the dead letters of a tenant. Its zero value does not.
 type Filter struct {
-	// Reason of the letters, or empty.
+	// Reason of the dead letters, or empty.
 	Reason contract.Reason
 	// After and Before bound the time of the first failure: at After or later, and before Before. Zero is no bound.
 	After, Before time.Time
 }
 
-// Position is a place in the list of a tenant's letters, which is ordered by the time of the first failure and the id.
+// Position is a place in the list of a tenant's dead letters, which is ordered by the time of the first failure and the id.
 // The zero value is before all of them.
 type Position struct {
 	FirstFailedAt time.Time
 	ID            uuid.UUID
 }
 
-// Page is a run of letters.
+// Page is a run of dead letters.
 type Page struct {
-	Letters []Letter
-	// More letters follow.
+	Entries []Entry
+	// More dead letters follow.
 	More bool
 }
 
 // Limits of a page.
 type Limits struct {
-	// Letters is how many a page has at the most.
-	Letters int
+	// Entries is how many a page has at the most.
+	Entries int
 	// Payload is how many bytes of each payload are read. A longer one is left out as a whole.
 	Payload int
 	// Bytes ends a page once its payloads and headers have as many, these counted as they are when they are shown. It has one
-	// letter at least.
+	// dead letter at least.
 	Bytes int64
 }
 
-// Store keeps dead letters in PostgreSQL. It is safe for concurrent use. Every method sees and changes the letters of
+// Store keeps dead letters in PostgreSQL. It is safe for concurrent use. Every method sees and changes the dead letters of
 // one tenant alone, which row-level security holds it to.
 type Store struct {
 	pool    *pgxpool.Pool
@@ -76,7 +76,7 @@ func (s *Store) inTenant(ctx context.Context, tenant uuid.UUID, what string, fn 
 	return nil
 }
 
-// recordSQL adds letters of one tenant, unless it is retired. A letter that is there already is the same one: it keeps
+// recordSQL adds dead letters of one tenant, unless it is retired. A dead letter that is there already is the same one: it keeps
 // its content and the time of its first failure.
 const recordSQL = `
 INSERT INTO dead_letters AS d (tenant_id, id, message_id, original_message_id, payload, content_type, properties, headers,
@@ -89,17 +89,17 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
     attempts = greatest(d.attempts, excluded.attempts),
     properties = coalesce(d.properties, excluded.properties)`
 
-// lockSQL keeps a tenant from being retired during the transaction (tenant_drop takes the same lock), so that no letter
+// lockSQL keeps a tenant from being retired during the transaction (tenant_drop takes the same lock), so that no dead letter
 // is left of a tenant that has gone.
 const lockSQL = `SELECT pg_advisory_xact_lock_shared(hashtextextended($1::text, 0))`
 
-// Record commits letters, of any tenants, in one transaction. It returns how many it has discarded because their
+// Record commits dead letters, of any tenants, in one transaction. It returns how many it has discarded because their
 // tenant is retired.
-func (s *Store) Record(ctx context.Context, letters []Letter) (discarded int, err error) {
+func (s *Store) Record(ctx context.Context, entries []Entry) (discarded int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	batch := &pgx.Batch{}
-	for _, group := range byTenant(letters) {
+	for _, group := range byTenant(entries) {
 		tenant, columns := group[0].TenantID, newColumns(group)
 		batch.Queue(postgres.SetTenant, tenant.String())
 		batch.Queue(lockSQL, tenant.String())
@@ -120,18 +120,18 @@ func (s *Store) Record(ctx context.Context, letters []Letter) (discarded int, er
 		return results.Close()
 	})
 	if err != nil {
-		return 0, fmt.Errorf("record %d dead letters: %w", len(letters), err)
+		return 0, fmt.Errorf("record %d dead letters: %w", len(entries), err)
 	}
 	return discarded, nil
 }
 
-// byTenant groups letters by tenant, always in the same order of tenants. Of a letter that occurs twice, which one
+// byTenant groups dead letters by tenant, always in the same order of tenants. Of a dead letter that occurs twice, which one
 // INSERT could not take, the last one is kept.
-func byTenant(letters []Letter) [][]Letter {
+func byTenant(entries []Entry) [][]Entry {
 	type key struct{ tenant, id uuid.UUID }
-	place := make(map[key]int, len(letters))
-	var unique []Letter
-	for _, l := range letters {
+	place := make(map[key]int, len(entries))
+	var unique []Entry
+	for _, l := range entries {
 		k := key{l.TenantID, l.ID}
 		if at, twice := place[k]; twice {
 			unique[at] = l
@@ -140,8 +140,8 @@ func byTenant(letters []Letter) [][]Letter {
 		place[k] = len(unique)
 		unique = append(unique, l)
 	}
-	slices.SortStableFunc(unique, func(a, b Letter) int { return slices.Compare(a.TenantID[:], b.TenantID[:]) })
-	var groups [][]Letter
+	slices.SortStableFunc(unique, func(a, b Entry) int { return slices.Compare(a.TenantID[:], b.TenantID[:]) })
+	var groups [][]Entry
 	for len(unique) > 0 {
 		n := 1
 		for n < len(unique) && unique[n].TenantID == unique[0].TenantID {
@@ -152,7 +152,7 @@ func byTenant(letters []Letter) [][]Letter {
 	return groups
 }
 
-// columns are letters, transposed.
+// columns are dead letters, transposed.
 type columns struct {
 	ids, messageIDs                           []*uuid.UUID
 	originals, types, headers, reasons, texts []string
@@ -161,10 +161,10 @@ type columns struct {
 	first, last                               []time.Time
 }
 
-func newColumns(letters []Letter) *columns {
+func newColumns(entries []Entry) *columns {
 	c := &columns{}
-	for i := range letters {
-		l := &letters[i]
+	for i := range entries {
+		l := &entries[i]
 		c.ids, c.messageIDs = append(c.ids, &l.ID), append(c.messageIDs, l.MessageID)
 		c.originals, c.types = append(c.originals, l.OriginalMessageID), append(c.types, l.ContentType)
 		c.headers = append(c.headers, string(l.Headers))
@@ -207,13 +207,13 @@ func where(tenant uuid.UUID, filter Filter, after Position) (string, []any) {
 	return strings.Join(conditions, " AND "), arguments
 }
 
-// List returns the letters of tenant behind a position.
+// List returns the dead letters of tenant behind a position.
 func (s *Store) List(ctx context.Context, tenant uuid.UUID, filter Filter, after Position, limits Limits) (Page, error) {
 	var page Page
 	condition, arguments := where(tenant, filter, after)
 	// Sizes first: the length of a payload is known without reading it.
 	sizes := fmt.Sprintf(`SELECT id, octet_length(payload), coalesce(%d * octet_length(properties)::bigint, octet_length(headers::text) - 2)
-		FROM dead_letters WHERE %s ORDER BY first_failed_at, id LIMIT %d`, headerGrowth, condition, limits.Letters+1)
+		FROM dead_letters WHERE %s ORDER BY first_failed_at, id LIMIT %d`, headerGrowth, condition, limits.Entries+1)
 	err := s.inTenant(ctx, tenant, "list dead letters", func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sizes, arguments...)
 		if err != nil {
@@ -227,7 +227,7 @@ func (s *Store) List(ctx context.Context, tenant uuid.UUID, filter Filter, after
 				size = 0
 			}
 			total += size + headers
-			if page.More = page.More || len(ids) == limits.Letters || (len(ids) > 0 && total > limits.Bytes); !page.More {
+			if page.More = page.More || len(ids) == limits.Entries || (len(ids) > 0 && total > limits.Bytes); !page.More {
 				ids = append(ids, id)
 			}
 			return nil
@@ -239,45 +239,45 @@ func (s *Store) List(ctx context.Context, tenant uuid.UUID, filter Filter, after
 		if err != nil {
 			return err
 		}
-		page.Letters, err = pgx.CollectRows(rows, scanLetter)
+		page.Entries, err = pgx.CollectRows(rows, scanEntry)
 		return err
 	})
 	return page, err
 }
 
-// selectSQL reads whole letters; $3 is the longest payload that is read.
+// selectSQL reads whole dead letters; $3 is the longest payload that is read.
 const selectSQL = `
 SELECT tenant_id, id, message_id, original_message_id, CASE WHEN octet_length(payload) <= $3::integer THEN payload END,
        octet_length(payload), content_type, properties, headers, reason, error, attempts, version, first_failed_at, last_failed_at
 FROM dead_letters`
 
-func scanLetter(row pgx.CollectableRow) (Letter, error) {
-	var l Letter
+func scanEntry(row pgx.CollectableRow) (Entry, error) {
+	var l Entry
 	err := row.Scan(&l.TenantID, &l.ID, &l.MessageID, &l.OriginalMessageID, &l.Payload, &l.PayloadSize, &l.ContentType,
 		(*[]byte)(&l.Properties), &l.Headers, &l.Reason, &l.Error, &l.Attempts, &l.Version, &l.FirstFailedAt, &l.LastFailedAt)
 	l.FirstFailedAt, l.LastFailedAt = l.FirstFailedAt.UTC(), l.LastFailedAt.UTC()
 	return l, err
 }
 
-// Find returns a letter with its payload, unless that is longer than maxPayload: then Payload is nil. The error is
-// [ErrNotFound] if there is no such letter.
-func (s *Store) Find(ctx context.Context, tenant, id uuid.UUID, maxPayload int) (Letter, error) {
-	var letter Letter
+// Find returns a dead letter with its payload, unless that is longer than maxPayload: then Payload is nil. The error is
+// [ErrNotFound] if there is no such dead letter.
+func (s *Store) Find(ctx context.Context, tenant, id uuid.UUID, maxPayload int) (Entry, error) {
+	var entry Entry
 	err := s.inTenant(ctx, tenant, "read a dead letter", func(ctx context.Context, tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, selectSQL+` WHERE tenant_id = $1 AND id = $2`, tenant, id, maxPayload)
 		if err != nil {
 			return err
 		}
-		letter, err = pgx.CollectExactlyOneRow(rows, scanLetter)
+		entry, err = pgx.CollectExactlyOneRow(rows, scanEntry)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNotFound
 		}
 		return err
 	})
-	return letter, err
+	return entry, err
 }
 
-// Count returns how many letters of tenant pass filter.
+// Count returns how many dead letters of tenant pass filter.
 func (s *Store) Count(ctx context.Context, tenant uuid.UUID, filter Filter) (count int64, err error) {
 	condition, arguments := where(tenant, filter, Position{})
 	err = s.inTenant(ctx, tenant, "count dead letters", func(ctx context.Context, tx pgx.Tx) error {
@@ -286,7 +286,7 @@ func (s *Store) Count(ctx context.Context, tenant uuid.UUID, filter Filter) (cou
 	return count, err
 }
 
-// Drop removes a letter. The error is [ErrNotFound] if there is no such letter.
+// Drop removes a dead letter. The error is [ErrNotFound] if there is no such dead letter.
 func (s *Store) Drop(ctx context.Context, tenant, id uuid.UUID) error {
 	return s.inTenant(ctx, tenant, "drop a dead letter", func(ctx context.Context, tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `DELETE FROM dead_letters WHERE tenant_id = $1 AND id = $2`, tenant, id)
@@ -297,10 +297,10 @@ func (s *Store) Drop(ctx context.Context, tenant, id uuid.UUID) error {
 	})
 }
 
-// dropChunk keeps a transaction that drops many letters short: an open one holds back all readers.
+// dropChunk keeps a transaction that drops many dead letters short: an open one holds back all readers.
 const dropChunk = 1000
 
-// DropAll removes the letters of tenant that pass filter and returns how many these were, also when it returns an error:
+// DropAll removes the dead letters of tenant that pass filter and returns how many these were, also when it returns an error:
 // what was dropped until then is gone.
 func (s *Store) DropAll(ctx context.Context, tenant uuid.UUID, filter Filter) (dropped int64, err error) {
 	condition, arguments := where(tenant, filter, Position{})
@@ -337,11 +337,11 @@ func (s *Store) stored(ctx context.Context, tenant uuid.UUID, ids []uuid.UUID) (
 	return found, err
 }
 
-// remove deletes those of letters that are still the version given.
-func (s *Store) remove(ctx context.Context, tenant uuid.UUID, letters []Letter) error {
-	ids, versions := make([]uuid.UUID, len(letters)), make([]int64, len(letters))
-	for i := range letters {
-		ids[i], versions[i] = letters[i].ID, letters[i].Version
+// remove deletes those of dead letters that are still the version given.
+func (s *Store) remove(ctx context.Context, tenant uuid.UUID, entries []Entry) error {
+	ids, versions := make([]uuid.UUID, len(entries)), make([]int64, len(entries))
+	for i := range entries {
+		ids[i], versions[i] = entries[i].ID, entries[i].Version
 	}
 	return s.inTenant(ctx, tenant, "remove replayed dead letters", func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `DELETE FROM dead_letters d USING unnest($2::uuid[], $3::bigint[]) AS replayed (id, version)
@@ -350,14 +350,14 @@ func (s *Store) remove(ctx context.Context, tenant uuid.UUID, letters []Letter) 
 	})
 }
 
-// Stat is the state of one tenant's letters.
+// Stat is the state of one tenant's dead letters.
 type Stat struct {
 	TenantID uuid.UUID
 	Count    int64
 	Oldest   time.Time
 }
 
-// Stats returns the state of every tenant that has letters.
+// Stats returns the state of every tenant that has dead letters.
 func (s *Store) Stats(ctx context.Context) ([]Stat, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()

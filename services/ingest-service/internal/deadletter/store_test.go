@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is the limit of every wait in these tests; none of them takes nearly as long.
-const patience = 30 * time.Second
+// waitLimit is the limit of every wait in these tests; none of them takes nearly as long.
+const waitLimit = 30 * time.Second
 
 // database is a store, and an operator who sees everything.
 func database(t *testing.T) (*Store, *pgxpool.Pool) {
@@ -44,40 +44,40 @@ func database(t *testing.T) (*Store, *pgxpool.Pool) {
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // fixed values of types that have no constants
 
-// letter is the n-th letter of a tenant: one a second.
-func letter(tenant uuid.UUID, n int) Letter {
+// newTestEntry is the n-th dead letter of a tenant: one a second.
+func newTestEntry(tenant uuid.UUID, n int) Entry {
 	messageID := uuid.UUID(contract.MessageID(tenant, fmt.Sprint(n)))
 	payload := fmt.Appendf(nil, `{"n":%d}`, n)
 	at := epoch.Add(time.Duration(n) * time.Second)
-	return Letter{
-		ID: LetterID(tenant, fmt.Sprint(n), contract.ReasonRejected, payload), TenantID: tenant, MessageID: &messageID,
+	return Entry{
+		ID: EntryID(tenant, fmt.Sprint(n), contract.ReasonRejected, payload), TenantID: tenant, MessageID: &messageID,
 		OriginalMessageID: fmt.Sprint(n), Payload: payload, PayloadSize: int64(len(payload)), ContentType: "application/json",
 		Headers: []byte(`{}`), Reason: contract.ReasonRejected, Error: "refused", Attempts: 1, Version: 1, FirstFailedAt: at, LastFailedAt: at,
 	}
 }
 
-func record(t *testing.T, s *Store, letters ...Letter) {
+func record(t *testing.T, s *Store, entries ...Entry) {
 	t.Helper()
-	discarded, err := s.Record(t.Context(), letters)
+	discarded, err := s.Record(t.Context(), entries)
 	require.NoError(t, err)
 	require.Zero(t, discarded)
 }
 
-var everything = Limits{Letters: 1000, Payload: 1 << 20, Bytes: 8 << 20} //nolint:gochecknoglobals // fixed values of types that have no constants
+var everything = Limits{Entries: 1000, Payload: 1 << 20, Bytes: 8 << 20} //nolint:gochecknoglobals // fixed values of types that have no constants
 
-func list(t *testing.T, s *Store, tenant uuid.UUID, filter Filter) []Letter {
+func list(t *testing.T, s *Store, tenant uuid.UUID, filter Filter) []Entry {
 	t.Helper()
 	page, err := s.List(t.Context(), tenant, filter, Position{}, everything)
 	require.NoError(t, err)
-	return page.Letters
+	return page.Entries
 }
 
-// A letter that comes twice, because its recorder died before it could acknowledge, is one letter.
+// A dead letter that comes twice, because its recorder died before it could acknowledge, is one dead letter.
 func TestRecordIsIdempotent(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	l := letter(tenantA, 1)
-	record(t, s, l, letter(tenantB, 1), letter(tenantA, 2), l)
+	l := newTestEntry(tenantA, 1)
+	record(t, s, l, newTestEntry(tenantB, 1), newTestEntry(tenantA, 2), l)
 	got, err := s.Find(t.Context(), tenantA, l.ID, 1<<20)
 	require.NoError(t, err)
 	require.Equal(t, l, got)
@@ -119,12 +119,12 @@ func TestRecordTakesWhateverProducersSend(t *testing.T) {
 }
 
 // A deleted tenant must not come back through its dead letters, and what is discarded is counted.
-func TestRecordDiscardsLettersOfRetiredTenants(t *testing.T) {
+func TestRecordDiscardsDeadLettersOfRetiredTenants(t *testing.T) {
 	t.Parallel()
 	s, operator := database(t)
 	_, err := operator.Exec(t.Context(), `SELECT tenant_drop($1)`, tenantA)
 	require.NoError(t, err)
-	discarded, err := s.Record(t.Context(), []Letter{letter(tenantA, 1), letter(tenantB, 1), letter(tenantA, 2)})
+	discarded, err := s.Record(t.Context(), []Entry{newTestEntry(tenantA, 1), newTestEntry(tenantB, 1), newTestEntry(tenantA, 2)})
 	require.NoError(t, err)
 	require.Equal(t, 2, discarded)
 	require.Empty(t, list(t, s, tenantA, Filter{}))
@@ -140,7 +140,7 @@ func TestRecordWhileATenantIsRetired(t *testing.T) {
 		var group sync.WaitGroup
 		group.Go(func() {
 			for n := range 10 {
-				if _, err := s.Record(t.Context(), []Letter{letter(tenant, n)}); err != nil {
+				if _, err := s.Record(t.Context(), []Entry{newTestEntry(tenant, n)}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -154,16 +154,16 @@ func TestRecordWhileATenantIsRetired(t *testing.T) {
 	}
 }
 
-// Nobody sees, replays or drops another tenant's letters.
-func TestLettersBelongToTheirTenant(t *testing.T) {
+// Nobody sees, replays or drops another tenant's dead letters.
+func TestDeadLettersBelongToTheirTenant(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	l := letter(tenantA, 1)
+	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	_, err := s.Find(t.Context(), tenantB, l.ID, 1<<20)
 	require.ErrorIs(t, err, ErrNotFound)
 	require.ErrorIs(t, s.Drop(t.Context(), tenantB, l.ID), ErrNotFound)
-	require.NoError(t, s.remove(t.Context(), tenantB, []Letter{l}))
+	require.NoError(t, s.remove(t.Context(), tenantB, []Entry{l}))
 	require.Empty(t, list(t, s, tenantB, Filter{}))
 	dropped, err := s.DropAll(t.Context(), tenantB, Filter{})
 	require.NoError(t, err)
@@ -181,9 +181,9 @@ func TestLettersBelongToTheirTenant(t *testing.T) {
 func TestListPages(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	var all []Letter
+	var all []Entry
 	for n := range 25 {
-		l := letter(tenantA, n)
+		l := newTestEntry(tenantA, n)
 		l.FirstFailedAt = epoch.Add(time.Duration(n/5) * time.Second) // many at the same time
 		all = append(all, l)
 	}
@@ -192,10 +192,10 @@ func TestListPages(t *testing.T) {
 		seen := map[uuid.UUID]bool{}
 		var at Position
 		for more := true; more; {
-			page, err := s.List(t.Context(), tenantA, Filter{}, at, Limits{Letters: limit, Payload: 100, Bytes: 1 << 20})
+			page, err := s.List(t.Context(), tenantA, Filter{}, at, Limits{Entries: limit, Payload: 100, Bytes: 1 << 20})
 			require.NoError(t, err)
-			require.LessOrEqual(t, len(page.Letters), limit)
-			for _, l := range page.Letters {
+			require.LessOrEqual(t, len(page.Entries), limit)
+			for _, l := range page.Entries {
 				require.False(t, seen[l.ID])
 				seen[l.ID] = true
 				require.False(t, l.FirstFailedAt.Before(at.FirstFailedAt))
@@ -206,54 +206,54 @@ func TestListPages(t *testing.T) {
 		require.Len(t, seen, 25)
 		page, err := s.List(t.Context(), tenantA, Filter{}, at, everything)
 		require.NoError(t, err)
-		require.Equal(t, Page{Letters: []Letter{}}, page)
+		require.Equal(t, Page{Entries: []Entry{}}, page)
 	}
 }
 
-// A page has to fit into memory, whatever the letters hold.
+// A page has to fit into memory, whatever the dead letters hold.
 func TestListLimitsBytes(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	for n := range 6 {
-		l := letter(tenantA, n)
+		l := newTestEntry(tenantA, n)
 		l.Payload = bytes.Repeat([]byte("x"), 1000)
 		if n == 1 {
 			l.Payload = bytes.Repeat([]byte("x"), 5000)
 		}
 		record(t, s, l)
 	}
-	page, err := s.List(t.Context(), tenantA, Filter{}, Position{}, Limits{Letters: 10, Payload: 2000, Bytes: 3000})
+	page, err := s.List(t.Context(), tenantA, Filter{}, Position{}, Limits{Entries: 10, Payload: 2000, Bytes: 3000})
 	require.NoError(t, err)
 	require.True(t, page.More)
-	require.Len(t, page.Letters, 4, "three of 1000 bytes, and one that is left out")
-	require.Nil(t, page.Letters[1].Payload)
-	require.EqualValues(t, 5000, page.Letters[1].PayloadSize)
-	require.Len(t, page.Letters[0].Payload, 1000)
-	page, err = s.List(t.Context(), tenantA, Filter{}, Position{}, Limits{Letters: 10, Payload: 2000, Bytes: 1})
+	require.Len(t, page.Entries, 4, "three of 1000 bytes, and one that is left out")
+	require.Nil(t, page.Entries[1].Payload)
+	require.EqualValues(t, 5000, page.Entries[1].PayloadSize)
+	require.Len(t, page.Entries[0].Payload, 1000)
+	page, err = s.List(t.Context(), tenantA, Filter{}, Position{}, Limits{Entries: 10, Payload: 2000, Bytes: 1})
 	require.NoError(t, err)
-	require.Len(t, page.Letters, 1, "a page always gets on")
+	require.Len(t, page.Entries, 1, "a page always gets on")
 
 	for n := range 3 { // headers count as they are when they are shown
-		l := letter(tenantB, n)
+		l := newTestEntry(tenantB, n)
 		l.Properties = bytes.Repeat([]byte{0}, 1000)
 		if n == 1 { // as an earlier version has kept them
 			l.Properties, l.Headers = nil, fmt.Appendf(nil, `{"a": %q}`, strings.Repeat("x", 6000))
 		}
 		record(t, s, l)
 	}
-	page, err = s.List(t.Context(), tenantB, Filter{}, Position{}, Limits{Letters: 10, Payload: 2000, Bytes: 12_100})
+	page, err = s.List(t.Context(), tenantB, Filter{}, Position{}, Limits{Entries: 10, Payload: 2000, Bytes: 12_100})
 	require.NoError(t, err)
 	require.True(t, page.More)
-	require.Len(t, page.Letters, 2)
-	require.Len(t, page.Letters[0].Properties, 1000)
-	require.Nil(t, page.Letters[1].Properties)
+	require.Len(t, page.Entries, 2)
+	require.Len(t, page.Entries[0].Properties, 1000)
+	require.Nil(t, page.Entries[1].Properties)
 }
 
 // A dead letter that an instance of an earlier version has recorded gets its properties when it comes again, and keeps them.
 func TestPropertiesAreAddedOnce(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	l := letter(tenantA, 1)
+	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	for _, properties := range []string{"first", "second"} {
 		l.Properties = []byte(properties)
@@ -268,7 +268,7 @@ func TestFilters(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	for n := range 10 {
-		l := letter(tenantA, n)
+		l := newTestEntry(tenantA, n)
 		if n%2 == 1 {
 			l.Reason = contract.ReasonNotJSON
 		}
@@ -301,13 +301,13 @@ func TestFilters(t *testing.T) {
 func TestDrop(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	l := letter(tenantA, 1)
+	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	require.NoError(t, s.Drop(t.Context(), tenantA, l.ID))
 	require.ErrorIs(t, s.Drop(t.Context(), tenantA, l.ID), ErrNotFound)
-	var many []Letter
+	var many []Entry
 	for n := range 2*dropChunk + 10 {
-		many = append(many, letter(tenantA, n))
+		many = append(many, newTestEntry(tenantA, n))
 	}
 	record(t, s, many...)
 	dropped, err := s.DropAll(t.Context(), tenantA, Filter{})
@@ -318,10 +318,10 @@ func TestDrop(t *testing.T) {
 func TestGauges(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
-	old := letter(tenantA, 1)
+	old := newTestEntry(tenantA, 1)
 	old.FirstFailedAt = time.Now().Add(-time.Hour)
-	record(t, s, old, letter(tenantB, 1))
-	recent := letter(tenantB, 1)
+	record(t, s, old, newTestEntry(tenantB, 1))
+	recent := newTestEntry(tenantB, 1)
 	require.NoError(t, s.Drop(t.Context(), tenantB, recent.ID))
 
 	reg := prometheus.NewPedanticRegistry()
@@ -330,7 +330,7 @@ func TestGauges(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx, s, zaptest.NewLogger(t)) }()
-	require.Eventually(t, func() bool { return testutil.CollectAndCount(m, "mtm_dead_letters") == 1 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return testutil.CollectAndCount(m, "mtm_dead_letters") == 1 }, waitLimit, time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)
 	families, err := reg.Gather()

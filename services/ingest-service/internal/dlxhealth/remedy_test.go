@@ -70,7 +70,7 @@ func (r *rig) topology(cfg rabbitmq.Config) *reconcile.Topology {
 
 func (r *rig) publish(queue string, headers amqp.Table, expiration string) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(r.t, r.publisher.Publish(ctx, rabbitmq.Message{Key: queue, Publishing: amqp.Publishing{
 		MessageId: queue, Headers: headers, Expiration: expiration, DeliveryMode: amqp.Persistent, Body: []byte(`1`),
@@ -150,7 +150,7 @@ func TestRemedyOfTheRunbook(t *testing.T) {
 		require.NoError(t, err)
 	}
 	// The last two are to be repeated until they have reached all queues: those that have to be started first take a moment.
-	for end := time.Now().Add(patience); time.Now().Before(end) && (r.reported() != nil || started.reported() != nil); {
+	for end := time.Now().Add(waitLimit); time.Now().Before(end) && (r.reported() != nil || started.reported() != nil); {
 		select {
 		case <-t.Context().Done():
 		case <-time.After(repeatRemedy):
@@ -173,13 +173,13 @@ func TestRemedyOfTheRunbook(t *testing.T) {
 	require.Eventually(t, func() bool {
 		id, there := r.parked()
 		return there && id == contract.QueueName(neighbour)
-	}, patience, poll)
+	}, waitLimit, poll)
 	require.Eventually(t, func() bool {
 		if err := topology.Declare(t.Context(), late); err != nil {
 			return false
 		}
-		return topology.Settle(t.Context(), late) == nil
-	}, patience, poll, "tenants can be made again")
+		return topology.Bind(t.Context(), late) == nil
+	}, waitLimit, poll, "tenants can be made again")
 	for _, queue := range halfMade {
 		r.publish(queue, nil, "")
 	}
@@ -187,7 +187,7 @@ func TestRemedyOfTheRunbook(t *testing.T) {
 		id, _ := r.parked()
 		halfMade = slices.DeleteFunc(halfMade, func(queue string) bool { return queue == id })
 		return len(halfMade) == 0
-	}, patience, poll, "queues that were declared meanwhile have their lifetime: %v", &halfMade)
+	}, waitLimit, poll, "queues that were declared meanwhile have their lifetime: %v", &halfMade)
 }
 
 // declareInVain declares queues that dead-letter, which the broker cannot make: it may leave them with a part of their arguments.

@@ -138,6 +138,6 @@ func TestQueueThatCannotDeadLetterIsTold(t *testing.T) {
 		_, err := ch.QueueDelete(queue, false, false, false)
 		return err
 	}))
-	require.Eventually(t, func() bool { return r.reported() == nil }, patience, poll)
+	require.Eventually(t, func() bool { return r.reported() == nil }, waitLimit, poll)
 	require.Zero(t, testutil.ToFloat64(r.watch.stuck))
 }

@@ -26,9 +26,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience = 2 * time.Minute // on a busy machine
-	poll     = 20 * time.Millisecond
-	tier     = 200 * time.Millisecond
+	waitLimit = 2 * time.Minute // on a busy machine
+	poll      = 20 * time.Millisecond
+	tier      = 200 * time.Millisecond
 )
 
 // rig is a watch over a broker, with everything that an instance has declared there.
@@ -84,7 +84,7 @@ func (r *rig) start() {
 
 func (r *rig) do(fn func(ch *amqp.Channel) error) error {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	session, err := r.link.Session(ctx)
 	require.NoError(r.t, err)
@@ -122,20 +122,20 @@ func (r *rig) degraded(causes ...string) {
 			}
 		}
 		return len(lines) == len(causes)
-	}, patience, poll, "want %v", causes)
+	}, waitLimit, poll, "want %v", causes)
 	require.Zero(r.t, testutil.ToFloat64(r.watch.up))
 }
 
 // degradedBy waits until the cause is reported, perhaps with others.
 func (r *rig) degradedBy(cause string) {
 	r.t.Helper()
-	require.Eventually(r.t, func() bool { err := r.reported(); return err != nil && strings.Contains(err.Error(), cause+": ") }, patience, poll)
+	require.Eventually(r.t, func() bool { err := r.reported(); return err != nil && strings.Contains(err.Error(), cause+": ") }, waitLimit, poll)
 }
 
 // fine waits until nothing is reported, and a canary has come back both ways since.
 func (r *rig) fine() {
 	r.t.Helper()
-	if !assert.Eventually(r.t, func() bool { return r.reported() == nil }, patience, poll) {
+	if !assert.Eventually(r.t, func() bool { return r.reported() == nil }, waitLimit, poll) {
 		require.NoError(r.t, r.reported())
 	}
 	require.InDelta(r.t, 1, testutil.ToFloat64(r.watch.up), 0)
@@ -145,7 +145,7 @@ func (r *rig) fine() {
 				_, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 				return err
 			}) == nil
-		}, patience, poll)
+		}, waitLimit, poll)
 	}
 	require.NoError(r.t, r.reported())
 }

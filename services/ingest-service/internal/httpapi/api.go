@@ -40,10 +40,10 @@ func (c Config) BodyLimit() int { return max(c.MessageBody, c.BatchBody) }
 
 // Dependencies are what the API acts on.
 type Dependencies struct {
-	Tenants   Tenants
-	Publisher Publisher
-	Letters   *deadletter.Store
-	Replayer  *deadletter.Replayer
+	Tenants     Tenants
+	Publisher   Publisher
+	DeadLetters *deadletter.Store
+	Replayer    *deadletter.Replayer
 }
 
 // api answers the requests.
@@ -61,12 +61,12 @@ func Mount(server *rest.Server, verifier *auth.Verifier, deps Dependencies, cfg 
 	authenticated, write, manage := verifier.Authenticate(), auth.Require(auth.ScopeMessagesWrite), auth.Require(auth.ScopeDeadLettersManage)
 	app.Post("/messages", authenticated, write, a.publish)
 	app.Post("/messages/batch", authenticated, write, a.publishBatch)
-	app.Get("/dead-letters", authenticated, manage, rest.NoBody, a.listLetters)
-	app.Delete("/dead-letters", authenticated, manage, rest.NoBody, a.dropLetters)
-	app.Post("/dead-letters/replay", authenticated, manage, rest.NoBody, a.replayLetters)
-	app.Get("/dead-letters/:id", authenticated, manage, rest.NoBody, a.getLetter)
-	app.Delete("/dead-letters/:id", authenticated, manage, rest.NoBody, a.dropLetter)
-	app.Post("/dead-letters/:id/replay", authenticated, manage, a.replayLetter)
+	app.Get("/dead-letters", authenticated, manage, rest.NoBody, a.listDeadLetters)
+	app.Delete("/dead-letters", authenticated, manage, rest.NoBody, a.dropDeadLetters)
+	app.Post("/dead-letters/replay", authenticated, manage, rest.NoBody, a.replayDeadLetters)
+	app.Get("/dead-letters/:id", authenticated, manage, rest.NoBody, a.getDeadLetter)
+	app.Delete("/dead-letters/:id", authenticated, manage, rest.NoBody, a.dropDeadLetter)
+	app.Post("/dead-letters/:id/replay", authenticated, manage, a.replayDeadLetter)
 	server.Swagger(swagger)
 	return a.metrics
 }

@@ -12,30 +12,30 @@ import (
 // if there is none.
 func envelope(body []byte, maxPayload int) (id uuid.UUID, payload []byte, ok bool) {
 	r := envelopeReader{rest: body}
-	if !r.take("{") {
+	if !r.skip("{") {
 		return uuid.Nil, nil, false
 	}
 	for {
 		switch {
-		case payload == nil && r.take(`"payload"`) && r.take(":"):
+		case payload == nil && r.skip(`"payload"`) && r.skip(":"):
 			r.space()
 			length, ok := contract.PayloadIn(r.rest, maxPayload)
 			if !ok {
 				return uuid.Nil, nil, false
 			}
 			payload, r.rest = r.rest[:length], r.rest[length:]
-		case id == uuid.Nil && r.take(`"id"`) && r.take(":"):
+		case id == uuid.Nil && r.skip(`"id"`) && r.skip(":"):
 			if id = r.id(); id == uuid.Nil {
 				return uuid.Nil, nil, false
 			}
 		default:
 			return uuid.Nil, nil, false
 		}
-		if !r.take(",") {
+		if !r.skip(",") {
 			break
 		}
 	}
-	closed := r.take("}")
+	closed := r.skip("}")
 	r.space()
 	return id, payload, closed && payload != nil && len(r.rest) == 0
 }
@@ -55,8 +55,8 @@ func (r *envelopeReader) space() {
 	}
 }
 
-// take passes over token and the white space before it, if that is what comes next.
-func (r *envelopeReader) take(token string) bool {
+// skip passes over token and the white space before it, if that is what comes next.
+func (r *envelopeReader) skip(token string) bool {
 	r.space()
 	if len(r.rest) < len(token) || string(r.rest[:len(token)]) != token {
 		return false
@@ -68,7 +68,7 @@ func (r *envelopeReader) take(token string) bool {
 // id passes over a UUID in the form that [rest.UUID] takes, in a string; else it is uuid.Nil.
 func (r *envelopeReader) id() uuid.UUID {
 	const length = len("0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11")
-	if !r.take(`"`) || len(r.rest) <= length || r.rest[length] != '"' {
+	if !r.skip(`"`) || len(r.rest) <= length || r.rest[length] != '"' {
 		return uuid.Nil
 	}
 	id, err := uuid.ParseBytes(r.rest[:length])

@@ -152,20 +152,20 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 	t.Parallel()
 	const body = `{"id":"` + someID + `","payload":1}`
 	for name, c := range map[string]struct {
-		opts     rabbitmq.QueueOptions
-		code     string
-		inDoubt  bool
-		sabotage func(t *testing.T, s *service, operator *rabbitmq.Link, w *wire)
+		opts          rabbitmq.QueueOptions
+		code          string
+		maybeAccepted bool
+		sabotage      func(t *testing.T, s *service, operator *rabbitmq.Link, w *wire)
 		// cut the connection once the message has reached the queue, while its request waits.
 		cut    bool
 		repair func(t *testing.T, operator *rabbitmq.Link, w *wire)
 	}{
 		"alarm": {
-			code: "broker_blocked", inDoubt: true,
+			code: "broker_blocked", maybeAccepted: true,
 			sabotage: func(t *testing.T, s *service, _ *rabbitmq.Link, w *wire) {
 				t.Helper()
 				w.say(t, append([]byte{0, 10, 0, 60, 13}, "low on memory"...)...) // connection.blocked
-				require.Eventually(t, func() bool { return s.publish(t, active, `{"payload":1}`).status != http.StatusAccepted }, patience, poll)
+				require.Eventually(t, func() bool { return s.publish(t, active, `{"payload":1}`).status != http.StatusAccepted }, waitLimit, poll)
 			},
 			repair: func(t *testing.T, _ *rabbitmq.Link, w *wire) {
 				t.Helper()
@@ -180,7 +180,7 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 					var batch BatchResult
 					s.publishBatch(t, active, strings.Repeat("{\"payload\":1}\n", 100)).into(t, http.StatusAccepted, &batch)
 					return batch.Failed == 100
-				}, patience, poll)
+				}, waitLimit, poll)
 			},
 			repair: func(t *testing.T, operator *rabbitmq.Link, _ *wire) {
 				t.Helper()
@@ -204,13 +204,13 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 			},
 		},
 		"connection lost in mid-flight": {
-			code: "broker_unavailable", inDoubt: true,
+			code: "broker_unavailable", maybeAccepted: true,
 			sabotage: func(_ *testing.T, _ *service, _ *rabbitmq.Link, w *wire) { w.setMute(true) },
 			cut:      true,
 			repair:   func(_ *testing.T, _ *rabbitmq.Link, w *wire) { w.setMute(false) },
 		},
 		"never confirmed": {
-			code: "confirm_timeout", inDoubt: true,
+			code: "confirm_timeout", maybeAccepted: true,
 			sabotage: func(_ *testing.T, _ *service, _ *rabbitmq.Link, w *wire) { w.setMute(true) },
 			repair: func(_ *testing.T, _ *rabbitmq.Link, w *wire) {
 				w.cut() // what was kept back is lost
@@ -233,7 +233,7 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 			p := s.publish(t, active, body).problem(t, http.StatusServiceUnavailable, c.code)
 			close(over)
 			require.NoError(t, <-meanwhile)
-			if c.inDoubt {
+			if c.maybeAccepted {
 				require.Equal(t, someID, field(t, p, "id"), "it says under which id it is safe to repeat")
 			} else {
 				require.Contains(t, p.Detail, "not accepted")
@@ -248,7 +248,7 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 			}
 
 			c.repair(t, operator, w)
-			require.Eventually(t, func() bool { return s.publish(t, active, body).status == http.StatusAccepted }, patience, poll)
+			require.Eventually(t, func() bool { return s.publish(t, active, body).status == http.StatusAccepted }, waitLimit, poll)
 			var batch BatchResult
 			s.publishBatch(t, active, body).into(t, http.StatusAccepted, &batch)
 			require.Equal(t, 1, batch.Accepted)
@@ -267,7 +267,7 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 // cutWhenQueued cuts the connection as soon as there is a message in the active tenant's queue, of which the service has
 // not heard.
 func cutWhenQueued(ctx context.Context, over <-chan struct{}, operator *rabbitmq.Link, w *wire) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	session, err := operator.Session(ctx)
 	if err != nil {

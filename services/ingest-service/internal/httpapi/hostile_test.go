@@ -21,9 +21,9 @@ import (
 // A client that forgets an id, or a filter, must not lose all its dead letters, and must not have them published again.
 func TestAnEmptyIDNeverMeansAll(t *testing.T) {
 	t.Parallel()
-	s, o := serveLetters(t)
+	s, o := serveDeadLetters(t)
 	for n := range 3 {
-		s.letter(t, active, n, "1", contract.ReasonRejected)
+		s.deadLetter(t, active, n, "1", contract.ReasonRejected)
 	}
 	for _, path := range []string{
 		"/dead-letters/", "/dead-letters//", "/dead-letters/%20", "/dead-letters/%2F", "/dead-letters/%2f", "/dead-letters/.", "/dead-letters/..",
@@ -54,7 +54,7 @@ func TestAnEmptyIDNeverMeansAll(t *testing.T) {
 			require.Less(t, got.status, 500, c.path)
 		}
 	}
-	var page LetterPage
+	var page DeadLetterPage
 	s.manage(t, active, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
 	require.Len(t, page.Data, 3)
 	require.Empty(t, o.published)
@@ -75,7 +75,7 @@ func TestAnEmptyIDNeverMeansAll(t *testing.T) {
 		}
 	}
 	// Empty parameters beside the one that counts are absent.
-	var replayed LettersReplayed
+	var replayed DeadLettersReplayed
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?dry_run=true&all=true&reason=&cursor=", "").into(t, http.StatusOK, &replayed)
 	require.EqualValues(t, 3, *replayed.Count)
 	var dropped Dropped
@@ -86,9 +86,9 @@ func TestAnEmptyIDNeverMeansAll(t *testing.T) {
 // Forms and many client libraries send an empty parameter for "none".
 func TestEmptyParametersOfLists(t *testing.T) {
 	t.Parallel()
-	s, _ := serveLetters(t)
-	l := s.letter(t, active, 1, "1", contract.ReasonRejected)
-	var page LetterPage
+	s, _ := serveDeadLetters(t)
+	l := s.deadLetter(t, active, 1, "1", contract.ReasonRejected)
+	var page DeadLetterPage
 	s.manage(t, active, http.MethodGet, "/dead-letters?cursor=&limit=&reason=&failed_after=&failed_before=&tenant_id=", "").into(t, http.StatusOK, &page)
 	require.Len(t, page.Data, 1)
 	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, "/dead-letters/"+l.ID.String()+"?tenant_id=", "").status)
@@ -100,8 +100,8 @@ func TestEmptyParametersOfLists(t *testing.T) {
 // An id is the same id in every spelling that RFC 3986 takes for equal, and no other.
 func TestSpellingsOfAnID(t *testing.T) {
 	t.Parallel()
-	s, _ := serveLetters(t)
-	id := s.letter(t, active, 1, "1", contract.ReasonRejected).ID.String()
+	s, _ := serveDeadLetters(t)
+	id := s.deadLetter(t, active, 1, "1", contract.ReasonRejected).ID.String()
 	for _, same := range []string{strings.ToUpper(id), strings.ReplaceAll(id, "-", "%2D"), strings.ReplaceAll(id, "-", "%2d"), "%" + strconv.FormatInt(int64(id[0]), 16) + id[1:]} {
 		require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, "/dead-letters/"+same, "").status, same)
 	}
@@ -114,8 +114,8 @@ func TestSpellingsOfAnID(t *testing.T) {
 // What is asked for in a body that nobody reads would be ignored.
 func TestRoutesWithoutABody(t *testing.T) {
 	t.Parallel()
-	s, o := serveLetters(t)
-	l := s.letter(t, active, 1, "1", contract.ReasonRejected)
+	s, o := serveDeadLetters(t)
+	l := s.deadLetter(t, active, 1, "1", contract.ReasonRejected)
 	one := "/dead-letters/" + l.ID.String()
 	for _, c := range []struct{ method, path string }{
 		{http.MethodGet, "/dead-letters"},

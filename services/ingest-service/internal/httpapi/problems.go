@@ -44,20 +44,20 @@ func publishProblem(err error, id string) *problem.Problem {
 	unavailable := func(code, detail string, after time.Duration) *problem.Problem {
 		return problem.New(http.StatusServiceUnavailable, code, detail).WithRetryAfter(after)
 	}
-	const inDoubt = "; it may or may not have been accepted, and is safe to repeat with the same id "
+	const maybeAccepted = "; it may or may not have been accepted, and is safe to repeat with the same id "
 	switch {
 	case errors.Is(err, rabbitmq.ErrBlocked):
-		return unavailable("broker_blocked", "the broker has an alarm and takes no messages"+inDoubt+id, retryBlocked).WithField("id", id)
+		return unavailable("broker_blocked", "the broker has an alarm and takes no messages"+maybeAccepted+id, retryBlocked).WithField("id", id)
 	case errors.Is(err, rabbitmq.ErrUnroutable):
 		return unavailable("queue_missing", "the tenant's queue is not there at the moment; the message was not accepted", retryUnavailable)
 	case errors.Is(err, rabbitmq.ErrRejected):
 		return unavailable("queue_full", "the tenant's queue takes no more messages until some are stored; the message was not accepted", retryFull)
 	case errors.Is(err, rabbitmq.ErrUnanswered):
-		return unavailable("queue_unanswered", "the broker is there and the tenant's queue does not answer"+inDoubt+id, retryUnavailable).WithField("id", id)
+		return unavailable("queue_unanswered", "the broker is there and the tenant's queue does not answer"+maybeAccepted+id, retryUnavailable).WithField("id", id)
 	case errors.Is(err, rabbitmq.ErrUnavailable):
-		return unavailable("broker_unavailable", "there is no connection to the broker, or it was lost"+inDoubt+id, retryUnavailable).WithField("id", id)
+		return unavailable("broker_unavailable", "there is no connection to the broker, or it was lost"+maybeAccepted+id, retryUnavailable).WithField("id", id)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return unavailable("confirm_timeout", "the broker has not confirmed the message in time"+inDoubt+id, retryTimeout).WithField("id", id)
+		return unavailable("confirm_timeout", "the broker has not confirmed the message in time"+maybeAccepted+id, retryTimeout).WithField("id", id)
 	default:
 		return problem.New(http.StatusInternalServerError, "internal", "an internal error; the request id leads to its cause in the log")
 	}
@@ -73,8 +73,8 @@ func payloadProblem(err error) error {
 		WithField("payload", refused.Detail)
 }
 
-// letterProblem words the errors of dead letters. Whatever is not known is the database's.
-func letterProblem(err error) error {
+// deadLetterProblem words the errors of dead letters. Whatever is not known is the database's.
+func deadLetterProblem(err error) error {
 	switch {
 	case errors.Is(err, deadletter.ErrNotFound):
 		return problem.New(http.StatusNotFound, "dead_letter_not_found", "there is no such dead letter")
@@ -97,7 +97,7 @@ func replayProblem(err error, id string) error {
 	case isPublishError(err):
 		return fmt.Errorf("%w: %w", publishProblem(err, id), err)
 	default:
-		return letterProblem(err)
+		return deadLetterProblem(err)
 	}
 }
 

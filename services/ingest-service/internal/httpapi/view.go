@@ -66,8 +66,8 @@ type Properties struct {
 	AppID     string `json:"app_id,omitempty"`
 } // @name AMQPProperties
 
-// LetterPage is a page of dead letters.
-type LetterPage struct {
+// DeadLetterPage is a page of dead letters.
+type DeadLetterPage struct {
 	Data []DeadLetter `json:"data"`
 	// Where to go on; on the last page, too.
 	NextCursor string `json:"next_cursor"`
@@ -81,16 +81,16 @@ type Dropped struct {
 	HasMore bool `json:"has_more"`
 } // @name DeadLettersDropped
 
-// LetterReplayed is the answer to the replay of one dead letter.
-type LetterReplayed struct {
+// DeadLetterReplayed is the answer to the replay of one dead letter.
+type DeadLetterReplayed struct {
 	ID        uuid.UUID `json:"id" format:"uuid"`
 	MessageID uuid.UUID `json:"message_id" format:"uuid"`
 	Result    string    `json:"result" enums:"replayed,already_stored"`
 } // @name DeadLetterReplayed
 
-// LettersReplayed is the answer to the replay of many dead letters.
-type LettersReplayed struct {
-	// How many letters there are; of a dry run only.
+// DeadLettersReplayed is the answer to the replay of many dead letters.
+type DeadLettersReplayed struct {
+	// How many dead letters there are; of a dry run only.
 	Count  *int64 `json:"count,omitempty"`
 	DryRun bool   `json:"dry_run"`
 	// Published again.
@@ -106,27 +106,27 @@ type LettersReplayed struct {
 	Stopped string `json:"stopped,omitempty" example:"queue_full"`
 } // @name DeadLettersReplayed
 
-// show renders a letter. Its payload is given as JSON only where a message of it would be: a client that could read
-// the message can read the letter.
-func show(l *deadletter.Letter) DeadLetter {
-	letter := DeadLetter{
+// show renders a dead letter. Its payload is given as JSON only where a message of it would be: a client that could read
+// the message can read the dead letter.
+func show(l *deadletter.Entry) DeadLetter {
+	entry := DeadLetter{
 		ID: l.ID, TenantID: l.TenantID, MessageID: l.MessageID, OriginalMessageID: l.OriginalMessageID,
 		Reason: string(l.Reason), Error: l.Error, Attempts: l.Attempts, PayloadSize: l.PayloadSize,
 		ContentType: l.ContentType, Headers: l.Headers, FirstFailedAt: rest.Timestamp{Time: l.FirstFailedAt}, LastFailedAt: rest.Timestamp{Time: l.LastFailedAt},
 	}
-	letter.showProperties(l.Properties)
+	entry.showProperties(l.Properties)
 	switch {
 	case l.Payload == nil:
-		letter.PayloadOmitted = true
+		entry.PayloadOmitted = true
 	case contract.CheckPayload(l.Payload, math.MaxInt) == nil:
-		letter.Payload = l.Payload
+		entry.Payload = l.Payload
 	default:
-		letter.PayloadBase64 = l.Payload
+		entry.PayloadBase64 = l.Payload
 	}
-	return letter
+	return entry
 }
 
-// showProperties renders properties as they came; those of a letter that an earlier version has recorded are not known.
+// showProperties renders properties as they came; those of a dead letter that an earlier version has recorded are not known.
 func (l *DeadLetter) showProperties(encoded rabbitmq.Properties) {
 	if encoded == nil {
 		l.Properties.ContentType = l.ContentType

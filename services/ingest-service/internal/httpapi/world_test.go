@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 
 const secret = "a secret of thirty-two bytes, at least"
 
-// patience is the limit of every wait in these tests; none of them takes nearly as long.
-const patience = 30 * time.Second
+// waitLimit is the limit of every wait in these tests; none of them takes nearly as long.
+const waitLimit = 30 * time.Second
 
 var (
 	active       = uuid.MustParse("11111111-1111-4111-8111-111111111111") //nolint:gochecknoglobals // a fixed value of a type that has no constants
@@ -96,10 +96,10 @@ var limits = Config{MaxPayload: 4096, MessageBody: 5120, BatchBody: 64 << 10, Ba
 
 // service is the API with what it needs.
 type service struct {
-	url     string
-	client  *http.Client
-	metrics *Metrics
-	letters *deadletter.Store
+	url         string
+	client      *http.Client
+	metrics     *Metrics
+	deadLetters *deadletter.Store
 	// operator sees the whole database; nil without one.
 	operator *pgxpool.Pool
 }
@@ -125,10 +125,10 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	web.Addr, web.RequestTimeout, web.BodyLimit = "127.0.0.1:0", timeout, cfg.BodyLimit()
 	reg := prometheus.NewPedanticRegistry()
 	server := rest.New(web, "ingest-service", reg, zap.NewNop())
-	letters := deadletter.NewStore(pool, 5*time.Second)
-	replayer := deadletter.NewReplayer(letters, publisher, 10_000, cfg.MaxPayload, deadletter.NewMetrics(reg), zap.NewNop())
-	s := &service{client: &http.Client{Transport: openapi.Transport(&http.Transport{})}, letters: letters}
-	s.metrics = Mount(server, verifier, Dependencies{Tenants: directory{}, Publisher: publisher, Letters: letters, Replayer: replayer}, cfg, reg)
+	deadLetters := deadletter.NewStore(pool, 5*time.Second)
+	replayer := deadletter.NewReplayer(deadLetters, publisher, 10_000, cfg.MaxPayload, deadletter.NewMetrics(reg), zap.NewNop())
+	s := &service{client: &http.Client{Transport: openapi.Transport(&http.Transport{})}, deadLetters: deadLetters}
+	s.metrics = Mount(server, verifier, Dependencies{Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer}, cfg, reg)
 	addr, err := server.Listen()
 	require.NoError(t, err)
 	s.url = "http://" + addr.String()
@@ -150,8 +150,8 @@ func serveFake(t *testing.T) (*service, *outlet) {
 	return serve(t, o, nowhere, limits), o
 }
 
-// serveLetters starts the API on a database.
-func serveLetters(t *testing.T) (*service, *outlet) {
+// serveDeadLetters starts the API on a database.
+func serveDeadLetters(t *testing.T) (*service, *outlet) {
 	t.Helper()
 	o := &outlet{}
 	url := backing.Postgres(t)
@@ -195,7 +195,7 @@ func broker(t *testing.T) (*rabbitmq.Link, *rabbitmq.Publisher) {
 
 func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	session, err := link.Session(ctx)
 	require.NoError(t, err)

@@ -51,7 +51,7 @@ func newConnections(l limits, count int, share, open Open, log *zap.Logger) *Con
 		groups: make(map[int]*rabbitmq.Link), changed: make(chan struct{}),
 	}
 	for i := range count {
-		c.shared = append(c.shared, share(fmt.Sprintf("consume %d", i+1), func(err error) { c.hear(i, 0, err) }))
+		c.shared = append(c.shared, share(fmt.Sprintf("consume %d", i+1), func(err error) { c.onReport(i, 0, err) }))
 	}
 	return c
 }
@@ -62,8 +62,8 @@ func (c *Connections) sharedBy(tenant uuid.UUID) int {
 	return (int(tenant[14])<<8 | int(tenant[15])) % len(c.shared)
 }
 
-// hear takes in what a link reports: the shared one with that index, or the one of the group with that number if it is not 0.
-func (c *Connections) hear(index, group int, err error) {
+// onReport takes in what a link reports: the shared one with that index, or the one of the group with that number if it is not 0.
+func (c *Connections) onReport(index, group int, err error) {
 	if err == nil || errors.Is(err, rabbitmq.ErrBlocked) {
 		return
 	}
@@ -105,7 +105,7 @@ func tenantOf(tag string) uuid.UUID {
 	return tenant
 }
 
-// Unrelated hears what a link that no tenant is consumed on reports: a loss there explains others at the same time.
+// Unrelated is told what a link that no tenant is consumed on reports: a loss there explains others at the same time.
 func (c *Connections) Unrelated(err error) {
 	if _, isLost := errors.AsType[*rabbitmq.LostError](err); !isLost {
 		return
@@ -297,7 +297,7 @@ func (c *Connections) connect(run func(*rabbitmq.Link) func(), running map[int]f
 	}
 	for id := range c.plan.groups {
 		if running[id] == nil {
-			link := c.open(fmt.Sprintf("isolated %d", id), func(err error) { c.hear(0, id, err) })
+			link := c.open(fmt.Sprintf("isolated %d", id), func(err error) { c.onReport(0, id, err) })
 			c.groups[id], running[id] = link, run(link)
 		}
 	}

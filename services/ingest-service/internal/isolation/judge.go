@@ -76,10 +76,10 @@ func (p *plan) candidates(s *shared, index int) (all []*member) {
 
 // broke notes that a tenant alone has broken its connection.
 func (p *plan) broke(m *member, cause error, now time.Time) {
-	p.blame(m, cause, now)
+	p.recordLoss(m, cause, now)
 	if m.stage == candidate || m.stage == returning && m.pause == 0 {
 		m.stage = candidate
-		if m.alone++; m.alone < p.limits.alone {
+		if m.aloneLosses++; m.aloneLosses < p.limits.aloneLosses {
 			return // once more
 		}
 	}
@@ -111,7 +111,7 @@ func (p *plan) apply(s split, ready map[uuid.UUID]int64, now time.Time) {
 		if p.members[m.tenant] != m || s.group != nil && m.group != s.group {
 			continue // gone meanwhile
 		}
-		p.blame(m, cause, lost)
+		p.recordLoss(m, cause, lost)
 		m.stage = candidate
 		if n, known := ready[m.tenant]; known && n == 0 {
 			unlikely = append(unlikely, m)

@@ -30,8 +30,8 @@ type limits struct {
 	groups int
 	// connections is how many there are beside the shared ones, at most.
 	connections int
-	// alone is how often a tenant alone has to break its connection to count as failed.
-	alone int
+	// aloneLosses is how often a tenant alone has to break its connection to count as failed.
+	aloneLosses int
 	// firstPause and longestPause are those before the probes of a failed tenant.
 	firstPause, longestPause time.Duration
 }
@@ -39,7 +39,7 @@ type limits struct {
 func defaultLimits() limits {
 	return limits{
 		window: time.Minute, judge: time.Second, hold: 5 * time.Second, longestStay: 2 * time.Minute, start: 30 * time.Second,
-		groups: 8, connections: 16, alone: 2, firstPause: 10 * time.Second, longestPause: 10 * time.Minute,
+		groups: 8, connections: 16, aloneLosses: 2, firstPause: 10 * time.Second, longestPause: 10 * time.Minute,
 	}
 }
 
@@ -70,11 +70,11 @@ type member struct {
 	// relocate has the consumer ask for its connection again; nil while there is none.
 	relocate func()
 
-	breaks, alone int       // connections that were lost with it, and that since it was alone
-	first         time.Time // the first of those losses
-	cause         error     // of the last one
-	pause         time.Duration
-	due           time.Time // of the next probe
+	breaks, aloneLosses int       // connections that were lost with it, and that since it was alone
+	first               time.Time // the first of those losses
+	cause               error     // of the last one
+	pause               time.Duration
+	due                 time.Time // of the next probe
 }
 
 // group is members that share a connection, or wait for one.
@@ -221,7 +221,7 @@ func (p *plan) lostGroup(id int, culprit uuid.UUID, cause error, now time.Time) 
 	if m := g.members[culprit]; m != nil && len(g.members) > 1 {
 		p.leave(m)
 		m.stage = candidate
-		p.blame(m, cause, now)
+		p.recordLoss(m, cause, now)
 		p.enqueue([]*member{m})
 		p.open(now)
 		return
@@ -269,8 +269,8 @@ func (s *shared) end() {
 	clear(s.asked)
 }
 
-// blame notes a loss.
-func (p *plan) blame(m *member, cause error, now time.Time) {
+// recordLoss notes a loss.
+func (p *plan) recordLoss(m *member, cause error, now time.Time) {
 	if m.breaks++; m.first.IsZero() {
 		m.first = now
 	}
@@ -285,7 +285,7 @@ func (p *plan) add(tenant uuid.UUID, index int, relocate func()) *member {
 		p.members[tenant] = m
 	}
 	p.leave(m)
-	m.shared, m.stage, m.alone = index, candidate, 0
+	m.shared, m.stage, m.aloneLosses = index, candidate, 0
 	return m
 }
 

@@ -17,8 +17,8 @@ import (
 
 // routes is a broker that knows ways: exchange and key, and what becomes of a message there. It returns everything else.
 type routes struct {
-	ways  map[[2]string]error
-	taken []string
+	ways     map[[2]string]error
+	accepted []string
 }
 
 func (r *routes) Publish(ctx context.Context, m rabbitmq.Message) error {
@@ -35,7 +35,7 @@ func (r *routes) PublishBatch(_ context.Context, ms []rabbitmq.Message) []error 
 		case err != nil:
 			errs[i] = err
 		default:
-			r.taken = append(r.taken, m.Exchange+" "+m.Publishing.MessageId)
+			r.accepted = append(r.accepted, m.Exchange+" "+m.Publishing.MessageId)
 		}
 	}
 	return errs
@@ -63,14 +63,14 @@ func TestMessagesFindQueuesThatAreBoundAsProducersNeedThem(t *testing.T) {
 	require.ErrorIs(t, errs[2], rabbitmq.ErrUnroutable)
 	require.ErrorIs(t, errs[3], rabbitmq.ErrRejected)
 	require.ErrorIs(t, errs[5], rabbitmq.ErrUnroutable)
-	require.Equal(t, []string{"tenants 2", "messages 1", "messages 5"}, broker.taken)
+	require.Equal(t, []string{"tenants 2", "messages 1", "messages 5"}, broker.accepted)
 	require.Equal(t, []uuid.UUID{old, nowhere, old}, verified)
 
-	broker.taken, verified = nil, nil
+	broker.accepted, verified = nil, nil
 	require.NoError(t, p.Publish(t.Context(), message(contract.TenantsExchange, old, "1")))
 	require.NoError(t, p.Publish(t.Context(), message(contract.TenantsExchange, bound, "2")))
 	require.ErrorIs(t, p.Publish(t.Context(), message(contract.TenantsExchange, nowhere, "3")), rabbitmq.ErrUnroutable)
 	require.ErrorIs(t, p.Publish(t.Context(), message(contract.TenantsExchange, full, "4")), rabbitmq.ErrRejected)
-	require.Equal(t, []string{"messages 1", "tenants 2"}, broker.taken)
+	require.Equal(t, []string{"messages 1", "tenants 2"}, broker.accepted)
 	require.Equal(t, []uuid.UUID{old, nowhere}, verified)
 }

@@ -241,7 +241,7 @@ func (n *node) database() error {
 	return nil
 }
 
-func (n *node) NoteHeard(_ context.Context, instance string) error {
+func (n *node) MarkAlive(_ context.Context, instance string) error {
 	if err := n.database(); err != nil {
 		return err
 	}
@@ -251,7 +251,7 @@ func (n *node) NoteHeard(_ context.Context, instance string) error {
 	return nil
 }
 
-func (n *node) OthersHeard(_ context.Context, instance string, within time.Duration) (bool, error) {
+func (n *node) OthersAlive(_ context.Context, instance string, within time.Duration) (bool, error) {
 	if err := n.database(); err != nil {
 		return false, err
 	}
@@ -265,7 +265,7 @@ func (n *node) OthersHeard(_ context.Context, instance string, within time.Durat
 	return false, nil
 }
 
-func (n *node) ForgetHeard(_ context.Context, instance string) error {
+func (n *node) RemoveMark(_ context.Context, instance string) error {
 	if err := n.database(); err != nil {
 		return err
 	}

@@ -22,15 +22,15 @@ type Partitions interface {
 	Drop(ctx context.Context, tenant uuid.UUID) error
 	// Attached is false for a tenant that was never provisioned, or was deleted.
 	Attached(ctx context.Context, tenant uuid.UUID) (bool, error)
-	// Settled are the tenants whose partition is at least so old and not dropped, the youngest first.
-	Settled(ctx context.Context, age time.Duration) ([]uuid.UUID, error)
+	// AttachedLongerThan are the tenants whose partition is at least so old and not dropped, the youngest first.
+	AttachedLongerThan(ctx context.Context, age time.Duration) ([]uuid.UUID, error)
 }
 
 // Queues makes, removes and looks at tenants' queues; Topology does.
 type Queues interface {
 	Declare(ctx context.Context, tenant uuid.UUID) error
-	// Settle binds a queue that was declared once it can be trusted, and returns then.
-	Settle(ctx context.Context, tenant uuid.UUID) error
+	// Bind binds a queue that was declared once it can be trusted, and returns then.
+	Bind(ctx context.Context, tenant uuid.UUID) error
 	Delete(ctx context.Context, tenant uuid.UUID) error
 	Depths(ctx context.Context, tenants []uuid.UUID, observe func(tenant uuid.UUID, ready int64)) error
 }
@@ -55,7 +55,7 @@ type Consumer interface {
 	Run(ctx context.Context) error
 }
 
-// NewConsumer makes the consumer of a tenant. onChange is to hear when it starts to consume, and what keeps it from it.
+// NewConsumer makes the consumer of a tenant. onChange is told when it starts to consume, and what keeps it from consuming.
 type NewConsumer func(tenant uuid.UUID, state *consumer.State, onChange func(error)) Consumer
 
 // Config is how a controller works.
@@ -96,20 +96,20 @@ type Dependencies struct {
 
 // Controller holds the tenants of this instance.
 type Controller struct {
-	cfg      Config
-	deps     Dependencies
-	reporter *reporter
-	census   *census
-	members  *members
-	resynced resynced      // owned by the goroutine of resync
-	slots    chan struct{} // capacity Concurrency: held while a partition is made, or a tenant torn down
-	declares chan struct{} // capacity declaresPerSlot * Concurrency: held while a queue is made
-	starts   chan struct{} // capacity maxStarts: held while a consumer starts
-	first    chan struct{} // closed once the first snapshot was taken in
-	work     sync.WaitGroup
+	cfg         Config
+	deps        Dependencies
+	reporter    *reporter
+	provisioned *provisionedSet
+	members     *members
+	resynced    resynced      // owned by the goroutine of resync
+	slots       chan struct{} // capacity Concurrency: held while a partition is made, or a tenant torn down
+	declares    chan struct{} // capacity declaresPerSlot * Concurrency: held while a queue is made
+	starts      chan struct{} // capacity maxStarts: held while a consumer starts
+	first       chan struct{} // closed once the first snapshot was taken in
+	work        sync.WaitGroup
 
-	heard  atomic.Int64 // entries that the control channel has told of
-	healed healed       // by the comparison with the registry
+	entriesSeen atomic.Int64 // entries that the control channel has told of
+	healed      healed       // by the comparison with the registry
 
 	mu      sync.RWMutex
 	tenants map[uuid.UUID]*tenant // guarded by mu
@@ -138,7 +138,7 @@ func (c *Controller) mayStart(ctx context.Context) bool {
 // New returns a controller that works once Run is called.
 func New(cfg Config, deps Dependencies) *Controller {
 	c := &Controller{
-		cfg: cfg, deps: deps, census: newCensus(), healed: newHealed(),
+		cfg: cfg, deps: deps, provisioned: newProvisionedSet(), healed: newHealed(),
 		slots:    make(chan struct{}, cfg.Concurrency),
 		declares: make(chan struct{}, declaresPerSlot*cfg.Concurrency),
 		starts:   make(chan struct{}, maxStarts),
@@ -210,7 +210,7 @@ func (c *Controller) setSynced() {
 
 // apply takes in one change of the control channel.
 func (c *Controller) apply(ctx context.Context, entry control.Entry[contract.TenantSpec]) {
-	c.heard.Add(1)
+	c.entriesSeen.Add(1)
 	id, err := uuid.Parse(entry.Key)
 	if err != nil {
 		c.deps.Log.Warn("the control channel has a key that is no tenant id", zap.String("key", entry.Key))
@@ -264,7 +264,7 @@ func (c *Controller) divide() {
 
 // vanish takes in that the control channel no longer names a tenant. One whose teardown is done, or is under way, ends
 // with that. Any other goes on as it is, and the registry will put it back; should it turn out to be retired, because
-// this instance did not hear of its deletion, it is torn down then.
+// this instance was not told of its deletion, it is torn down then.
 func (c *Controller) vanish(id uuid.UUID) {
 	t, known := c.tenant(id)
 	if !known {
@@ -302,7 +302,7 @@ func (c *Controller) Reobserve() {
 // tenant goes on meanwhile.
 func (c *Controller) Verify(id uuid.UUID) {
 	if t, known := c.tenant(id); known {
-		t.doubt()
+		t.requestVerification()
 	}
 }
 
@@ -327,7 +327,7 @@ func (c *Controller) all() []*tenant {
 const lookupTimeout = 500 * time.Millisecond
 
 // Lookup tells what is wanted of a tenant and whether its queue is there; ok is false for a tenant that does not exist. A
-// tenant that this instance has not heard of is looked up in the control channel, for it may have been created this very
+// tenant that this instance does not know is looked up in the control channel, for it may have been created this very
 // moment, and then among the partitions, for a missing key never means deletion: the channel may have lost its data. As
 // long as nobody can tell, every tenant may exist. One whose deletion the registry has not confirmed goes on as it is: a
 // producer that is told of a deletion gives up, and the control channel may be wrong.

@@ -83,7 +83,7 @@ func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
 	t.resting = ready == 0 && unacked == 0
 	t.ready, t.handled, t.looked = ready, t.count(), time.Now()
 	if ready == missing && t.provisioned {
-		// A running consumer would notice by itself; a suspended tenant has none.
+		// A running consumer would notice; a suspended tenant has none.
 		t.provisioned = false
 		t.nudge()
 	}

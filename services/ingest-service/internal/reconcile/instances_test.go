@@ -45,7 +45,7 @@ func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 	r.want(tenant, contract.DesiredSuspended, 1, 1)
 	select {
 	case <-declared:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("no queue is made")
 	}
 
@@ -84,7 +84,7 @@ func (r *rig) dividedAmong(tenant uuid.UUID, workers int, instances ...string) {
 		require.Eventually(r.t, func() bool {
 			entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), name))
 			return err == nil && entry.Value.State == contract.StateRunning && entry.Value.Workers == want
-		}, patience, poll, "%s of %d workers", name, workers)
+		}, waitLimit, poll, "%s of %d workers", name, workers)
 	}
 }
 
@@ -108,7 +108,7 @@ func TestWorkersAreDivided(t *testing.T) {
 			require.Eventually(t, func() bool {
 				q, exists := r.queue(tenant)
 				return exists && q.Consumers == min(workers, len(instances))
-			}, patience, poll)
+			}, waitLimit, poll)
 		}
 	}
 	holds("a", "b")
@@ -116,7 +116,7 @@ func TestWorkersAreDivided(t *testing.T) {
 	holds("a", "b", "c")
 	for tenant := range totals {
 		r.publish(tenant, 20)
-		require.Eventually(t, func() bool { return r.stored(tenant) == 20 }, patience, poll)
+		require.Eventually(t, func() bool { return r.stored(tenant) == 20 }, waitLimit, poll)
 	}
 	stopA()
 	holds("b", "c")
@@ -170,8 +170,8 @@ func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
 		return err == nil && entry.Value.Workers == 1
 	}, 2*contract.HeartbeatTTL, poll)
 	t.Logf("%s was cut off: %s took over after %v; both consumed for %v, nobody for %v", lost, left, time.Since(began), both, nobody)
-	require.Eventually(t, func() bool { q, _ := r.queue(tenant); return q.Consumers == 1 }, patience, poll)
+	require.Eventually(t, func() bool { q, _ := r.queue(tenant); return q.Consumers == 1 }, waitLimit, poll)
 	require.LessOrEqual(t, both, contract.HeartbeatTTL)
 	r.publish(tenant, 10)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll)
 }

@@ -20,12 +20,12 @@ type Heartbeats interface {
 	WatchKeys(ctx context.Context, pattern string, handle func(control.Entry[contract.TenantStatus]), synced func()) error
 }
 
-// Presence is where the instances note, beside the control channel, that they are heard in it; store.Store does.
+// Presence is where the instances note, outside the control channel, that their heartbeats arrive through it; store.Store does.
 type Presence interface {
-	NoteHeard(ctx context.Context, instance string) error
-	// OthersHeard reports whether another instance was heard within the given time.
-	OthersHeard(ctx context.Context, instance string, within time.Duration) (bool, error)
-	ForgetHeard(ctx context.Context, instance string) error
+	MarkAlive(ctx context.Context, instance string) error
+	// OthersAlive reports whether a heartbeat of another instance arrived within the given time.
+	OthersAlive(ctx context.Context, instance string, within time.Duration) (bool, error)
+	RemoveMark(ctx context.Context, instance string) error
 }
 
 // Timing of the members.
@@ -35,19 +35,19 @@ const (
 	// memberGone is how long a heartbeat that was removed keeps its place: a channel that was wiped has removed this instance's
 	// own, too, which is then known.
 	memberGone = time.Second
-	// memberGrace is how long members stay, whatever the channel says, after this instance was not heard in it for a while: the
-	// others, which may have lost it as well, are about to be heard again.
+	// memberGrace is how long members stay, whatever the channel says, after its own heartbeats did not arrive for a while: the
+	// others, which may have lost it as well, are about to send theirs again.
 	memberGrace = contract.HeartbeatInterval + 5*time.Second
-	// unheard is how long after the last heartbeat this instance no longer judges others.
-	unheard = contract.HeartbeatTTL / 2
-	// unheardAtStart is how long an instance that starts waits to be heard before it works as if it were the only one.
-	unheardAtStart = 10 * time.Second
-	// isolationAfter is how long this instance was not heard until it asks the database whether others are, and isolationConfirm
+	// silentAfter is how long after the last heartbeat this instance no longer judges others.
+	silentAfter = contract.HeartbeatTTL / 2
+	// silentAtStart is how long an instance that starts waits for its own heartbeat before it works as if it were the only one.
+	silentAtStart = 10 * time.Second
+	// isolationAfter is how long its own heartbeat is missing until it asks the database whether those of others arrive, and isolationConfirm
 	// for how long that has to be so. Both end before the others take over, which is contract.HeartbeatTTL.
 	isolationAfter   = 2 * contract.HeartbeatInterval
 	isolationConfirm = 4 * time.Second
-	// heardWithin is what counts as heard. It is longer than between two heartbeats.
-	heardWithin = contract.HeartbeatInterval * 3 / 2
+	// aliveWithin is how recent a heartbeat counts as arriving. It is longer than between two heartbeats.
+	aliveWithin = contract.HeartbeatInterval * 3 / 2
 	// presenceTimeout bounds one access to the database.
 	presenceTimeout = 2 * time.Second
 )
@@ -55,24 +55,24 @@ const (
 // members are the instances among which the workers of each tenant are divided: this one, and those whose heartbeat is alive.
 //
 // Each instance sees that for itself. What it sees is the same for all within moments as long as the control channel works. When
-// it does not, this instance cannot tell whether the others have gone or cannot be heard either: every instance keeps its
+// it does not, this instance cannot tell whether the others have gone or are cut off as well: every instance keeps its
 // share. One that alone is cut off, which the others replace when its heartbeat has run out, finds out in the database, without
-// which it could not store anything either, and then works for no tenant until it is heard again.
+// which it could not store anything either, and then works for no tenant until its heartbeat arrives again.
 type members struct {
 	self     string
-	presence Presence // nil: nobody can tell whether others are heard
+	presence Presence // nil: nobody can tell whether others are alive
 	changed  func()   // is told that shares may have changed, and must not block
 	log      *zap.Logger
 
-	mu       sync.Mutex
-	began    time.Time            // guarded by mu
-	synced   bool                 // guarded by mu: the heartbeats that there were at the start are known
-	heard    time.Time            // guarded by mu: when this instance was heard last, zero before the first time
-	again    time.Time            // guarded by mu: since when it is heard without a gap
-	others   map[string]time.Time // guarded by mu: until when each counts
-	isolated time.Time            // guarded by mu: since when others are known to be heard while this one is not, or zero
-	known    bool                 // guarded by mu: shares can be told
-	current  []string             // guarded by mu: the result, never changed in place; empty if this one is cut off
+	mu            sync.Mutex
+	began         time.Time            // guarded by mu
+	synced        bool                 // guarded by mu: the heartbeats that there were at the start are known
+	lastHeartbeat time.Time            // guarded by mu: when its own heartbeat arrived last, zero before the first time
+	again         time.Time            // guarded by mu: since when its heartbeats arrive without a gap
+	others        map[string]time.Time // guarded by mu: until when each counts
+	isolated      time.Time            // guarded by mu: since when others are known to be alive while this one is cut off, or zero
+	known         bool                 // guarded by mu: shares can be told
+	current       []string             // guarded by mu: the result, never changed in place; empty if this one is cut off
 
 	// Owned by the goroutine of run.
 	noted time.Time // when the presence was noted
@@ -154,14 +154,14 @@ func (m *members) setSynced() {
 	m.update(time.Now())
 }
 
-// beaten notes that this instance was heard. lapsed says that its heartbeat had been lost before.
+// beaten notes that its own heartbeat arrived. lapsed says that its heartbeat had been lost before.
 func (m *members) beaten(lapsed bool) {
 	now := time.Now()
 	m.mu.Lock()
-	if lapsed || !m.heard.IsZero() && now.Sub(m.heard) > unheard {
+	if lapsed || !m.lastHeartbeat.IsZero() && now.Sub(m.lastHeartbeat) > silentAfter {
 		m.again = now
 	}
-	m.heard, m.isolated = now, time.Time{}
+	m.lastHeartbeat, m.isolated = now, time.Time{}
 	m.mu.Unlock()
 	m.update(now)
 }
@@ -185,12 +185,12 @@ func (m *members) conclude(now time.Time) (current []string, known bool) {
 	case !m.isolated.IsZero() && now.Sub(m.isolated) >= isolationConfirm:
 		return nil, true
 	case m.known:
-	case now.Sub(m.began) >= unheardAtStart:
+	case now.Sub(m.began) >= silentAtStart:
 		// There is no last share to keep. That messages flow is worth more than that they do with few workers.
-	case m.heard.IsZero() || !m.synced:
+	case m.lastHeartbeat.IsZero() || !m.synced:
 		return nil, false
 	}
-	if now.Sub(m.heard) <= unheard && now.Sub(m.again) >= memberGrace {
+	if now.Sub(m.lastHeartbeat) <= silentAfter && now.Sub(m.again) >= memberGrace {
 		for instance, until := range m.others {
 			if !now.Before(until) {
 				delete(m.others, instance)
@@ -205,14 +205,14 @@ func (m *members) conclude(now time.Time) (current []string, known bool) {
 	return current, true
 }
 
-// compare notes in the database that this instance is heard, or asks whether others are if it is not.
+// compare notes in the database that this instance is alive, or asks whether others are while its own heartbeat is missing.
 func (m *members) compare(ctx context.Context, now time.Time) {
 	if m.presence == nil {
 		return
 	}
 	m.mu.Lock()
-	heard, silent := m.heard, now.Sub(m.heard)
-	if heard.IsZero() {
+	lastHeartbeat, silent := m.lastHeartbeat, now.Sub(m.lastHeartbeat)
+	if lastHeartbeat.IsZero() {
 		silent = now.Sub(m.began)
 	}
 	m.mu.Unlock()
@@ -220,27 +220,27 @@ func (m *members) compare(ctx context.Context, now time.Time) {
 	defer cancel()
 	var err error
 	switch {
-	case heard.After(m.noted):
-		if err = m.presence.NoteHeard(ctx, m.self); err == nil {
+	case lastHeartbeat.After(m.noted):
+		if err = m.presence.MarkAlive(ctx, m.self); err == nil {
 			m.noted = now
 		}
 	case silent >= isolationAfter && now.Sub(m.asked) >= presenceTimeout:
 		m.asked = now
 		var others bool
-		if others, err = m.presence.OthersHeard(ctx, m.self, heardWithin); err == nil {
-			m.suspect(others, heard, now)
+		if others, err = m.presence.OthersAlive(ctx, m.self, aliveWithin); err == nil {
+			m.recordOthers(others, lastHeartbeat, now)
 		}
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		m.log.Debug("which instances are heard could not be compared with the database", zap.Error(err))
+		m.log.Debug("which instances are alive could not be compared with the database", zap.Error(err))
 	}
 }
 
-// suspect notes whether others are heard, unless this instance was heard meanwhile.
-func (m *members) suspect(others bool, heard, now time.Time) {
+// recordOthers notes whether others are alive, unless its own heartbeat arrived meanwhile.
+func (m *members) recordOthers(others bool, lastHeartbeat, now time.Time) {
 	m.mu.Lock()
 	switch {
-	case m.heard != heard:
+	case m.lastHeartbeat != lastHeartbeat:
 	case !others:
 		m.isolated = time.Time{}
 	case m.isolated.IsZero():
@@ -255,5 +255,5 @@ func (m *members) leave(ctx context.Context) error {
 	if m.presence == nil {
 		return nil
 	}
-	return m.presence.ForgetHeard(ctx, m.self)
+	return m.presence.RemoveMark(ctx, m.self)
 }

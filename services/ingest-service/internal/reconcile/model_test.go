@@ -100,8 +100,8 @@ func (p *plant) Attached(_ context.Context, tenant uuid.UUID) (bool, error) {
 	return p.partitions[tenant], nil
 }
 
-func (p *plant) Settled(context.Context, time.Duration) (tenants []uuid.UUID, err error) {
-	return tenants, p.do("settled", func() error {
+func (p *plant) AttachedLongerThan(context.Context, time.Duration) (tenants []uuid.UUID, err error) {
+	return tenants, p.do("list", func() error {
 		tenants = slices.Collect(maps.Keys(p.partitions))
 		return nil
 	})
@@ -116,7 +116,7 @@ func (p *plant) Drop(_ context.Context, tenant uuid.UUID) error {
 	})
 }
 
-func (*plant) Settle(context.Context, uuid.UUID) error { return nil }
+func (*plant) Bind(context.Context, uuid.UUID) error { return nil }
 
 func (p *plant) Declare(_ context.Context, tenant uuid.UUID) error {
 	return p.do("declare", func() error {
@@ -307,9 +307,9 @@ func drawEvent(t *rapid.T, lives []life) event {
 			e.snapshot = append(e.snapshot, rapid.IntRange(-1, len(l)-1).Draw(t, "snapshot"))
 		}
 	case "fault":
-		for range rapid.IntRange(1, 3).Draw(t, "faults") { // no more of them together than pass while everything settles
+		for range rapid.IntRange(1, 3).Draw(t, "faults") { // no more of them together than pass while everything converges
 			e.faults = append(e.faults, fault{
-				kind:  rapid.SampledFrom([]string{"", "", "attach", "declare", "delete", "drop", "put", "renew", "settled", "withdraw"}).Draw(t, "of"),
+				kind:  rapid.SampledFrom([]string{"", "", "attach", "declare", "delete", "drop", "put", "renew", "list", "withdraw"}).Draw(t, "of"),
 				after: rapid.IntRange(0, 3).Draw(t, "after"), times: rapid.IntRange(1, 2).Draw(t, "times"),
 			})
 		}
@@ -327,15 +327,15 @@ type expected struct {
 	queue     bool
 }
 
-// take is the rule: the highest generation wins, in whatever order they arrive.
-func (m *expected) take(spec contract.TenantSpec) {
+// next is the rule: the highest generation wins, in whatever order they arrive.
+func (m *expected) next(spec contract.TenantSpec) {
 	if !m.known || spec.Generation >= m.spec.Generation {
 		m.known, m.spec, m.vanished = true, spec, false
 	}
 }
 
-// settle is what is true once everything was done that there is to do.
-func (m *expected) settle() {
+// converge is what is true once everything was done that there is to do.
+func (m *expected) converge() {
 	switch {
 	case !m.known:
 	case m.spec.State == contract.DesiredDeleting, m.retired && m.vanished:
@@ -373,7 +373,7 @@ func run(lives []life, events []event) error {
 			for _, u := range e.updates {
 				spec := lives[u[0]][u[1]]
 				in.tell(control.Entry[contract.TenantSpec]{Key: spec.TenantID, Value: spec})
-				model[u[0]].take(spec)
+				model[u[0]].next(spec)
 			}
 		case "vanish":
 			in.tell(control.Entry[contract.TenantSpec]{Key: lives[e.tenant][0].TenantID, Deleted: true})
@@ -385,7 +385,7 @@ func run(lives []life, events []event) error {
 				model[tenant].known, model[tenant].vanished = false, false
 				if place >= 0 {
 					first = append(first, lives[tenant][place])
-					model[tenant].take(lives[tenant][place])
+					model[tenant].next(lives[tenant][place])
 				}
 			}
 			in.start(first)
@@ -401,7 +401,7 @@ func run(lives []life, events []event) error {
 		<-time.After(settling)
 		synctest.Wait()
 		for tenant := range lives {
-			model[tenant].settle()
+			model[tenant].converge()
 			if err := in.check(lives[tenant][0].TenantID, model[tenant]); err != nil {
 				return fmt.Errorf("event %d (%+v), tenant %d (%+v): %w", i, e, tenant, model[tenant], err)
 			}

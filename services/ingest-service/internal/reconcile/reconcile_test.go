@@ -32,9 +32,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience = time.Minute // a limit for a machine that is busy with other packages; nothing takes nearly as long
-	poll     = 20 * time.Millisecond
-	instance = "ingest-1"
+	waitLimit = time.Minute // a limit for a machine that is busy with other packages; nothing takes nearly as long
+	poll      = 20 * time.Millisecond
+	instance  = "ingest-1"
 )
 
 // rig is one instance on real services.
@@ -174,7 +174,7 @@ func (r *rig) observedBy(instance string, tenant uuid.UUID, state contract.Consu
 		entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), instance))
 		last = entry.Value
 		return err == nil && last.State == state && last.ObservedGeneration >= generation
-	}, patience, poll, "want %s at generation %d, last seen %+v", state, generation, &last)
+	}, waitLimit, poll, "want %s at generation %d, last seen %+v", state, generation, &last)
 	return last
 }
 
@@ -190,7 +190,7 @@ func (r *rig) overtake() {
 // queue reports whether the tenant's queue exists, and how many wait and consume there.
 func (r *rig) queue(tenant uuid.UUID) (q amqp.Queue, exists bool) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	for {
 		session, err := r.link.Session(ctx)
@@ -215,7 +215,7 @@ func (r *rig) queue(tenant uuid.UUID) (q amqp.Queue, exists bool) {
 
 func (r *rig) publish(tenant uuid.UUID, n int) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	messages := make([]rabbitmq.Message, n)
 	for i := range messages {
@@ -267,7 +267,7 @@ func TestLifecycle(t *testing.T) {
 	require.Equal(t, 2, status.Workers)
 	require.Empty(t, status.Error)
 	r.publish(tenant, 100)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 100 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 100 }, waitLimit, poll)
 
 	r.want(tenant, contract.DesiredActive, 7, 2)
 	require.Equal(t, 7, r.observed(tenant, contract.StateRunning, 2).Workers)
@@ -283,7 +283,7 @@ func TestLifecycle(t *testing.T) {
 
 	r.want(tenant, contract.DesiredActive, 1, 4)
 	r.observed(tenant, contract.StateRunning, 4)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 150 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 150 }, waitLimit, poll)
 	require.Positive(t, r.series(tenant))
 
 	r.want(tenant, contract.DesiredDeleting, 1, 5)
@@ -293,7 +293,7 @@ func TestLifecycle(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM pg_class WHERE relname = 'messages_' || $1`, strings.ReplaceAll(tenant.String(), "-", "")))
 	require.Zero(t, r.series(tenant))
 	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
-	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, patience, poll)
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, waitLimit, poll)
 }
 
 // An update that was overtaken on its way must not undo a later one.
@@ -325,7 +325,7 @@ func TestWipedBucketStopsNobody(t *testing.T) {
 	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
 	r.overtake()
 	r.publish(tenant, 10)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll)
 	spec, provisioned, known := r.controller.Lookup(t.Context(), tenant)
 	require.True(t, known && provisioned)
 	require.Equal(t, contract.DesiredActive, spec.State)
@@ -342,9 +342,9 @@ func TestLostQueueIsMadeAgain(t *testing.T) {
 	r.want(tenant, contract.DesiredActive, 2, 1)
 	r.observed(tenant, contract.StateRunning, 1)
 	require.NoError(t, r.deps.Topology.Delete(t.Context(), tenant))
-	require.Eventually(t, func() bool { q, exists := r.queue(tenant); return exists && q.Consumers == 1 }, patience, poll)
+	require.Eventually(t, func() bool { q, exists := r.queue(tenant); return exists && q.Consumers == 1 }, waitLimit, poll)
 	r.publish(tenant, 10)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll)
 }
 
 // One tenant that cannot be provisioned must hold up no other, must say why, and must recover by itself.
@@ -387,7 +387,7 @@ func TestRestartGoesOn(t *testing.T) {
 	stop()
 	_, err := r.statuses.Get(t.Context(), contract.StatusKey(kept.String(), instance))
 	require.ErrorIs(t, err, control.ErrNotFound, "an instance that has stopped does not count as running")
-	require.Eventually(t, func() bool { q, exists := r.queue(kept); return exists && q.Consumers == 0 }, patience, poll)
+	require.Eventually(t, func() bool { q, exists := r.queue(kept); return exists && q.Consumers == 0 }, waitLimit, poll)
 
 	r.want(gone, contract.DesiredDeleting, 2, 2)
 	require.NoError(t, r.deps.Topology.Delete(t.Context(), gone)) // as if the process had died in the middle
@@ -395,7 +395,7 @@ func TestRestartGoesOn(t *testing.T) {
 	r.start()
 	r.observed(kept, contract.StateRunning, 1)
 	r.observed(gone, contract.StateDeleted, 2)
-	require.Eventually(t, func() bool { return r.stored(kept) == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(kept) == 10 }, waitLimit, poll)
 }
 
 // barred takes every partition for an old one, and lets nobody make one before it is told to.
@@ -404,8 +404,8 @@ type barred struct {
 	open chan struct{}
 }
 
-func (b barred) Settled(ctx context.Context, _ time.Duration) ([]uuid.UUID, error) {
-	return b.Partitions.Settled(ctx, 0)
+func (b barred) AttachedLongerThan(ctx context.Context, _ time.Duration) ([]uuid.UUID, error) {
+	return b.Partitions.AttachedLongerThan(ctx, 0)
 }
 
 func (b barred) Attach(ctx context.Context, tenant uuid.UUID) error {
@@ -442,17 +442,17 @@ func TestRestartTrustsWhatIsThere(t *testing.T) {
 	r.observed(unbound, contract.StateRunning, 1)
 	r.observed(suspended, contract.StateSuspended, 1)
 	r.publish(whole, 10)
-	require.Eventually(t, func() bool { return r.stored(whole) == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(whole) == 10 }, waitLimit, poll)
 	_, exists := r.queue(queueless)
 	require.False(t, exists)
 
 	close(partitions.open)
 	for _, tenant := range []uuid.UUID{unbound, queueless, suspended} {
-		require.Eventually(t, func() bool { return r.routes(tenant) }, patience, poll)
+		require.Eventually(t, func() bool { return r.routes(tenant) }, waitLimit, poll)
 	}
 	for _, tenant := range []uuid.UUID{whole, unbound, queueless} {
 		r.observed(tenant, contract.StateRunning, 1)
-		require.Eventually(t, func() bool { q, _ := r.queue(tenant); return q.Consumers == 1 }, patience, poll)
+		require.Eventually(t, func() bool { q, _ := r.queue(tenant); return q.Consumers == 1 }, waitLimit, poll)
 	}
 	r.observed(suspended, contract.StateSuspended, 1)
 	q, _ := r.queue(suspended)
@@ -462,7 +462,7 @@ func TestRestartTrustsWhatIsThere(t *testing.T) {
 // unbind takes the bindings of a queue away behind our back.
 func (r *rig) unbind(tenant uuid.UUID) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	session, err := r.link.Session(ctx)
 	require.NoError(r.t, err)
@@ -478,7 +478,7 @@ func (r *rig) unbind(tenant uuid.UUID) {
 
 // routes reports whether a message for tenant finds its queue.
 func (r *rig) routes(tenant uuid.UUID) bool {
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	return r.publisher.PublishBatch(ctx, []rabbitmq.Message{{
 		Exchange: contract.MessagesExchange, Key: tenant.String(),
@@ -521,7 +521,7 @@ func TestKeyVanishesDuringTeardown(t *testing.T) {
 	r.want(tenant, contract.DesiredDeleting, 1, 2)
 	select {
 	case <-partitions.dropping:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("no teardown has begun")
 	}
 	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
@@ -530,11 +530,11 @@ func TestKeyVanishesDuringTeardown(t *testing.T) {
 	for range 2 { // when the teardown is done, and when it is let go
 		select {
 		case <-forgotten:
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatal("the tenant is still held")
 		}
 	}
-	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, patience, poll)
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, waitLimit, poll)
 	_, exists := r.queue(tenant)
 	require.False(t, exists)
 }
@@ -582,7 +582,7 @@ func TestMissingKeyIsNoDeletion(t *testing.T) {
 	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
 
 	r.start()
-	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), uuid.New()); return !known }, patience, poll,
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), uuid.New()); return !known }, waitLimit, poll,
 		"the first snapshot has been taken in: unknown tenants do not exist")
 	_, provisioned, known := r.controller.Lookup(t.Context(), tenant)
 	require.True(t, known)
@@ -603,7 +603,7 @@ func TestMissedDeletion(t *testing.T) {
 	require.NoError(t, r.specs.Delete(t.Context(), tenant.String()))
 	require.NoError(t, r.deps.Partitions.Drop(t.Context(), tenant)) // another instance has torn it down
 	require.NoError(t, r.deps.Topology.Delete(t.Context(), tenant))
-	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, patience, poll)
+	require.Eventually(t, func() bool { _, _, known := r.controller.Lookup(t.Context(), tenant); return !known }, waitLimit, poll)
 	_, exists := r.queue(tenant)
 	require.False(t, exists)
 	require.Zero(t, r.series(tenant))
@@ -618,7 +618,7 @@ func TestLostQueueOfASuspendedTenant(t *testing.T) {
 	r.want(tenant, contract.DesiredSuspended, 1, 1)
 	r.observed(tenant, contract.StateSuspended, 1)
 	require.NoError(t, r.deps.Topology.Delete(t.Context(), tenant))
-	require.Eventually(t, func() bool { _, exists := r.queue(tenant); return exists }, patience, poll)
+	require.Eventually(t, func() bool { _, exists := r.queue(tenant); return exists }, waitLimit, poll)
 	r.observed(tenant, contract.StateSuspended, 1)
 }
 
@@ -679,10 +679,10 @@ func TestDepthsAreReported(t *testing.T) {
 			entry, err := r.statuses.Get(t.Context(), contract.StatusKey(tenant.String(), instance))
 			return err == nil && fine(entry.Value.QueueReady, entry.Value.QueueUnacked) &&
 				fine(r.queueGauge(tenant, "ready"), r.queueGauge(tenant, "unacked"))
-		}, patience, poll)
+		}, waitLimit, poll)
 	}
 	depths(busy, func(ready, unacked int64) bool { return ready == 10 && unacked > 0 && unacked <= 100 })
 	depths(suspended, func(ready, unacked int64) bool { return ready == 4 && unacked == 0 })
 	require.NoError(t, lock.Rollback(t.Context()))
-	require.Eventually(t, func() bool { return r.stored(busy) == 110 && r.queueGauge(busy, "unacked") == 0 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(busy) == 110 && r.queueGauge(busy, "unacked") == 0 }, waitLimit, poll)
 }

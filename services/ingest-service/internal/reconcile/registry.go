@@ -40,10 +40,10 @@ const (
 
 // resynced is what was found equal last.
 type resynced struct {
-	version string
-	heard   int64 // entries of the control channel until then
-	at      time.Time
-	failing bool // the last comparison failed, which was logged
+	version     string
+	entriesSeen int64 // entries of the control channel until then
+	at          time.Time
+	failing     bool // the last comparison failed, which was logged
 }
 
 // disagreement is how control channel and registry disagree on a tenant. The registry counts.
@@ -108,13 +108,13 @@ func (c *Controller) resync(ctx context.Context) {
 // compare corrects every tenant of which the registry says something else than what runs, unless nothing has changed on either
 // side since that was the same.
 func (c *Controller) compare(ctx context.Context) error {
-	heard := c.heard.Load() // before the registry is read: what is heard meanwhile is compared the next time
+	entriesSeen := c.entriesSeen.Load() // before the registry is read: what arrives meanwhile is compared the next time
 	version, err := c.deps.Registry.RegistryVersion(ctx)
 	if err != nil {
 		return err
 	}
 	last := &c.resynced
-	if last.version == version && last.heard == heard && time.Since(last.at) < resyncFull {
+	if last.version == version && last.entriesSeen == entriesSeen && time.Since(last.at) < resyncFull {
 		return nil
 	}
 	running := make(map[uuid.UUID]contract.TenantSpec)
@@ -128,7 +128,7 @@ func (c *Controller) compare(ctx context.Context) error {
 	if err := c.compareUnregistered(ctx, left, running); err != nil {
 		return err
 	}
-	last.version, last.heard, last.at = version, heard, time.Now()
+	last.version, last.entriesSeen, last.at = version, entriesSeen, time.Now()
 	return nil
 }
 

@@ -101,11 +101,11 @@ func TestChannelThatDisagreesWithTheRegistry(t *testing.T) {
 				r.want(lively, contract.DesiredActive, 2, 1)
 				r.observed(lively, contract.StateRunning, 1)
 				r.publish(lively, 10)
-				require.Eventually(t, func() bool { return r.stored(lively) == 10 }, patience, poll)
+				require.Eventually(t, func() bool { return r.stored(lively) == 10 }, waitLimit, poll)
 				r.register(lively, c.state, c.workers, 3)
 				c.channel(r, lively)
 				status := r.observed(lively, c.want.state, c.want.generation)
-				r.settledAt(lively, c.want.state, c.want.workers)
+				r.consistentAt(lively, c.want.state, c.want.workers)
 				require.Equal(t, c.want.generation, status.ObservedGeneration)
 				require.Equal(t, 10, r.stored(lively), "nothing is lost")
 			}
@@ -115,19 +115,19 @@ func TestChannelThatDisagreesWithTheRegistry(t *testing.T) {
 			c.channel(r, fresh)
 			stop = r.start()
 			r.observed(fresh, c.want.state, c.want.generation)
-			r.settledAt(fresh, c.want.state, c.want.workers)
+			r.consistentAt(fresh, c.want.state, c.want.workers)
 			stop()
 		})
 	}
 }
 
-// settledAt waits until the instance reports a state and a number of workers.
-func (r *rig) settledAt(tenant uuid.UUID, state contract.ConsumerState, workers int) {
+// consistentAt waits until the instance reports a state and a number of workers.
+func (r *rig) consistentAt(tenant uuid.UUID, state contract.ConsumerState, workers int) {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool {
 		entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), instance))
 		return err == nil && entry.Value.State == state && entry.Value.Workers == workers
-	}, patience, poll)
+	}, waitLimit, poll)
 }
 
 // A tenant that is deleted for everybody else comes back in the control channel: its id is retired, so whatever an instance has
@@ -137,13 +137,13 @@ func TestDeletedTenantThatComesBack(t *testing.T) {
 	r := newRig(t)
 	r.resync = often
 	r.start()
-	unheard, resurrected := uuid.New(), uuid.New()
-	for _, tenant := range []uuid.UUID{unheard, resurrected} {
+	unseen, resurrected := uuid.New(), uuid.New()
+	for _, tenant := range []uuid.UUID{unseen, resurrected} {
 		r.register(tenant, "active", 1, 1)
 		r.want(tenant, contract.DesiredActive, 1, 1)
 		r.observed(tenant, contract.StateRunning, 1)
 	}
-	r.register(unheard, "deleted", 1, 3) // the channel still says that it is active
+	r.register(unseen, "deleted", 1, 3) // the channel still says that it is active
 	gone := func(tenant uuid.UUID) {
 		t.Helper()
 		require.Eventually(t, func() bool {
@@ -151,10 +151,10 @@ func TestDeletedTenantThatComesBack(t *testing.T) {
 			attached, err := r.deps.Partitions.Attached(t.Context(), tenant)
 			_, _, known := r.controller.Lookup(t.Context(), tenant)
 			_, reported := r.statuses.Get(t.Context(), contract.StatusKey(tenant.String(), instance))
-			return err == nil && !exists && !attached && errors.Is(reported, control.ErrNotFound) && (tenant == unheard || !known)
-		}, patience, poll)
+			return err == nil && !exists && !attached && errors.Is(reported, control.ErrNotFound) && (tenant == unseen || !known)
+		}, waitLimit, poll)
 	}
-	gone(unheard)
+	gone(unseen)
 
 	r.register(resurrected, "deleting", 1, 2)
 	r.want(resurrected, contract.DesiredDeleting, 1, 2)
@@ -167,7 +167,7 @@ func TestDeletedTenantThatComesBack(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := r.statuses.Get(t.Context(), contract.StatusKey(resurrected.String(), instance))
 		return errors.Is(err, control.ErrNotFound)
-	}, patience, poll)
+	}, waitLimit, poll)
 	require.NoError(t, r.specs.Delete(t.Context(), resurrected.String()))
 	gone(resurrected)
 }
@@ -184,9 +184,9 @@ func TestTenantThatTheRegistryDoesNotKnow(t *testing.T) {
 	r.want(tenant, contract.DesiredActive, 2, 1)
 	r.observed(tenant, contract.StateRunning, 1)
 	compared := counted.versions.Load()
-	require.Eventually(t, func() bool { return counted.versions.Load() > compared+2 }, patience, poll)
+	require.Eventually(t, func() bool { return counted.versions.Load() > compared+2 }, waitLimit, poll)
 	r.publish(tenant, 10)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll)
 	r.want(tenant, contract.DesiredDeleting, 2, 2)
 	r.observed(tenant, contract.StateDeleted, 2)
 }
@@ -236,12 +236,12 @@ func TestQuietRegistryIsNotRead(t *testing.T) {
 	r.start()
 	r.observed(tenant, contract.StateRunning, 1)
 	compared := counted.versions.Load()
-	require.Eventually(t, func() bool { return counted.versions.Load() > compared+1 }, patience, poll)
+	require.Eventually(t, func() bool { return counted.versions.Load() > compared+1 }, waitLimit, poll)
 	pages, compared := counted.pages.Load(), counted.versions.Load()
-	require.Eventually(t, func() bool { return counted.versions.Load() > compared+3 }, patience, poll)
+	require.Eventually(t, func() bool { return counted.versions.Load() > compared+3 }, waitLimit, poll)
 	require.Equal(t, pages, counted.pages.Load(), "nothing has changed")
 	r.register(tenant, "active", 5, 2)
-	r.settledAt(tenant, contract.StateRunning, 5)
+	r.consistentAt(tenant, contract.StateRunning, 5)
 	require.Greater(t, counted.pages.Load(), pages)
 }
 
@@ -258,10 +258,10 @@ func TestQuietRegistryCorrectsTheChannel(t *testing.T) {
 	r.start()
 	r.observed(tenant, contract.StateRunning, 1)
 	compared := counted.versions.Load()
-	require.Eventually(t, func() bool { return counted.versions.Load() > compared+2 }, patience, poll)
+	require.Eventually(t, func() bool { return counted.versions.Load() > compared+2 }, waitLimit, poll)
 	r.want(tenant, contract.DesiredSuspended, 2, 9)
 	r.observed(tenant, contract.StateRunning, 9)
-	r.settledAt(tenant, contract.StateRunning, 2)
+	r.consistentAt(tenant, contract.StateRunning, 2)
 }
 
 // steppedRegistry stops at each step of a comparison while on is set.
@@ -319,7 +319,7 @@ func TestChangeDuringAComparisonIsKept(t *testing.T) {
 					return
 				}
 				stepped.proceed <- struct{}{}
-			case <-time.After(patience):
+			case <-time.After(waitLimit):
 				t.Fatalf("no comparison has %s", step)
 			}
 		}
@@ -333,13 +333,13 @@ func TestChangeDuringAComparisonIsKept(t *testing.T) {
 	await("read")
 	r.register(tenant, "active", 5, 2)
 	r.want(tenant, contract.DesiredActive, 5, 2)
-	require.Eventually(t, func() bool { return workers() == 5 }, patience, poll)
+	require.Eventually(t, func() bool { return workers() == 5 }, waitLimit, poll)
 	stepped.proceed <- struct{}{}
 	await("begun") // the next one
 	require.Equal(t, 5, workers())
 	stepped.on.Store(false)
 	stepped.proceed <- struct{}{}
-	r.settledAt(tenant, contract.StateRunning, 5)
+	r.consistentAt(tenant, contract.StateRunning, 5)
 }
 
 // While the registry is away nothing changes, and above all nothing is torn down.
@@ -361,7 +361,7 @@ func TestRegistryIsAway(t *testing.T) {
 	require.True(t, known && provisioned, "its producers are not told that it is deleted")
 	require.Equal(t, contract.DesiredActive, spec.State)
 	r.publish(tenant, 10)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll, "messages flow on")
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll, "messages flow on")
 	counted.away.Store(false)
 	r.observed(tenant, contract.StateRunning, 2)
 	r.register(tenant, "deleting", 2, 3)
@@ -384,8 +384,8 @@ func TestStartWithoutTheChannel(t *testing.T) {
 	r.deps.Specs, r.deps.Statuses, r.deps.Heartbeats = control.Tenants(conn), control.Statuses(conn), control.Statuses(conn)
 	r.deps.Synced = func() { close(synced) }
 	r.start()
-	require.Eventually(t, func() bool { q, exists := r.queue(tenant); return exists && q.Consumers == 1 }, patience, poll)
+	require.Eventually(t, func() bool { q, exists := r.queue(tenant); return exists && q.Consumers == 1 }, waitLimit, poll)
 	<-synced
 	r.publish(tenant, 10)
-	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, patience, poll)
+	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll)
 }

@@ -19,7 +19,7 @@ import (
 // do has fn work on a channel.
 func (r *rig) do(fn func(ch *amqp.Channel) error) error {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	session, err := r.link.Session(ctx)
 	require.NoError(r.t, err)
@@ -47,7 +47,7 @@ func (r *rig) asBeforeTheScreen(tenants ...uuid.UUID) {
 
 // hostile publishes what a broker that needs a screen must not take.
 func (r *rig) hostile(tenant uuid.UUID) error {
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
 	return r.publisher.Publish(ctx, rabbitmq.Message{
 		Exchange: contract.MessagesExchange, Key: tenant.String(),
@@ -95,7 +95,7 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 	more := func() {
 		t.Helper()
 		before := accepted.Load()
-		require.Eventually(t, func() bool { return accepted.Load() > before+100 }, patience, poll)
+		require.Eventually(t, func() bool { return accepted.Load() > before+100 }, waitLimit, poll)
 	}
 	more()
 	r.start()
@@ -103,7 +103,7 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 	require.NoError(t, err)
 	for _, tenant := range tenants {
 		if r.link.Screened(session) {
-			require.Eventually(t, func() bool { return errors.Is(r.hostile(tenant), rabbitmq.ErrRejected) }, patience, poll)
+			require.Eventually(t, func() bool { return errors.Is(r.hostile(tenant), rabbitmq.ErrRejected) }, waitLimit, poll)
 		}
 	}
 	more()
@@ -116,7 +116,7 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 		}
 		return n
 	}
-	require.Eventually(t, func() bool { return int64(stored()) == accepted.Load() }, patience, poll)
+	require.Eventually(t, func() bool { return int64(stored()) == accepted.Load() }, waitLimit, poll)
 }
 
 // A tenant whose queue has lost its bindings is found by the first message that cannot be routed: that one is worth another try,
@@ -132,7 +132,7 @@ func TestTenantThatCannotBeRoutedIsVerified(t *testing.T) {
 	}
 	publisher := publish.New(r.publisher, r.controller.Verify)
 	try := func(id uuid.UUID) error {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 		defer cancel()
 		return publisher.Publish(ctx, rabbitmq.Message{
 			Exchange: contract.TenantsExchange, Key: id.String(),
@@ -148,7 +148,7 @@ func TestTenantThatCannotBeRoutedIsVerified(t *testing.T) {
 			require.ErrorIs(t, err, rabbitmq.ErrUnroutable)
 		}
 		return err == nil
-	}, patience, poll)
+	}, waitLimit, poll)
 	r.observed(tenant, contract.StateRunning, 1)
 	_, _, known := r.controller.Lookup(t.Context(), tenant)
 	require.True(t, known)

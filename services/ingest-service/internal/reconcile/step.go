@@ -18,8 +18,8 @@ const (
 	StepAttached Step = "partition attached"
 	// StepDeclared: the queue is there.
 	StepDeclared Step = "queue declared"
-	// StepSettled: the queue can be trusted, and is bound.
-	StepSettled Step = "queue settled"
+	// StepBound: the queue can be trusted, and is bound.
+	StepBound Step = "queue bound"
 	// StepConsumerStarted: the consumer has been started.
 	StepConsumerStarted Step = "consumer started"
 	// StepConsumerConfigured: the running consumer has its new number of workers.
@@ -43,7 +43,7 @@ const (
 // Steps are all steps, in an order in which they may come.
 func Steps() []Step {
 	return []Step{
-		StepBegun, StepAttached, StepDeclared, StepSettled, StepConsumerStarted, StepConsumerConfigured, StepConsumerStopped,
+		StepBegun, StepAttached, StepDeclared, StepBound, StepConsumerStarted, StepConsumerConfigured, StepConsumerStopped,
 		StepQueueDeleted, StepPartitionDropped, StepQueueGone, StepForgotten, StepReported, StepReleased,
 	}
 }

@@ -29,7 +29,7 @@ type tenant struct {
 	mu          sync.Mutex
 	spec        contract.TenantSpec    // guarded by mu: what is wanted
 	provisioned bool                   // guarded by mu: queue and partition are there
-	doubtful    bool                   // guarded by mu: though provisioned, that is to be made sure of
+	unverified  bool                   // guarded by mu: though provisioned, that is to be made sure of
 	observed    contract.ConsumerState // guarded by mu
 	generation  int64                  // guarded by mu: what observed is the result of
 	fault       error                  // guarded by mu: what is in the way
@@ -132,19 +132,19 @@ func (t *tenant) setProvisioned(provisioned bool) {
 	t.provisioned = provisioned
 }
 
-// doubt has the tenant make sure of its partition, its queue and the bindings, while it goes on.
-func (t *tenant) doubt() {
+// requestVerification has the tenant make sure of its partition, its queue and the bindings, while it goes on.
+func (t *tenant) requestVerification() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.doubtful = true
+	t.unverified = true
 	t.nudge()
 }
 
-// settleDoubts notes that everything was made sure of.
-func (t *tenant) settleDoubts() {
+// setVerified notes that everything was made sure of.
+func (t *tenant) setVerified() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.provisioned, t.doubtful = true, false
+	t.provisioned, t.unverified = true, false
 }
 
 // run brings the tenant to its desired state whenever that changes, and again after every fault, until ctx ends or the
@@ -157,7 +157,7 @@ func (t *tenant) run(ctx context.Context) {
 		spec := t.wanted()
 		err := job.reconcile(ctx, spec)
 		if errors.Is(err, store.ErrRetired) && t.hasVanished() {
-			// It was deleted while this instance could not hear of it.
+			// It was deleted while the control channel did not reach this instance.
 			err = job.teardown(ctx, spec)
 		}
 		if err == nil && t.control.release(t) {
@@ -245,13 +245,13 @@ func (j *job) activate(ctx context.Context, spec contract.TenantSpec) error {
 
 func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 	j.mu.Lock()
-	provisioned, doubtful := j.provisioned, j.doubtful
+	provisioned, unverified := j.provisioned, j.unverified
 	j.mu.Unlock()
 	switch {
-	case provisioned && !doubtful:
+	case provisioned && !unverified:
 		return nil
 	case provisioned: // and in use: what is observed stays
-	case j.control.census.take(ctx, j.id):
+	case j.control.provisioned.claim(ctx, j.id):
 		j.setProvisioned(true)
 		return nil
 	default:
@@ -261,11 +261,11 @@ func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 	if err := j.make(ctx, spec); err != nil {
 		return err
 	}
-	if err := j.control.deps.Topology.Settle(ctx, j.id); err != nil {
+	if err := j.control.deps.Topology.Bind(ctx, j.id); err != nil {
 		return err
 	}
-	j.step(spec, StepSettled)
-	j.settleDoubts()
+	j.step(spec, StepBound)
+	j.setVerified()
 	return nil
 }
 
@@ -296,14 +296,14 @@ func holding(ctx context.Context, slots chan struct{}, do func() error) error {
 }
 
 // teardown takes everything of the tenant away: first what produces work, then what holds it. The queue is deleted once
-// more at the end: another instance, which has not heard of the deletion, may have made it again until the id was retired.
+// more at the end: another instance, which does not know of the deletion yet, may have made it again until the id was retired.
 func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 	j.setStandby(false, 0)
 	j.observe(contract.StateDeleting, spec.Generation, nil)
 	j.setProvisioned(false)
-	j.control.census.strike(j.id)
+	j.control.provisioned.remove(j.id)
 	j.stopConsumer(spec)
-	err := holding(ctx, j.control.slots, func() error { return j.takeAway(ctx, spec) })
+	err := holding(ctx, j.control.slots, func() error { return j.removeResources(ctx, spec) })
 	if err != nil {
 		return err
 	}
@@ -313,8 +313,8 @@ func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 	return nil
 }
 
-// takeAway removes the queue and the partition.
-func (j *job) takeAway(ctx context.Context, spec contract.TenantSpec) error {
+// removeResources removes the queue and the partition.
+func (j *job) removeResources(ctx context.Context, spec contract.TenantSpec) error {
 	if err := j.control.deps.Topology.Delete(ctx, j.id); err != nil {
 		return err
 	}
@@ -350,7 +350,7 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec, worke
 	started := sync.OnceFunc(func() { <-j.control.starts })
 	running := j.control.deps.NewConsumer(j.id, &j.state, func(fault error) {
 		started()
-		j.hear(fault)
+		j.onConsumerChange(fault)
 	})
 	running.Configure(workers, maxAttempts)
 	j.setConsuming(true, spec.Generation)
@@ -378,9 +378,9 @@ func (t *tenant) setConsuming(consuming bool, configured int64) {
 	}
 }
 
-// hear takes in what the consumer says. That its deliveries break the connection stays true between two probes, whatever becomes
+// onConsumerChange takes in what the consumer says. That its deliveries break the connection stays true between two probes, whatever becomes
 // of each.
-func (t *tenant) hear(fault error) {
+func (t *tenant) onConsumerChange(fault error) {
 	t.mu.Lock()
 	if fault == nil || errors.Is(fault, consumer.ErrIsolated) {
 		t.isolated = fault

@@ -28,35 +28,35 @@ type Topology struct {
 
 	declared chan struct{} // closed once the shared exchanges and queues have been declared for the first time
 
-	mu     sync.Mutex
-	shared *rabbitmq.Session    // guarded by mu: on which the shared exchanges and queues were declared
-	warned bool                 // guarded by mu: that the queues of the recorder have no quarantine
-	young  map[uuid.UUID]*birth // guarded by mu: queues that are declared and not settled yet
+	mu      sync.Mutex
+	shared  *rabbitmq.Session          // guarded by mu: on which the shared exchanges and queues were declared
+	warned  bool                       // guarded by mu: that the queues of the recorder have no quarantine
+	unbound map[uuid.UUID]*declaration // guarded by mu: queues that are declared and not bound yet
 }
 
-// birth is what this instance knows of a queue that it has not settled.
-type birth struct {
+// declaration is what this instance knows of a queue that it has not bound.
+type declaration struct {
 	at      time.Time         // it was there by then
 	session *rabbitmq.Session // on which that was seen
 	ours    bool              // this instance has made it, on this connection or on one that it has lost since
 	found   bool              // on this connection it was there already
 }
 
-// settleTime is how long a new quorum queue has to live before anything is entrusted to it. RabbitMQ saves the register of
+// trustAfter is how long a new quorum queue has to live before anything is entrusted to it. RabbitMQ saves the register of
 // its members every 500 ms (the autosave of ra_directory); a broker that is killed before that starts with a queue that
 // never finds a leader, and what was confirmed into it is gone (seen with 3.10.8 and 4.0.5).
 //
 // So a queue is bound, and only then can anything get into it, by an instance to which the broker has answered on one
 // connection for so long. That goes for one that was found, too: another instance may have made it this very moment. None
 // of the instances needs to know of the others, nor whether producers wait to be told that the tenant runs.
-const settleTime = time.Second
+const trustAfter = time.Second
 
 // errLost says that a queue was lost with its broker before anybody could use it.
 var errLost = errors.New("the broker has lost the queue, which was new; it is made again")
 
 // NewTopology returns the topology with retry tiers of the given delays.
 func NewTopology(link *rabbitmq.Link, delays []time.Duration, options rabbitmq.QueueOptions, log *zap.Logger) *Topology {
-	return &Topology{link: link, delays: delays, options: options, log: log, declared: make(chan struct{}), young: make(map[uuid.UUID]*birth)}
+	return &Topology{link: link, delays: delays, options: options, log: log, declared: make(chan struct{}), unbound: make(map[uuid.UUID]*declaration)}
 }
 
 // Run makes what all tenants share as soon as there is a connection, and again on every new one and every half a minute,
@@ -136,7 +136,7 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 		err = nil
 	}
 	if err == nil || !found { // a queue whose declaration failed may have been made all the same
-		t.noteBirth(tenant, session, found)
+		t.noteDeclared(tenant, session, found)
 	}
 	return err
 }
@@ -151,7 +151,7 @@ func (t *Topology) declareClassic(ctx context.Context, session *rabbitmq.Session
 		err = nil
 	}
 	if err == nil {
-		err = t.bind(ctx, session, tenant)
+		err = t.bindOn(ctx, session, tenant)
 	}
 	if isNotFound(err) {
 		t.forgetShared(session)
@@ -163,49 +163,49 @@ func (t *Topology) warnOfMismatch(tenant uuid.UUID, err error) {
 	t.log.Warn("a queue exists with other arguments and is used as it is", zap.Stringer("tenant_id", tenant), zap.Error(err))
 }
 
-func (t *Topology) noteBirth(tenant uuid.UUID, session *rabbitmq.Session, found bool) {
+func (t *Topology) noteDeclared(tenant uuid.UUID, session *rabbitmq.Session, found bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before := t.young[tenant]
-	t.young[tenant] = &birth{at: time.Now(), session: session, ours: !found || before != nil && before.ours, found: found}
+	before := t.unbound[tenant]
+	t.unbound[tenant] = &declaration{at: time.Now(), session: session, ours: !found || before != nil && before.ours, found: found}
 }
 
-// Settle binds the queue of a tenant once it can be trusted: a second after it was declared, or at once if it was settled
+// Bind binds the queue of a tenant once it can be trusted: a second after it was declared, or at once if it was bound
 // since, or is a classic one. It fails if the connection was lost meanwhile; the queue is then to be declared again.
-func (t *Topology) Settle(ctx context.Context, tenant uuid.UUID) error {
+func (t *Topology) Bind(ctx context.Context, tenant uuid.UUID) error {
 	t.mu.Lock()
-	born := t.young[tenant]
+	declared := t.unbound[tenant]
 	t.mu.Unlock()
-	if born == nil {
+	if declared == nil {
 		return nil
 	}
-	if err := t.trust(ctx, tenant, born); err != nil {
+	if err := t.trust(ctx, tenant, declared); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	// On the same connection: its answer says that the broker has been there all the time.
-	err := t.bind(ctx, born.session, tenant)
+	err := t.bindOn(ctx, declared.session, tenant)
 	if isNotFound(err) { // the queue, or one of the exchanges
-		t.forgetShared(born.session)
+		t.forgetShared(declared.session)
 	}
 	if err == nil {
-		t.forgetBirth(tenant)
+		t.forgetDeclared(tenant)
 	}
 	return err
 }
 
-// bind binds the queue of a tenant on a connection on which what all tenants share has been declared.
-func (t *Topology) bind(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) error {
+// bindOn binds the queue of a tenant on a connection on which what all tenants share has been declared.
+func (t *Topology) bindOn(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) error {
 	return session.Do(ctx, func(ch *amqp.Channel) error {
 		return rabbitmq.BindTenant(ch, tenant.String(), t.link.Screened(session))
 	})
 }
 
 // trust returns when the queue of a tenant can be trusted.
-func (t *Topology) trust(ctx context.Context, tenant uuid.UUID, born *birth) error {
-	since := born.at
-	if born.ours && born.found {
+func (t *Topology) trust(ctx context.Context, tenant uuid.UUID, declared *declaration) error {
+	since := declared.at
+	if declared.ours && declared.found {
 		if err := t.replaceLost(ctx, tenant); err != nil {
 			return err
 		}
@@ -214,9 +214,9 @@ func (t *Topology) trust(ctx context.Context, tenant uuid.UUID, born *birth) err
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-born.session.Done():
-		return fmt.Errorf("the connection was lost when the queue had just been made: %w", born.session.Err())
-	case <-time.After(time.Until(since.Add(settleTime))):
+	case <-declared.session.Done():
+		return fmt.Errorf("the connection was lost when the queue had just been made: %w", declared.session.Err())
+	case <-time.After(time.Until(since.Add(trustAfter))):
 		return nil
 	}
 }
@@ -256,10 +256,10 @@ func (t *Topology) ask(ctx context.Context, queue string) error {
 	return t.link.Probe(ctx, queue)
 }
 
-func (t *Topology) forgetBirth(tenant uuid.UUID) {
+func (t *Topology) forgetDeclared(tenant uuid.UUID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.young, tenant)
+	delete(t.unbound, tenant)
 }
 
 // isNotFound reports whether the broker does not have what a request was about.
@@ -322,7 +322,7 @@ func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
 		return err
 	})
 	if err == nil {
-		t.forgetBirth(tenant)
+		t.forgetDeclared(tenant)
 	}
 	return err
 }

@@ -36,11 +36,11 @@ func TestQueueTakesNothingBeforeItCanBeTrusted(t *testing.T) {
 	require.NoError(t, finder.Declare(t.Context(), tenant))
 	require.False(t, r.routes(tenant))
 	disconnect()
-	require.ErrorIs(t, maker.Settle(t.Context(), tenant), rabbitmq.ErrUnavailable)
+	require.ErrorIs(t, maker.Bind(t.Context(), tenant), rabbitmq.ErrUnavailable)
 	require.False(t, r.routes(tenant), "the broker may have gone with the connection")
-	require.NoError(t, finder.Settle(t.Context(), tenant))
+	require.NoError(t, finder.Bind(t.Context(), tenant))
 	require.True(t, r.routes(tenant))
-	require.NoError(t, finder.Settle(t.Context(), tenant), "asked again, it is trusted at once")
+	require.NoError(t, finder.Bind(t.Context(), tenant), "asked again, it is trusted at once")
 }
 
 // A queue of another type than new ones are to have is used as it is, with what is in it.
@@ -53,7 +53,7 @@ func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
 		tenant := uuid.New()
 		for before, topology := range order {
 			require.NoError(t, topology.Declare(t.Context(), tenant))
-			require.NoError(t, topology.Settle(t.Context(), tenant))
+			require.NoError(t, topology.Bind(t.Context(), tenant))
 			r.publish(tenant, 1)
 			q, _ := r.queue(tenant)
 			require.Equal(t, before+1, q.Messages)
@@ -72,12 +72,12 @@ func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
 	require.NoError(t, maker.Declare(t.Context(), tenant))
 	disconnect()
 	require.NoError(t, finder.Declare(t.Context(), tenant))
-	require.NoError(t, finder.Settle(t.Context(), tenant))
+	require.NoError(t, finder.Bind(t.Context(), tenant))
 	r.publish(tenant, 1)
 
 	r.run(link.Run)
 	require.NoError(t, maker.Declare(t.Context(), tenant))
-	require.NoError(t, maker.Settle(t.Context(), tenant))
+	require.NoError(t, maker.Bind(t.Context(), tenant))
 	q, exists := r.queue(tenant)
 	require.True(t, exists)
 	require.Equal(t, 1, q.Messages)
@@ -104,14 +104,14 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	}
 	old := uuid.New()
 	require.NoError(t, makers[0].Declare(t.Context(), old))
-	require.NoError(t, makers[0].Settle(t.Context(), old))
+	require.NoError(t, makers[0].Bind(t.Context(), old))
 	r.publish(old, 1)
 	for range 6 {
 		young := uuid.New()
 		r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return maker.Declare(ctx, young) == nil })
 		require.NoError(t, broker.Kill(t.Context()))
 		require.NoError(t, broker.Start(t.Context()))
-		lost := r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return settle(ctx, maker, young) })
+		lost := r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return bind(ctx, maker, young) })
 		r.publish(young, 1)
 		q, _ := r.queue(young)
 		require.Equal(t, 1, q.Messages)
@@ -138,19 +138,19 @@ func (r *rig) each(makers []*reconcile.Topology, do func(context.Context, *recon
 		select {
 		case answer := <-answers:
 			one = one || answer
-		case <-time.After(4 * patience):
+		case <-time.After(4 * waitLimit):
 			r.t.Fatal("no queue that can be trusted")
 		}
 	}
 	return one
 }
 
-// settle declares and settles until that succeeds, as a controller does, and reports whether the queue was lost.
-func settle(ctx context.Context, topology *reconcile.Topology, tenant uuid.UUID) (lost bool) {
+// bind declares and binds until that succeeds, as a controller does, and reports whether the queue was lost.
+func bind(ctx context.Context, topology *reconcile.Topology, tenant uuid.UUID) (lost bool) {
 	for {
 		err := topology.Declare(ctx, tenant)
 		if err == nil {
-			err = topology.Settle(ctx, tenant)
+			err = topology.Bind(ctx, tenant)
 		}
 		if err == nil || ctx.Err() != nil {
 			return lost
@@ -177,7 +177,7 @@ func TestDepthsAreThoseOfEachTenant(t *testing.T) {
 			continue // it has no queue
 		}
 		require.NoError(t, topology.Declare(t.Context(), tenant))
-		require.NoError(t, topology.Settle(t.Context(), tenant))
+		require.NoError(t, topology.Bind(t.Context(), tenant))
 		r.publish(tenant, n)
 	}
 	seen := map[uuid.UUID]int64{}

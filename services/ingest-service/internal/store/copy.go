@@ -18,14 +18,14 @@ var copyBuffers sync.Pool //nolint:gochecknoglobals // a pool is shared by its n
 // copyKeep is the largest buffer that is kept: twice what a batch of the default size holds.
 const copyKeep = 8 << 20
 
-func takeBuffer() *[]byte {
+func getBuffer() *[]byte {
 	if buffer, ok := copyBuffers.Get().(*[]byte); ok {
 		return buffer
 	}
 	return new([]byte)
 }
 
-func giveBack(buffer *[]byte) {
+func putBuffer(buffer *[]byte) {
 	if cap(*buffer) <= copyKeep {
 		copyBuffers.Put(buffer)
 	}

@@ -59,7 +59,7 @@ func TestRequestsProperty(t *testing.T) {
 		}
 		epoch := rapid.Int32().Draw(r, "epoch")
 		before := []byte("what was there")
-		settings := rapid.SampledFrom([]string{"", patience}).Draw(r, "settings")
+		settings := rapid.SampledFrom([]string{"", sharedTimeouts}).Draw(r, "settings")
 		requests, kept := bytes.CutPrefix(appendWrites(slices.Clone(before), settings, group, epoch), before)
 		require.True(r, kept)
 

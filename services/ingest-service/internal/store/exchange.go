@@ -13,8 +13,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
-// socketTakes is what can be written to a socket, with any usual settings, while nobody reads at its other end.
-const socketTakes = 64 << 10
+// socketBuffer is what can be written to a socket, with any usual settings, while nobody reads at its other end.
+const socketBuffer = 64 << 10
 
 // exchange sends requests of the simple query protocol in one write, and reads until the server is ready for the next one.
 // All queries in one request are one transaction. copied is how many times COPY was done before there was an error, if any.
@@ -34,7 +34,7 @@ func exchange(ctx context.Context, connection *pgconn.PgConn, requests []byte) (
 		_, err := connection.Conn().Write(requests)
 		written <- err
 	}
-	if len(requests) <= socketTakes {
+	if len(requests) <= socketBuffer {
 		send()
 	} else {
 		// A server that has much to say, such as the notices of a trigger, reads on once somebody listens.
@@ -44,12 +44,12 @@ func exchange(ctx context.Context, connection *pgconn.PgConn, requests []byte) (
 	copied, err = await(reading, connection)
 	answered := err == nil || sqlstate.Of(err) != ""
 	if !answered {
-		abandon(reading, connection) // which ends the writing as well
+		cancelRequest(reading, connection) // which ends the writing as well
 	}
 	unwritten := <-written
 	interrupted := !stop()
 	if interrupted || unwritten != nil {
-		abandon(reading, connection)
+		cancelRequest(reading, connection)
 	}
 	if interrupted && !answered {
 		return copied, ctx.Err()
@@ -77,9 +77,9 @@ func await(ctx context.Context, connection *pgconn.PgConn) (copied int, err erro
 	}
 }
 
-// abandon closes a connection in the middle of a request and has the server cancel that: closing the socket below pgx
+// cancelRequest closes a connection in the middle of a request and has the server cancel that: closing the socket below pgx
 // makes its next read fail, and it does the rest. What has been received before is read first.
-func abandon(ctx context.Context, connection *pgconn.PgConn) {
+func cancelRequest(ctx context.Context, connection *pgconn.PgConn) {
 	socket := connection.Conn()
 	if secured, ok := socket.(*tls.Conn); ok {
 		socket = secured.NetConn() // TLS says goodbye first, and gives a frozen server five seconds for it

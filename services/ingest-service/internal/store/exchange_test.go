@@ -104,8 +104,8 @@ func (s *scripted) say(messages ...pgproto3.BackendMessage) bool {
 	return s.Flush() == nil
 }
 
-// hear reports whether there is a query; what is left of a COPY that was refused is passed over, as PostgreSQL does.
-func (s *scripted) hear() (query string, is bool) {
+// receive reports whether there is a query; what is left of a COPY that was refused is passed over, as PostgreSQL does.
+func (s *scripted) receive() (query string, is bool) {
 	for {
 		message, err := s.Receive()
 		if err != nil {
@@ -139,7 +139,7 @@ func (s *scripted) copyIn(comment ...pgproto3.BackendMessage) bool {
 // serve does all queries.
 func (s *scripted) serve() {
 	for {
-		query, is := s.hear()
+		query, is := s.receive()
 		for range strings.Count(query, "SET ") {
 			is = is && s.say(&pgproto3.CommandComplete{CommandTag: []byte("SET")})
 		}
@@ -158,13 +158,13 @@ func requestsOf(copies, size int) []byte {
 	for i := range group {
 		group[i] = &write{tenant: uuid.New(), messages: []Message{{ID: uuid.New(), Payload: make([]byte, size)}}}
 	}
-	return appendWrites(nil, patience, group, 1)
+	return appendWrites(nil, sharedTimeouts, group, 1)
 }
 
 // Whatever a server answers, and whenever it does while we are still sending: it is understood, and the connection is
 // either good for the next write or closed. A mistake here mixes up the answers of two writes.
 func TestExchangeAgainstAServer(t *testing.T) {
-	const small, large = 100, 20 * socketTakes
+	const small, large = 100, 20 * socketBuffer
 	for name, test := range map[string]struct {
 		size   int // of a payload
 		script func(*scripted)
@@ -176,18 +176,18 @@ func TestExchangeAgainstAServer(t *testing.T) {
 		"stored":        {size: small, script: (*scripted).serve, copied: 3},
 		"stored, large": {size: large, script: (*scripted).serve, copied: 3},
 		"refused before it is read": {size: large, code: "42P01", script: func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.say(refusalOf("ERROR", "42P01"), ready)
 			s.serve()
 		}},
 		"refused in the middle": {size: small, copied: 1, code: "22P05", script: func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.copyIn()
 			s.say(&pgproto3.CopyInResponse{}, refusalOf("ERROR", "22P05"), ready)
 			s.serve()
 		}},
 		"refused at the end": {size: small, copied: 3, code: "P0001", script: func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.copyIn()
 			s.copyIn()
 			s.copyIn()
@@ -196,7 +196,7 @@ func TestExchangeAgainstAServer(t *testing.T) {
 		}},
 		"much to say meanwhile": {size: large, copied: 3, script: func(s *scripted) {
 			notice := &pgproto3.NoticeResponse{Severity: "NOTICE", Message: strings.Repeat("x", large)}
-			s.hear()
+			s.receive()
 			s.copyIn(notice)
 			s.copyIn(notice)
 			s.copyIn(notice)
@@ -204,24 +204,24 @@ func TestExchangeAgainstAServer(t *testing.T) {
 			s.serve()
 		}},
 		"terminated": {size: large, copied: 1, code: "57P01", closed: true, script: func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.copyIn()
 			s.say(refusalOf("FATAL", "57P01"))
 		}},
 		"refused, then gone": {size: large, code: "22P05", closed: true, script: func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.say(refusalOf("ERROR", "22P05"))
 		}},
 		"nonsense, and no ear": {size: large, broken: true, closed: true, script: func(s *scripted) {
-			s.hear()
+			s.receive()
 			if _, err := s.socket.Write([]byte{0xff, 0, 0, 0, 4}); err == nil {
 				<-time.After(time.Hour)
 			}
 		}},
 		"gone at once":       {size: large, broken: true, closed: true, script: func(*scripted) {}},
-		"gone in the middle": {size: large, broken: true, copied: 1, closed: true, script: func(s *scripted) { s.hear(); s.copyIn() }},
+		"gone in the middle": {size: large, broken: true, copied: 1, closed: true, script: func(s *scripted) { s.receive(); s.copyIn() }},
 		"gone before the answer": {size: small, broken: true, copied: 3, closed: true, script: func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.copyIn()
 			s.copyIn()
 			s.copyIn()
@@ -256,10 +256,10 @@ func TestExchangeWithAFrozenServer(t *testing.T) {
 	const timeout = 10 * time.Second
 	for stage, script := range map[string]func(*scripted){
 		"reads nothing":   func(*scripted) {},
-		"reads the query": func(s *scripted) { s.hear() },
-		"reads the half":  func(s *scripted) { s.hear(); s.copyIn() },
+		"reads the query": func(s *scripted) { s.receive() },
+		"reads the half":  func(s *scripted) { s.receive(); s.copyIn() },
 		"says half a word": func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.copyIn()
 			word, err := (&pgproto3.NoticeResponse{Message: "half a word"}).Encode(nil)
 			if err == nil {
@@ -269,10 +269,10 @@ func TestExchangeWithAFrozenServer(t *testing.T) {
 				t.Errorf("say half a word: %v", err)
 			}
 		},
-		"reads all": func(s *scripted) { s.hear(); s.copyIn(); s.copyIn() },
+		"reads all": func(s *scripted) { s.receive(); s.copyIn(); s.copyIn() },
 	} {
 		for _, secured := range []bool{false, true} {
-			for _, size := range []int{100, 20 * socketTakes} {
+			for _, size := range []int{100, 20 * socketBuffer} {
 				t.Run(fmt.Sprintf("%s/tls=%t/%d bytes", stage, secured, size), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						thawed := make(chan struct{})
@@ -295,17 +295,17 @@ func TestExchangeWithAFrozenServer(t *testing.T) {
 }
 
 // A connection that was given up must not get back into the pool, even if the server has said more than it was asked.
-func TestAbandonReadsWhatHasCome(t *testing.T) {
+func TestCancelRequestReadsWhatHasCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		connection, _ := dial(t, false, func(s *scripted) {
-			s.hear()
+			s.receive()
 			s.copyIn()
 			s.say(ready, &pgproto3.ParameterStatus{Name: "TimeZone", Value: "UTC"}, &pgproto3.ParameterStatus{Name: "TimeZone", Value: "GMT"})
 		})
 		_, err := exchange(t.Context(), connection, requestsOf(1, 100))
 		require.NoError(t, err)
 		require.False(t, connection.IsClosed())
-		abandon(t.Context(), connection)
+		cancelRequest(t.Context(), connection)
 		require.True(t, connection.IsClosed())
 	})
 }
@@ -328,7 +328,7 @@ func TestExchangeProperty(t *testing.T) {
 	}
 	rapid.Check(t, func(r *rapid.T) {
 		drawn := trial{
-			Secured: rapid.Bool().Draw(r, "secured"), Size: rapid.SampledFrom([]int{10, 2 * socketTakes}).Draw(r, "size"),
+			Secured: rapid.Bool().Draw(r, "secured"), Size: rapid.SampledFrom([]int{10, 2 * socketBuffer}).Draw(r, "size"),
 			Timeout: seconds(1, 16).Draw(r, "timeout"), Pauses: rapid.SliceOfN(seconds(0, 6), 4, 4).Draw(r, "pauses"),
 			Fails: rapid.IntRange(0, 5).Draw(r, "fails"), Dies: rapid.Bool().Draw(r, "dies"),
 		}
@@ -343,7 +343,7 @@ func (trial trial) run(t *testing.T) error {
 	copies := len(trial.Pauses) - 1
 	committed := false
 	connection, _ := dial(t, trial.Secured, func(s *scripted) {
-		s.hear()
+		s.receive()
 		for i, pause := range trial.Pauses {
 			<-time.After(pause) // of the clock of the bubble
 			switch {

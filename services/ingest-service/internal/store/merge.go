@@ -16,37 +16,37 @@ import (
 )
 
 const (
-	// mergeLanes is how many transactions that may be shared run at a time. Measured on two cores with 24 writers: 2 and 3
+	// maxShared is how many transactions that may be shared run at a time. Measured on two cores with 24 writers: 2 and 3
 	// take in 7,200 single messages a second, 4 take 6,000, 12 take 4,200; with one there is nobody to read what the other
 	// waits for.
-	mergeLanes = 3
+	maxShared = 3
 	// mergeBytes is the size up to which a write may share its transaction: larger ones are worth one of their own.
 	mergeBytes = 64 << 10
 	// groupWrites and groupBytes bound what one transaction takes: the wait for it, and what is done twice if it fails. With
-	// patience for each of them a transaction stays below the 30 s that the reading order allows
+	// sharedTimeouts for each of them a transaction stays below the 30 s that the reading order allows
 	// ([postgres.MaxStatementTimeout]), even if nobody is there any more to end it.
 	groupWrites, groupBytes = 25, 1 << 20
-	// patience, in milliseconds, bounds how long one write keeps the others of its transaction and its lane waiting, by a
+	// sharedTimeouts, in milliseconds, bounds how long one write keeps the others of its transaction and its slot waiting, by a
 	// lock or in a trigger. By itself it may take as long as the connection allows.
-	patience = "SET LOCAL lock_timeout = 100; SET LOCAL statement_timeout = 1000;"
-	// aloneFor is how long a tenant whose write the database refused writes in transactions of its own.
-	aloneFor = 10 * time.Second
+	sharedTimeouts = "SET LOCAL lock_timeout = 100; SET LOCAL statement_timeout = 1000;"
+	// separateFor is how long a tenant whose write the database refused writes in transactions of its own.
+	separateFor = 10 * time.Second
 )
 
 // merger commits what several tenants write at the same time in one transaction: a commit costs the same wait for the disk,
 // whether it is for one message or a hundred. Up to mergeLanes transactions run at a time; what is asked for meanwhile waits
 // and goes together. Nobody waits while less than that are running.
 //
-// Tenants do not share faults: if a shared transaction fails, each of its writes is done again by itself, and the tenant
-// whose write it was writes by itself for a while.
+// Tenants do not share faults: if a shared transaction fails, each of its writes is done again in a transaction of its own, and the tenant
+// whose write it was writes in transactions of its own for a while.
 type merger struct {
 	pool *pgxpool.Pool
 
-	mu      sync.Mutex
-	running int                     // guarded by mu
-	waiting []*write                // guarded by mu: in the order of asking; empty while less than mergeLanes are running
-	alone   map[uuid.UUID]time.Time // guarded by mu: until when
-	swept   time.Time               // guarded by mu: when alone was rid of what is over
+	mu       sync.Mutex
+	running  int                     // guarded by mu
+	waiting  []*write                // guarded by mu: in the order of asking; empty while less than mergeLanes are running
+	separate map[uuid.UUID]time.Time // guarded by mu: until when
+	swept    time.Time               // guarded by mu: when alone was rid of what is over
 }
 
 // write is one call of copy.
@@ -54,57 +54,57 @@ type write struct {
 	tenant   uuid.UUID
 	messages []Message
 	bytes    int
-	turn     chan turn // one element
+	role     chan role // one element
 }
 
-// turn tells a write what to do next.
-type turn int
+// role tells a write what to do next.
+type role int
 
 const (
-	lead     turn = iota // commit it, with what waits
-	done                 // nothing: it is committed, or has failed
-	byItself             // commit it, with nothing else
+	leader role = iota // commit it, with what waits
+	done               // nothing: it is committed, or has failed
+	single             // commit it, with nothing else
 )
 
 func newMerger(pool *pgxpool.Pool) *merger {
-	return &merger{pool: pool, alone: map[uuid.UUID]time.Time{}}
+	return &merger{pool: pool, separate: map[uuid.UUID]time.Time{}}
 }
 
 // copy commits messages. An error of the server is about these messages, or about all.
 func (m *merger) copy(ctx context.Context, tenant uuid.UUID, messages []Message) (err error) {
 	w := &write{tenant: tenant, messages: messages, bytes: copySize(messages)}
-	if w.bytes > mergeBytes || m.isAlone(tenant) {
+	if w.bytes > mergeBytes || m.isSeparate(tenant) {
 		return m.commit(ctx, w)
 	}
 	next := m.join(ctx, w)
-	if next == lead {
-		next, err = m.lead(ctx, w)
+	if next == leader {
+		next, err = m.commitGroup(ctx, w)
 	}
-	if next == byItself {
+	if next == single {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		err = m.commit(ctx, w)
 	}
 	if isOwn(err) {
-		m.keepAlone(tenant)
+		m.keepSeparate(tenant)
 	}
 	return err
 }
 
 // join waits for the turn of w. When ctx ends first it is byItself.
-func (m *merger) join(ctx context.Context, w *write) turn {
+func (m *merger) join(ctx context.Context, w *write) role {
 	m.mu.Lock()
-	if m.running < mergeLanes {
+	if m.running < maxShared {
 		m.running++
 		m.mu.Unlock()
-		return lead
+		return leader
 	}
-	w.turn = make(chan turn, 1)
+	w.role = make(chan role, 1)
 	m.waiting = append(m.waiting, w)
 	m.mu.Unlock()
 	select {
-	case next := <-w.turn:
+	case next := <-w.role:
 		return next
 	case <-ctx.Done():
 	}
@@ -112,21 +112,21 @@ func (m *merger) join(ctx context.Context, w *write) turn {
 	defer m.mu.Unlock()
 	if i := slices.Index(m.waiting, w); i >= 0 {
 		m.waiting = slices.Delete(m.waiting, i, i+1)
-		return byItself
+		return single
 	}
 	select {
-	case next := <-w.turn: // at the same time
-		if next != lead {
+	case next := <-w.role: // at the same time
+		if next != leader {
 			return next
 		}
 		m.passOn()
 	default: // it is being committed; what became of it is not known
 	}
-	return byItself
+	return single
 }
 
-// lead commits w together with others that wait, and passes the lead on.
-func (m *merger) lead(ctx context.Context, w *write) (turn, error) {
+// commitGroup commits w together with others that wait, and passes the lead on.
+func (m *merger) commitGroup(ctx context.Context, w *write) (role, error) {
 	defer func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -137,29 +137,29 @@ func (m *merger) lead(ctx context.Context, w *write) (turn, error) {
 		// Under the lock: a write that gives up its waiting finds itself taken, and its messages copied.
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		group = m.take(w)
-		return appendWrites(buffer, patience, group, epoch)
+		group = m.formGroup(w)
+		return appendWrites(buffer, sharedTimeouts, group, epoch)
 	})
-	// That the last COPY is done is said after the commit: what is refused then may be anybody's, and shows by itself.
-	if last := len(group) - 1; isOwn(err) && (copied < last || copied == last && isImpatience(err)) {
-		m.keepAlone(group[copied].tenant)
+	// That the last COPY is done is said after the commit: what is refused then may be anybody's, and shows when each is done again.
+	if last := len(group) - 1; isOwn(err) && (copied < last || copied == last && isSharedTimeout(err)) {
+		m.keepSeparate(group[copied].tenant)
 	}
 	next := done
 	if err != nil {
-		next = byItself
+		next = single
 	}
 	for _, other := range group[1:] {
-		other.turn <- next
+		other.role <- next
 	}
-	if len(group) == 1 && !isImpatience(err) {
+	if len(group) == 1 && !isSharedTimeout(err) {
 		return done, err
 	}
 	return next, nil
 }
 
-// take parts the writes that go together with first from those that wait. One tenant is in a transaction once, since the
+// formGroup parts the writes that go together with first from those that wait. One tenant is in a transaction once, since the
 // reading order counts the messages of a tenant in a transaction. The caller holds mu.
-func (m *merger) take(first *write) []*write {
+func (m *merger) formGroup(first *write) []*write {
 	group, bytes := []*write{first}, first.bytes
 	left := m.waiting[:0]
 	for _, w := range m.waiting {
@@ -183,10 +183,10 @@ func (m *merger) passOn() {
 	}
 	next := m.waiting[0]
 	m.waiting = slices.Delete(m.waiting, 0, 1)
-	next.turn <- lead
+	next.role <- leader
 }
 
-// commit commits w by itself.
+// commit commits w in a transaction of its own.
 func (m *merger) commit(ctx context.Context, w *write) error {
 	_, err := m.transact(ctx, func(buffer []byte, epoch int32) []byte {
 		return appendWrites(buffer, "", []*write{w}, epoch)
@@ -201,8 +201,8 @@ func (m *merger) transact(ctx context.Context, fill func(buffer []byte, epoch in
 		if err != nil {
 			return err
 		}
-		buffer := takeBuffer()
-		defer giveBack(buffer)
+		buffer := getBuffer()
+		defer putBuffer(buffer)
 		*buffer = fill((*buffer)[:0], epoch)
 		copied, err = exchange(ctx, c.Conn().PgConn(), *buffer)
 		return err
@@ -210,30 +210,30 @@ func (m *merger) transact(ctx context.Context, fill func(buffer []byte, epoch in
 	return copied, err
 }
 
-// isImpatience tells the refusals that a write meets because of [patience].
-func isImpatience(err error) bool {
+// isSharedTimeout tells the refusals that a write meets because of [sharedTimeouts].
+func isSharedTimeout(err error) bool {
 	return sqlstate.Is(err, pgerrcode.LockNotAvailable, pgerrcode.QueryCanceled)
 }
 
 // isOwn tells the refusals that other writes need not meet, other than those of the connection, the server and its state.
 func isOwn(err error) bool { return err != nil && !sqlstate.IsServerWide(err) }
 
-func (m *merger) isAlone(tenant uuid.UUID) bool {
+func (m *merger) isSeparate(tenant uuid.UUID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.alone) == 0 {
+	if len(m.separate) == 0 {
 		return false
 	}
 	now := time.Now()
-	if now.Sub(m.swept) > aloneFor {
-		maps.DeleteFunc(m.alone, func(_ uuid.UUID, until time.Time) bool { return !now.Before(until) })
+	if now.Sub(m.swept) > separateFor {
+		maps.DeleteFunc(m.separate, func(_ uuid.UUID, until time.Time) bool { return !now.Before(until) })
 		m.swept = now
 	}
-	return now.Before(m.alone[tenant])
+	return now.Before(m.separate[tenant])
 }
 
-func (m *merger) keepAlone(tenant uuid.UUID) {
+func (m *merger) keepSeparate(tenant uuid.UUID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.alone[tenant] = time.Now().Add(aloneFor)
+	m.separate[tenant] = time.Now().Add(separateFor)
 }

@@ -20,10 +20,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
-// One tenant fails in every way, alone in a lane and amid others: the others are stored, its own outcome is that of a
+// One tenant fails in every way, alone in a shared transaction and amid others: the others are stored, its own outcome is that of a
 // transaction of its own, and for a while it does not go with others.
 func TestTenantsDoNotShareFaults(t *testing.T) {
-	const lock = 300 * time.Millisecond // longer than a lane has patience for, shorter than the operator
+	const lock = 300 * time.Millisecond // longer than a shared transaction waits, shorter than the operator
 	trigger := func(g *rig, tenant uuid.UUID, body, kind, when string) {
 		g.exec(`CREATE FUNCTION hinder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ` + body + ` RETURN NEW; END $$`)
 		g.exec(`CREATE ` + kind + ` INSERT ON ` + partition(tenant) + when + ` FOR EACH ROW EXECUTE FUNCTION hinder()`)
@@ -83,7 +83,7 @@ func TestTenantsDoNotShareFaults(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newRig(t, patient, lock)
+			g := newRig(t, waitLimit, lock)
 			guilty := batchOf(g.attached(), 3, 10)
 			cure := test.harm(g, guilty)
 			requireOutcome := func() {
@@ -93,10 +93,10 @@ func TestTenantsDoNotShareFaults(t *testing.T) {
 				require.Equal(t, test.stored, guilty.stored)
 			}
 			if test.stored == 0 {
-				require.Error(t, g.insert(t.Context(), guilty), "alone in a lane")
+				require.Error(t, g.insert(t.Context(), guilty), "alone in a shared transaction")
 				requireOutcome()
 				g.merger.mu.Lock()
-				clear(g.merger.alone)
+				clear(g.merger.separate)
 				g.merger.mu.Unlock()
 			}
 
@@ -118,13 +118,13 @@ func TestTenantsDoNotShareFaults(t *testing.T) {
 			for _, w := range innocent {
 				require.NoError(t, w.err)
 				require.Equal(t, 3, w.stored)
-				require.False(t, g.merger.isAlone(w.tenant))
+				require.False(t, g.merger.isSeparate(w.tenant))
 			}
 			requireOutcome()
-			require.True(t, g.merger.isAlone(guilty.tenant))
+			require.True(t, g.merger.isSeparate(guilty.tenant))
 
-			// It passes by the lanes, one of which is still held, and so does what would fail them.
-			g.free(mergeLanes - 1)
+			// It passes by the shared transactions, one of which is still held, and so does what would fail them.
+			g.free(maxShared - 1)
 			g.hold()
 			if test.stored == 0 {
 				_ = g.insert(t.Context(), guilty)
@@ -135,7 +135,7 @@ func TestTenantsDoNotShareFaults(t *testing.T) {
 					innocent = append(innocent, guilty)
 				}
 			}
-			g.free(mergeLanes)
+			g.free(maxShared)
 			if test.stored == 0 {
 				g.requireStored(innocent...)
 				return
@@ -149,20 +149,20 @@ func TestTenantsDoNotShareFaults(t *testing.T) {
 	}
 }
 
-// A tenant whose partition is locked, with as many writers as there are lanes, must not keep everybody waiting.
-func TestALockedTenantLeavesTheLanes(t *testing.T) {
-	g := newRig(t, patient, patient)
+// A tenant whose partition is locked, with as many writers as there are shared transactions, must not keep everybody waiting.
+func TestALockedTenantLeavesSharedTransactions(t *testing.T) {
+	g := newRig(t, waitLimit, waitLimit)
 	locked := g.attached()
 	unlock := g.locked(locked)
 	var waiting []*written
 	var finished []<-chan struct{}
-	for i := range mergeLanes {
+	for i := range maxShared {
 		waiting = append(waiting, batchOf(locked, 3, 10))
 		finished = append(finished, g.begin(t.Context(), waiting[i]))
 	}
-	g.waitsFor(locked, mergeLanes)
+	g.waitsFor(locked, maxShared)
 	g.until("they wait by themselves", func(running int, _ []*write) bool { return running == 0 })
-	for range 3 * mergeLanes {
+	for range 3 * maxShared {
 		other := batchOf(g.attached(), 3, 10)
 		require.NoError(t, g.insert(t.Context(), other))
 		waiting = append(waiting, other)
@@ -195,7 +195,7 @@ func TestWhatIsATenantsOwn(t *testing.T) {
 
 // Whoever has run out of time must be let go at once, while it waits; and leave nothing behind.
 func TestTimeEndsWhileWaiting(t *testing.T) {
-	g := newRig(t, patient, time.Second)
+	g := newRig(t, waitLimit, time.Second)
 	g.hold()
 	ctx, cancel := context.WithCancel(t.Context())
 	first, gone, last := batchOf(g.attached(), 3, 10), batchOf(g.attached(), 3, 10), batchOf(g.attached(), 3, 10)
@@ -204,7 +204,7 @@ func TestTimeEndsWhileWaiting(t *testing.T) {
 	<-b
 	require.ErrorIs(t, gone.err, context.Canceled)
 	g.until("two are left", func(_ int, waiting []*write) bool { return len(waiting) == 2 })
-	g.free(mergeLanes)
+	g.free(maxShared)
 	<-a
 	<-c
 	require.NoError(t, errors.Join(first.err, last.err))
@@ -212,31 +212,31 @@ func TestTimeEndsWhileWaiting(t *testing.T) {
 }
 
 // The lead that is given to somebody who has just run out of time must be given to the next, or all wait for ever.
-func TestTimeEndsWithTheLead(t *testing.T) {
-	g := newRig(t, patient, time.Second)
+func TestTimeoutOfTheLeaderEndsNoOtherWrite(t *testing.T) {
+	g := newRig(t, waitLimit, time.Second)
 	g.hold()
 	var all []*written
 	var finished []<-chan struct{}
 	ctx, cancel := context.WithCancel(t.Context())
-	for i := range 2 * mergeLanes {
+	for i := range 2 * maxShared {
 		all = append(all, batchOf(g.attached(), 3, 10))
-		finished = append(finished, g.queued(map[bool]context.Context{true: ctx, false: t.Context()}[i < mergeLanes], all[i]))
+		finished = append(finished, g.queued(map[bool]context.Context{true: ctx, false: t.Context()}[i < maxShared], all[i]))
 	}
 	g.merger.mu.Lock()
 	cancel()
-	for range mergeLanes {
+	for range maxShared {
 		g.merger.passOn()
 	}
 	g.merger.mu.Unlock()
 	for i, w := range all {
 		<-finished[i]
-		if i < mergeLanes {
+		if i < maxShared {
 			require.ErrorIs(t, w.err, context.Canceled)
 		} else {
 			require.NoError(t, w.err)
 		}
 	}
-	g.requireStored(all[mergeLanes:]...)
+	g.requireStored(all[maxShared:]...)
 }
 
 // While a transaction is under way, whoever has asked for it may leave: the one that leads takes nothing from the others
@@ -244,7 +244,7 @@ func TestTimeEndsWithTheLead(t *testing.T) {
 func TestTimeEndsInTheMiddle(t *testing.T) {
 	for name, leader := range map[string]bool{"of the one that leads": true, "of one that is led": false} {
 		t.Run(name, func(t *testing.T) {
-			g := newRig(t, patient, time.Second)
+			g := newRig(t, waitLimit, time.Second)
 			slow := g.attached()
 			open := g.gated(slow)
 			g.hold()
@@ -279,7 +279,7 @@ func TestTimeEndsInTheMiddle(t *testing.T) {
 					require.NoError(t, all[i].err)
 				}
 			}
-			g.free(mergeLanes - 1)
+			g.free(maxShared - 1)
 			if _, there := g.contents()[all[gone].tenant]; !there { // nobody has promised anything
 				all = slices.Delete(all, gone, gone+1)
 			}
@@ -297,9 +297,9 @@ func batchesOf(tenant uuid.UUID, random *rand.Rand, rounds, messages, size int) 
 }
 
 // Whenever time runs out, of whomever: what is said to be stored is there, nothing is there that was not written, and no
-// lane is lost.
+// shared transaction is lost.
 func TestTimeEndsAtRandom(t *testing.T) {
-	g := newRig(t, patient, time.Second)
+	g := newRig(t, waitLimit, time.Second)
 	const tenants, writers, rounds = 6, 4, 60
 	var writing sync.WaitGroup
 	var all []*written
@@ -350,7 +350,7 @@ func TestTimeEndsAtRandom(t *testing.T) {
 // An operator, or a failover, ends connections in the middle: what was said to be stored is, and all else can be repeated
 // until it is.
 func TestConnectionsAreTerminated(t *testing.T) {
-	g := newRig(t, patient, time.Second)
+	g := newRig(t, waitLimit, time.Second)
 	const tenants, writers, rounds, every = 5, 2, 30, 10
 	var writing, killing sync.WaitGroup
 	var all []*written
@@ -461,7 +461,7 @@ func TestTheServerFreezes(t *testing.T) {
 		config.ConnConfig.Host, config.ConnConfig.Port = address.IP.String(), uint16(address.Port)
 	})
 	repeat := func(given *written) {
-		require.Eventually(t, func() bool { return g.insert(t.Context(), given) == nil }, patient, tick)
+		require.Eventually(t, func() bool { return g.insert(t.Context(), given) == nil }, waitLimit, tick)
 	}
 	var all []*written
 	for i := range 8 {
@@ -496,7 +496,7 @@ func TestTheServerIsSilent(t *testing.T) {
 	t.Cleanup(pool.Close)
 	t.Cleanup(func() { require.NoError(t, w.Close()) })
 	s := New(pool, 100*time.Millisecond)
-	results := make(chan error, 4*mergeLanes)
+	results := make(chan error, 4*maxShared)
 	for range cap(results) {
 		go func() {
 			_, err := s.Insert(t.Context(), uuid.New(), batchOf(uuid.Nil, 3, 10).messages)

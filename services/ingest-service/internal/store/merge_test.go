@@ -21,10 +21,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 )
 
-// patient and tick are how long, and how often, a test looks for a condition.
-const patient, tick = 20 * time.Second, time.Millisecond
+// waitLimit and tick are how long, and how often, a test looks for a condition.
+const waitLimit, tick = 20 * time.Second, time.Millisecond
 
-// rig is a store whose lanes the test can hold.
+// rig is a store whose shared transactions the test can hold.
 type rig struct {
 	*testing.T
 	*Store
@@ -53,8 +53,10 @@ func newRig(t *testing.T, timeout, lock time.Duration, change ...func(*pgxpool.C
 	require.NoError(t, err)
 	t.Cleanup(operator.Close)
 	g := &rig{T: t, Store: New(pool, timeout), operator: operator}
-	// Whatever a test has done: no lane is lost, and nobody waits.
-	t.Cleanup(func() { g.until("no lane is taken", func(running int, _ []*write) bool { return running == 0 }) })
+	// Whatever a test has done: no shared transaction is lost, and nobody waits.
+	t.Cleanup(func() {
+		g.until("no shared transaction is taken", func(running int, _ []*write) bool { return running == 0 })
+	})
 	return g
 }
 
@@ -65,22 +67,22 @@ func (g *rig) until(what string, is func(running int, waiting []*write) bool) {
 		g.merger.mu.Lock()
 		defer g.merger.mu.Unlock()
 		return is(g.merger.running, g.merger.waiting)
-	}, patient, tick, what)
+	}, waitLimit, tick, what)
 }
 
-// hold takes all lanes, so that writes wait.
+// hold takes all shared transactions, so that writes wait.
 func (g *rig) hold() {
 	g.merger.mu.Lock()
 	defer g.merger.mu.Unlock()
 	require.Zero(g, g.merger.running)
-	g.merger.running = mergeLanes
+	g.merger.running = maxShared
 }
 
-// free gives so many lanes to those that wait.
-func (g *rig) free(lanes int) {
+// free gives so many shared transactions to those that wait.
+func (g *rig) free(shared int) {
 	g.merger.mu.Lock()
 	defer g.merger.mu.Unlock()
-	for range lanes {
+	for range shared {
 		g.merger.passOn()
 	}
 }
@@ -115,7 +117,7 @@ func (g *rig) sees(n int, sql string, args ...any) {
 		var counted int
 		err := g.operator.QueryRow(g.Context(), sql, args...).Scan(&counted)
 		return err == nil && counted == n
-	}, patient, tick, "%d of %s", n, sql)
+	}, waitLimit, tick, "%d of %s", n, sql)
 }
 
 // locked locks the partition of tenant as a careless operator does, until unlock is called.
@@ -195,7 +197,7 @@ func (g *rig) begin(ctx context.Context, w *written) <-chan struct{} {
 	return finished
 }
 
-// queued is begin, and waits until w is in the queue. The lanes are held.
+// queued is begin, and waits until w is in the queue. All shared transactions are held.
 func (g *rig) queued(ctx context.Context, w *written) <-chan struct{} {
 	g.Helper()
 	before := 0
@@ -276,7 +278,7 @@ func TestTakeProperty(t *testing.T) {
 		m := newMerger(nil)
 		m.waiting = append(m.waiting, waiting...)
 		first := draw.Draw(r, "first")
-		group := m.take(first)
+		group := m.formGroup(first)
 
 		require.Same(r, first, group[0])
 		require.LessOrEqual(r, len(group), groupWrites)
@@ -308,32 +310,32 @@ func TestTakeProperty(t *testing.T) {
 }
 
 // A tenant that is kept alone for ever would cost a transaction a message; one that is never forgotten, memory.
-func TestAloneForAWhile(t *testing.T) {
+func TestSeparateForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMerger(nil)
-		require.False(t, m.isAlone(uuid.New()))
+		require.False(t, m.isSeparate(uuid.New()))
 		var tenants []uuid.UUID
 		for range 1000 {
 			tenants = append(tenants, uuid.New())
-			m.keepAlone(tenants[len(tenants)-1])
+			m.keepSeparate(tenants[len(tenants)-1])
 		}
-		require.True(t, m.isAlone(tenants[7]))
-		require.False(t, m.isAlone(uuid.New()))
-		<-time.After(aloneFor - 1)
-		require.True(t, m.isAlone(tenants[7]))
-		m.keepAlone(tenants[8])
+		require.True(t, m.isSeparate(tenants[7]))
+		require.False(t, m.isSeparate(uuid.New()))
+		<-time.After(separateFor - 1)
+		require.True(t, m.isSeparate(tenants[7]))
+		m.keepSeparate(tenants[8])
 		<-time.After(1)
-		require.False(t, m.isAlone(tenants[7]))
-		require.True(t, m.isAlone(tenants[8]), "it failed again")
-		<-time.After(2 * aloneFor)
-		require.False(t, m.isAlone(tenants[0]))
-		require.Empty(t, m.alone)
+		require.False(t, m.isSeparate(tenants[7]))
+		require.True(t, m.isSeparate(tenants[8]), "it failed again")
+		<-time.After(2 * separateFor)
+		require.False(t, m.isSeparate(tenants[0]))
+		require.Empty(t, m.separate)
 	})
 }
 
 // Many writers of many tenants at once: nothing is lost, nothing doubled, nothing under another tenant.
 func TestManyTenantsAtOnce(t *testing.T) {
-	g := newRig(t, patient, time.Second)
+	g := newRig(t, waitLimit, time.Second)
 	const tenants, writers, rounds = 20, 3, 15
 	g.hold()
 	var writing sync.WaitGroup
@@ -361,7 +363,7 @@ func TestManyTenantsAtOnce(t *testing.T) {
 		}
 	}
 	g.until("all wait", func(_ int, waiting []*write) bool { return len(waiting) == tenants*writers })
-	g.free(mergeLanes)
+	g.free(maxShared)
 	writing.Wait()
 	g.requireStored(all...)
 	var shared int
@@ -372,7 +374,7 @@ func TestManyTenantsAtOnce(t *testing.T) {
 
 // The reading order counts the messages of a tenant in a transaction: two writes of one tenant in it would collide.
 func TestOneTenantSeveralTimes(t *testing.T) {
-	g := newRig(t, patient, time.Second)
+	g := newRig(t, waitLimit, time.Second)
 	tenant := g.attached()
 	g.hold()
 	var all []*written
@@ -383,7 +385,7 @@ func TestOneTenantSeveralTimes(t *testing.T) {
 		}
 		finished = append(finished, g.queued(t.Context(), all[i]))
 	}
-	g.free(mergeLanes)
+	g.free(maxShared)
 	for i := range all {
 		<-finished[i]
 		require.NoError(t, all[i].err)

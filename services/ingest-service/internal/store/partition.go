@@ -45,8 +45,8 @@ func (s *Store) Attached(ctx context.Context, tenant uuid.UUID) (attached bool, 
 	return attached, nil
 }
 
-// Settled are the tenants whose partition is at least so old and was not dropped, the youngest first.
-func (s *Store) Settled(ctx context.Context, age time.Duration) ([]uuid.UUID, error) {
+// AttachedLongerThan are the tenants whose partition is at least so old and was not dropped, the youngest first.
+func (s *Store) AttachedLongerThan(ctx context.Context, age time.Duration) ([]uuid.UUID, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	rows, err := s.pool.Query(ctx,

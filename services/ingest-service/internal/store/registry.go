@@ -67,8 +67,8 @@ func (s *Store) registrations(ctx context.Context, query string, args ...any) ([
 	return found, nil
 }
 
-// NoteHeard notes that instance was heard in the control channel just now, and forgets those that were not for a day.
-func (s *Store) NoteHeard(ctx context.Context, instance string) error {
+// MarkAlive notes that a heartbeat of instance arrived through the control channel just now, and forgets those that had none for a day.
+func (s *Store) MarkAlive(ctx context.Context, instance string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	_, err := s.pool.Exec(ctx, `
@@ -76,25 +76,25 @@ func (s *Store) NoteHeard(ctx context.Context, instance string) error {
 		INSERT INTO ingest_instances (instance, heard_at) VALUES ($1, now())
 		ON CONFLICT (instance) DO UPDATE SET heard_at = excluded.heard_at`, instance)
 	if err != nil {
-		return fmt.Errorf("note that the instance was heard: %w", err)
+		return fmt.Errorf("note that the instance is alive: %w", err)
 	}
 	return nil
 }
 
-// OthersHeard reports whether another instance was heard in the control channel within the given time.
-func (s *Store) OthersHeard(ctx context.Context, instance string, within time.Duration) (heard bool, err error) {
+// OthersAlive reports whether a heartbeat of another instance arrived within the given time.
+func (s *Store) OthersAlive(ctx context.Context, instance string, within time.Duration) (alive bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	err = s.pool.QueryRow(ctx,
-		`SELECT EXISTS (SELECT FROM ingest_instances WHERE instance <> $1 AND heard_at > now() - $2::interval)`, instance, within).Scan(&heard)
+		`SELECT EXISTS (SELECT FROM ingest_instances WHERE instance <> $1 AND heard_at > now() - $2::interval)`, instance, within).Scan(&alive)
 	if err != nil {
-		return false, fmt.Errorf("ask whether other instances were heard: %w", err)
+		return false, fmt.Errorf("ask whether other instances are alive: %w", err)
 	}
-	return heard, nil
+	return alive, nil
 }
 
-// ForgetHeard is for an instance that ends in order.
-func (s *Store) ForgetHeard(ctx context.Context, instance string) error {
+// RemoveMark is for an instance that ends in order.
+func (s *Store) RemoveMark(ctx context.Context, instance string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	if _, err := s.pool.Exec(ctx, `DELETE FROM ingest_instances WHERE instance = $1`, instance); err != nil {

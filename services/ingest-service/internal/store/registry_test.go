@@ -93,28 +93,28 @@ func TestRegistryAsIngestServiceSeesIt(t *testing.T) {
 }
 
 // An instance that is not heard must learn that others are, and must not take one that was heard long ago for that.
-func TestOthersHeard(t *testing.T) {
+func TestOthersAlive(t *testing.T) {
 	f := newFixture(t)
-	heard := func(instance string, within time.Duration) bool {
+	alive := func(instance string, within time.Duration) bool {
 		t.Helper()
-		others, err := f.store.OthersHeard(t.Context(), instance, within)
+		others, err := f.store.OthersAlive(t.Context(), instance, within)
 		require.NoError(t, err)
 		return others
 	}
-	require.False(t, heard("a", time.Hour))
-	require.NoError(t, f.store.NoteHeard(t.Context(), "a"))
-	require.False(t, heard("a", time.Hour), "it is no other")
-	require.True(t, heard("b", time.Hour))
+	require.False(t, alive("a", time.Hour))
+	require.NoError(t, f.store.MarkAlive(t.Context(), "a"))
+	require.False(t, alive("a", time.Hour), "it is no other")
+	require.True(t, alive("b", time.Hour))
 	_, err := f.operator.Exec(t.Context(), `UPDATE ingest_instances SET heard_at = now() - interval '20 seconds'`)
 	require.NoError(t, err)
-	require.False(t, heard("b", 15*time.Second))
-	require.NoError(t, f.store.NoteHeard(t.Context(), "a"))
-	require.True(t, heard("b", 15*time.Second))
-	require.NoError(t, f.store.ForgetHeard(t.Context(), "a"))
-	require.False(t, heard("b", time.Hour))
+	require.False(t, alive("b", 15*time.Second))
+	require.NoError(t, f.store.MarkAlive(t.Context(), "a"))
+	require.True(t, alive("b", 15*time.Second))
+	require.NoError(t, f.store.RemoveMark(t.Context(), "a"))
+	require.False(t, alive("b", time.Hour))
 
 	_, err = f.operator.Exec(t.Context(), `INSERT INTO ingest_instances VALUES ('long gone', now() - interval '2 days')`)
 	require.NoError(t, err)
-	require.NoError(t, f.store.NoteHeard(t.Context(), "a"))
+	require.NoError(t, f.store.MarkAlive(t.Context(), "a"))
 	require.Equal(t, 1, f.count(t, `SELECT count(*) FROM ingest_instances`))
 }

@@ -163,7 +163,7 @@ func TestMissingPartitionIsInfrastructure(t *testing.T) {
 }
 
 // Whose partition has been there for a while needs not be provisioned again; the young, and the dropped, are left out.
-func TestSettled(t *testing.T) {
+func TestAttachedLongerThan(t *testing.T) {
 	f := newFixture(t)
 	old, older, dropped, young := f.attached(t), f.attached(t), f.attached(t), f.attached(t)
 	require.NoError(t, f.store.Drop(t.Context(), dropped))
@@ -171,12 +171,12 @@ func TestSettled(t *testing.T) {
 		_, err := f.operator.Exec(t.Context(), `UPDATE tenant_partitions SET attached_at = now() - $2::interval WHERE id = $1`, tenant, age)
 		require.NoError(t, err)
 	}
-	settled, err := f.store.Settled(t.Context(), 30*time.Minute)
+	listed, err := f.store.AttachedLongerThan(t.Context(), 30*time.Minute)
 	require.NoError(t, err)
-	require.Equal(t, []uuid.UUID{old, older}, settled)
-	settled, err = f.store.Settled(t.Context(), 0)
+	require.Equal(t, []uuid.UUID{old, older}, listed)
+	listed, err = f.store.AttachedLongerThan(t.Context(), 0)
 	require.NoError(t, err)
-	require.Equal(t, []uuid.UUID{young, old, older}, settled)
+	require.Equal(t, []uuid.UUID{young, old, older}, listed)
 }
 
 // A deleted id must never meet a new tenant.

@@ -83,7 +83,7 @@ func startOn(t *testing.T, url string, way func(url string) string, timeout time
 	return s
 }
 
-// tenant makes a tenant whose settled messages have those payloads, a second apart, and returns their ids, too.
+// tenant makes a tenant whose readable messages have those payloads, a second apart, and returns their ids, too.
 func (s *service) tenant(t *testing.T, payloads ...string) (tenant uuid.UUID, ids []string) {
 	t.Helper()
 	tenant = uuid.New()

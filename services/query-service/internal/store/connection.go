@@ -30,7 +30,7 @@ const bind = postgres.SetTenant + `, set_config('transaction_read_only', 'on', t
 
 // bindAndAsk binds and asks for the current epoch. What a statement after it in the same transaction sees is as new at
 // the least: an epoch that has begun in between only makes it treat the one before as current a last time, and whatever
-// that one has below the horizon is settled.
+// that one has below the horizon is final.
 const bindAndAsk = bind + `, reading_epoch()`
 
 // bound begins a batch of statements that is a transaction of its own, read-only and bound to tenant: all of a batch

@@ -32,7 +32,7 @@ func TestNothingAppearsBehindAReader(t *testing.T) {
 	require.NoError(t, err, "by its id it is there at once")
 
 	require.NoError(t, early.Commit(t.Context()))
-	f.settle(t)
+	f.awaitHorizon(t)
 	require.Equal(t, []string{first.String(), second.String()}, identities(f.page(t, query).Messages))
 	query.Order = Descending
 	require.Equal(t, []string{second.String(), first.String()}, identities(f.page(t, query).Messages))
@@ -53,7 +53,7 @@ func TestANewEpochComesLast(t *testing.T) {
 	f.newEpoch(t)
 	id, err := store(t.Context(), f.operator, tenant, 0, `"new"`)
 	require.NoError(t, err)
-	f.settle(t)
+	f.awaitHorizon(t)
 	want := append(identities(restored), id.String())
 	require.Equal(t, want, identities(f.walk(t, query)))
 	query.Order = Descending
@@ -150,7 +150,7 @@ func TestFollowingWriters(t *testing.T) {
 		select {
 		case err := <-written:
 			require.NoError(t, err)
-			f.settle(t)
+			f.awaitHorizon(t)
 			finished = true // now the next empty page is the end
 		default:
 		}

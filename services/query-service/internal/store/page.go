@@ -55,7 +55,7 @@ type Page struct {
 // of time. The payload of a message belongs to the driver: it is good until each returns. After an error what each was
 // given is no page.
 //
-// A page has fewer messages than the limit only where no further message is settled, or where it would exceed
+// A page has fewer messages than the limit only where no further message lies before the horizon, or where it would exceed
 // [PageBytes].
 func (r *Reader) Page(ctx context.Context, query Query, each func(Message)) (Page, error) {
 	span, err := r.seek(ctx, query)

@@ -58,7 +58,7 @@ func moment(r *rapid.T, name string, messages []Message) *time.Time {
 // A bound in time must give exactly the messages that a scan of all of them would, in both orders.
 func TestTimeBoundsAgainstAScan(t *testing.T) {
 	f := newFixture(t)
-	f.exec(t, `INSERT INTO reading_epochs (epoch, system_identifier, timeline) VALUES (1000, 0, 0)`) // all are settled
+	f.exec(t, `INSERT INTO reading_epochs (epoch, system_identifier, timeline) VALUES (1000, 0, 0)`) // all lie before the horizon
 	rapid.Check(t, func(r *rapid.T) {
 		tenant, messages := f.tenant(r), history(r)
 		f.place(r, tenant, messages)
@@ -82,7 +82,7 @@ func TestTimeBoundsAgainstAScan(t *testing.T) {
 // The search must come close: the messages that it leaves between its two answers are the ones that are read in vain.
 func TestPositionComesClose(t *testing.T) {
 	f := newFixture(t)
-	f.exec(t, `INSERT INTO reading_epochs (epoch, system_identifier, timeline) VALUES (1000, 0, 0)`) // all are settled
+	f.exec(t, `INSERT INTO reading_epochs (epoch, system_identifier, timeline) VALUES (1000, 0, 0)`) // all lie before the horizon
 	rapid.Check(t, func(r *rapid.T) {
 		tenant, messages := f.tenant(r), history(r)
 		f.place(r, tenant, messages)

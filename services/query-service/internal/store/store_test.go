@@ -98,21 +98,21 @@ func (f *fixture) begin(t *testing.T) pgx.Tx {
 	return tx
 }
 
-// newEpoch begins one, as a restore would: whatever is in an earlier one is settled.
+// newEpoch begins one, as a restore would: whatever is in an earlier one lies before the horizon.
 func (f *fixture) newEpoch(t require.TestingT) {
 	f.exec(t, `INSERT INTO reading_epochs (epoch, system_identifier, timeline)
 		SELECT epoch + 1, system_identifier, timeline FROM reading_epochs ORDER BY epoch DESC LIMIT 1`)
 }
 
-// settle waits until everything committed before is shown: transactions of other tests of the cluster hold it back, too.
-func (f *fixture) settle(t *testing.T) {
+// awaitHorizon waits until everything committed before is shown: transactions of other tests of the cluster hold it back, too.
+func (f *fixture) awaitHorizon(t *testing.T) {
 	t.Helper()
 	var begun uint64
 	require.NoError(t, f.operator.QueryRow(t.Context(), `SELECT pg_snapshot_xmax(pg_current_snapshot())`).Scan(&begun))
 	require.Eventually(t, func() bool {
-		var settled bool
-		err := f.operator.QueryRow(t.Context(), `SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1`, begun).Scan(&settled)
-		return err == nil && settled
+		var passed bool
+		err := f.operator.QueryRow(t.Context(), `SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1`, begun).Scan(&passed)
+		return err == nil && passed
 	}, time.Minute, 2*time.Millisecond)
 }
 

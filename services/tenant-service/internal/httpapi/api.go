@@ -108,7 +108,7 @@ func (a *API) create(c *fiber.Ctx) error {
 		return asProblem(err)
 	}
 	c.Location("/tenants/" + t.ID.String())
-	return a.settle(c, http.StatusCreated, t)
+	return a.respond(c, http.StatusCreated, t)
 }
 
 // list pages through the tenants.
@@ -271,7 +271,7 @@ func (a *API) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) err
 	if err != nil {
 		return asProblem(err)
 	}
-	return a.settle(c, http.StatusOK, t)
+	return a.respond(c, http.StatusOK, t)
 }
 
 // delete begins the teardown.
@@ -298,15 +298,15 @@ func (a *API) delete(c *fiber.Ctx) error {
 	if err != nil {
 		return asProblem(err)
 	}
-	return a.settle(c, http.StatusAccepted, t)
+	return a.respond(c, http.StatusAccepted, t)
 }
 
 func (a *API) status(t tenant.Tenant) tenant.Status {
 	return tenant.Summarize(t.State, a.reports.Of(t.ID))
 }
 
-// settle answers with t, after it has waited for what the client prefers to wait for.
-func (a *API) settle(c *fiber.Ctx, status int, t tenant.Tenant) error {
+// respond answers with t, after it has waited for what the client prefers to wait for.
+func (a *API) respond(c *fiber.Ctx, status int, t tenant.Tenant) error {
 	wait, asked, err := rest.PreferWait(c)
 	if err != nil {
 		return err
@@ -332,7 +332,7 @@ func (a *API) await(ctx context.Context, wait time.Duration, t tenant.Tenant) te
 				t.State = tenant.Deleted
 				return t
 			}
-		} else if a.status(t).Settled(t) {
+		} else if a.status(t).Reached(t) {
 			return t
 		}
 		select {

@@ -96,7 +96,7 @@ func (r *Relay) compareBatch(ctx context.Context, batch []tenant.Tenant, snapsho
 func (r *Relay) overtakeObserved(ctx context.Context, id uuid.UUID) (tenant.Tenant, error) {
 	observed := r.observed(id)
 	t, err := r.registry.Change(ctx, id, func(t *tenant.Tenant) error {
-		t.OvertakeObserved(observed)
+		t.RaiseAboveObserved(observed)
 		return nil
 	})
 	if err != nil {

@@ -221,7 +221,7 @@ func TestSleepingRelaysRace(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
 	bucket := control.Tenants(conn)
-	require.Eventually(t, func() bool { _, err := bucket.Snapshot(t.Context()); return err == nil }, patience, tick)
+	require.Eventually(t, func() bool { _, err := bucket.Snapshot(t.Context()); return err == nil }, waitLimit, tick)
 	rapid.Check(t, func(rt *rapid.T) {
 		all, err := bucket.Snapshot(t.Context())
 		require.NoError(rt, err)

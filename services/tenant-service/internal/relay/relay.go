@@ -233,7 +233,7 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 		if seen.Revision > 0 && seen.Value.Generation >= t.Generation && seen.Value != t.Spec() {
 			// Either t is out of date, or the registry is, compared with the one that published this.
 			current, err := r.registry.Change(ctx, t.ID, func(t *tenant.Tenant) error {
-				t.Overtake(seen.Value)
+				t.RaiseAbove(seen.Value)
 				return nil
 			})
 			if err != nil {

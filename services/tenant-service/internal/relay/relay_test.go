@@ -31,8 +31,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience = time.Minute // on a busy machine
-	tick     = 20 * time.Millisecond
+	waitLimit = time.Minute // on a busy machine
+	tick      = 20 * time.Millisecond
 )
 
 // world is a registry, a control channel, and what connects them.
@@ -80,7 +80,7 @@ func (w *world) connect() *control.Conn {
 	w.t.Cleanup(conn.Close)
 	select {
 	case <-connected:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		require.Fail(w.t, "no connection to NATS")
 	}
 	return conn
@@ -170,7 +170,7 @@ func (w *world) bucketHas(want ...contract.TenantSpec) {
 			expected[spec.TenantID] = spec
 		}
 		require.Equal(c, expected, has)
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 // allPublished waits until the registry knows that everything is published.
@@ -179,7 +179,7 @@ func (w *world) allPublished() {
 	require.Eventually(w.t, func() bool {
 		waiting, err := w.registry.Unpublished(w.t.Context(), 1)
 		return err == nil && len(waiting) == 0
-	}, patience, tick)
+	}, waitLimit, tick)
 }
 
 // rare are options with which only a notification can be what published something in time.
@@ -319,12 +319,12 @@ func TestRemovesOrphans(t *testing.T) {
 	o.reg = reg
 	w.start(o)
 	w.bucketHas(a.Spec())
-	require.Eventually(t, func() bool { return metric(t, reg, "mtm_relay_repairs_total", "removed") == 3 }, patience, tick)
+	require.Eventually(t, func() bool { return metric(t, reg, "mtm_relay_repairs_total", "removed") == 3 }, waitLimit, tick)
 }
 
 // The registry is restored from a backup: the bucket, and the instances, know generations that it has yet to reach. What
 // it says must win, under a generation that the instances take for new.
-func TestOvertakesRestoredRegistry(t *testing.T) {
+func TestRaisesGenerationsOfARestoredRegistry(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		bucket func(contract.TenantSpec) *contract.TenantSpec
@@ -358,7 +358,7 @@ func TestOvertakesRestoredRegistry(t *testing.T) {
 			require.Eventually(t, func() bool {
 				entry, err := w.bucket.Get(t.Context(), a.ID.String())
 				return err == nil && entry.Value.Generation >= tc.least && entry.Value.Workers == 3
-			}, patience, tick)
+			}, waitLimit, tick)
 			w.allPublished()
 			found, err := w.registry.Find(t.Context(), a.ID)
 			require.NoError(t, err)
@@ -447,7 +447,7 @@ func TestStaleRelayLoses(t *testing.T) {
 	o := often()
 	o.registry, o.reg = stale{Registry: w.registry, old: old}, reg
 	_, stop = w.start(o)
-	require.Eventually(t, func() bool { return metric(t, reg, "mtm_tenants", "active") == 1 }, patience, tick, "no pass was made")
+	require.Eventually(t, func() bool { return metric(t, reg, "mtm_tenants", "active") == 1 }, waitLimit, tick, "no pass was made")
 	stop()
 	w.bucketHas(current.Spec())
 	found, err := w.registry.Find(t.Context(), old.ID)
@@ -494,7 +494,7 @@ func TestRetire(t *testing.T) {
 	w.bucketHas()
 }
 
-// broken is a registry that fails until it is mended.
+// broken is a registry that fails until it is fixed.
 type broken struct {
 	relay.Registry
 	down *atomic.Bool
@@ -519,16 +519,16 @@ func TestOutlivesOutage(t *testing.T) {
 	o := options{Options: relay.Options{Poll: 10 * time.Millisecond, Compare: time.Hour}, registry: broken{Registry: w.registry, down: &down}, reg: reg}
 	a := w.create("a")
 	w.start(o)
-	require.Eventually(t, func() bool { return metric(t, reg, "mtm_tenants", "active") == 1 }, patience, tick, "counting does not need the rest")
+	require.Eventually(t, func() bool { return metric(t, reg, "mtm_tenants", "active") == 1 }, waitLimit, tick, "counting does not need the rest")
 	w.bucketHas()
 	down.Store(false)
 	w.bucketHas(a.Spec())
 	w.allPublished()
-	require.Eventually(t, func() bool { return metric(t, reg, "mtm_relay_lag_seconds", "") == 0 }, patience, tick)
+	require.Eventually(t, func() bool { return metric(t, reg, "mtm_relay_lag_seconds", "") == 0 }, waitLimit, tick)
 	w.change(a.ID, (*tenant.Tenant).Suspend)
 	require.Eventually(t, func() bool {
 		return metric(t, reg, "mtm_tenants", "active") == 0 && metric(t, reg, "mtm_tenants", "suspended") == 1
-	}, patience, tick)
+	}, waitLimit, tick)
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Empty(t, problems)
@@ -549,7 +549,7 @@ func TestLagShowsWhileNATSIsAway(t *testing.T) {
 	go func() { ended <- running.Run(ctx) }()
 	require.Eventually(t, func() bool {
 		return metric(t, reg, "mtm_relay_lag_seconds", "") > 0.1 && metric(t, reg, "mtm_relay_unpublished_tenants", "") == 1
-	}, patience, tick)
+	}, waitLimit, tick)
 	cancel()
 	require.NoError(t, <-ended)
 	w.start(often())

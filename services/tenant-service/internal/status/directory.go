@@ -42,11 +42,11 @@ type Directory struct {
 	log    *zap.Logger
 	wake   chan struct{} // capacity 1: there is something in torn
 
-	mu       sync.Mutex
-	reports  map[uuid.UUID]map[string]*report // by tenant and instance
-	beats    map[string]beat                  // the living instances
-	watchers map[uuid.UUID]map[chan struct{}]struct{}
-	torn     map[uuid.UUID]struct{} // tenants that may be ready to be retired
+	mu          sync.Mutex
+	reports     map[uuid.UUID]map[string]*report // by tenant and instance
+	beats       map[string]beat                  // the living instances
+	watchers    map[uuid.UUID]map[chan struct{}]struct{}
+	tornDownIDs map[uuid.UUID]struct{} // tenants that may be ready to be retired
 }
 
 type report struct {
@@ -64,13 +64,13 @@ type beat struct {
 // NewDirectory makes a directory of what is in bucket, which is empty until it runs.
 func NewDirectory(bucket *control.Bucket[contract.TenantStatus], log *zap.Logger) *Directory {
 	return &Directory{
-		bucket:   bucket,
-		log:      log,
-		wake:     make(chan struct{}, 1),
-		reports:  make(map[uuid.UUID]map[string]*report),
-		beats:    make(map[string]beat),
-		watchers: make(map[uuid.UUID]map[chan struct{}]struct{}),
-		torn:     make(map[uuid.UUID]struct{}),
+		bucket:      bucket,
+		log:         log,
+		wake:        make(chan struct{}, 1),
+		reports:     make(map[uuid.UUID]map[string]*report),
+		beats:       make(map[string]beat),
+		watchers:    make(map[uuid.UUID]map[chan struct{}]struct{}),
+		tornDownIDs: make(map[uuid.UUID]struct{}),
 	}
 }
 
@@ -218,7 +218,7 @@ func (d *Directory) consider(id uuid.UUID) {
 	if _, torn := d.tornDown(id); !torn {
 		return
 	}
-	d.torn[id] = struct{}{}
+	d.tornDownIDs[id] = struct{}{}
 	select {
 	case d.wake <- struct{}{}:
 	default:
@@ -345,7 +345,7 @@ func (d *Directory) retireTorn(ctx context.Context, retire Retire) error {
 			return nil
 		case <-d.wake:
 		}
-		left := d.takeTorn()
+		left := d.swapTornDown()
 		for id := range left {
 			if err := d.retireOne(ctx, id, retire); err != nil {
 				if ctx.Err() == nil {
@@ -359,11 +359,11 @@ func (d *Directory) retireTorn(ctx context.Context, retire Retire) error {
 	}
 }
 
-func (d *Directory) takeTorn() map[uuid.UUID]struct{} {
+func (d *Directory) swapTornDown() map[uuid.UUID]struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	taken := d.torn
-	d.torn = make(map[uuid.UUID]struct{})
+	taken := d.tornDownIDs
+	d.tornDownIDs = make(map[uuid.UUID]struct{})
 	return taken
 }
 

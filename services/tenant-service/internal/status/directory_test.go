@@ -23,8 +23,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience = time.Minute // on a busy machine
-	tick     = 20 * time.Millisecond
+	waitLimit = time.Minute // on a busy machine
+	tick      = 20 * time.Millisecond
 )
 
 // instance writes what instances of ingest-service would report.
@@ -49,7 +49,7 @@ func start(t *testing.T, retire status.Retire) (*status.Directory, instance) {
 	t.Cleanup(conn.Close)
 	select {
 	case <-connected:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		require.Fail(t, "no connection to NATS")
 	}
 	i := instance{t: t, bucket: control.Statuses(conn)}
@@ -87,7 +87,7 @@ func states(directory *status.Directory, id uuid.UUID) map[string]contract.Consu
 
 func requireStates(t *testing.T, directory *status.Directory, id uuid.UUID, want map[string]contract.ConsumerState) {
 	t.Helper()
-	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Equal(c, want, states(directory, id)) }, patience, tick)
+	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Equal(c, want, states(directory, id)) }, waitLimit, tick)
 }
 
 // What an operator sees of a tenant is what the instances report, each for itself.
@@ -136,7 +136,7 @@ func requireValue(t *testing.T, ch <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		require.Fail(t, "not woken")
 	}
 }
@@ -174,7 +174,7 @@ func TestRetiresWhenAllAreDone(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, err := i.bucket.Get(t.Context(), contract.StatusKey(a.String(), name))
 			return errors.Is(err, control.ErrNotFound)
-		}, patience, tick, "the status of a deleted tenant stays")
+		}, waitLimit, tick, "the status of a deleted tenant stays")
 	}
 }
 
@@ -183,7 +183,7 @@ func next(t *testing.T, calls <-chan call) call {
 	select {
 	case c := <-calls:
 		return c
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		require.Fail(t, "not retired")
 		return call{}
 	}
@@ -228,7 +228,7 @@ func TestRetiresLater(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(tried) > 0
-	}, patience, tick)
+	}, waitLimit, tick)
 	down.Store(false)
 	for _, id := range tenants {
 		requireStates(t, directory, id, map[string]contract.ConsumerState{})

@@ -50,13 +50,13 @@ func TestReportsCountAsLongAsTheirInstance(t *testing.T) {
 		require.Empty(t, changed, "a heartbeat changes nothing")
 		directory.dropExpired(time.Now())
 		require.Len(t, directory.Of(id), 2)
-		require.Empty(t, directory.takeTorn())
+		require.Empty(t, directory.swapTornDown())
 
 		<-time.After(contract.HeartbeatTTL/2 + time.Second)
 		require.Len(t, directory.Of(id), 1, "expired, though nobody has swept yet")
 		directory.dropExpired(time.Now())
 		<-changed
-		require.Contains(t, directory.takeTorn(), id, "the others are all done now")
+		require.Contains(t, directory.swapTornDown(), id, "the others are all done now")
 
 		<-time.After(contract.HeartbeatTTL)
 		directory.dropExpired(time.Now())

@@ -87,7 +87,7 @@ func distance(desired State, observed contract.ConsumerState) int {
 	return 1 + slices.Index(order, observed) // a state of a newer version ranks like the goal
 }
 
-// Settled reports whether the instances have brought about what t wants.
-func (s Status) Settled(t Tenant) bool {
+// Reached reports whether the instances have brought about what t wants.
+func (s Status) Reached(t Tenant) bool {
 	return s.State == string(goal(t.State)) && s.ObservedGeneration >= t.Generation
 }

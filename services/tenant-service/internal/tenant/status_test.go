@@ -21,7 +21,7 @@ func TestSummarize(t *testing.T) {
 		desired State
 		reports []contract.TenantStatus
 		state   string
-		settled bool // at generation 5
+		reached bool // at generation 5
 	}{
 		"nobody":                            {Active, nil, "unknown", false},
 		"gone":                              {Deleted, nil, "deleted", false},
@@ -47,7 +47,7 @@ func TestSummarize(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			sum := Summarize(tc.desired, tc.reports)
 			require.Equal(t, tc.state, sum.State)
-			require.Equal(t, tc.settled, sum.Settled(Tenant{State: tc.desired, Generation: 5}))
+			require.Equal(t, tc.reached, sum.Reached(Tenant{State: tc.desired, Generation: 5}))
 		})
 	}
 }

@@ -122,10 +122,10 @@ func (t *Tenant) Resize(workers int) error {
 	return nil
 }
 
-// Overtake lifts the generation above that of seen, if seen cannot come from this registry: it is newer, or it has this
+// RaiseAbove lifts the generation above that of seen, if seen cannot come from this registry: it is newer, or it has this
 // generation but says something else. That happens when the registry was restored from a backup; the instances would
 // ignore every change until their old generation is reached again.
-func (t *Tenant) Overtake(seen contract.TenantSpec) {
+func (t *Tenant) RaiseAbove(seen contract.TenantSpec) {
 	if t.State == Deleted || t.Generation > seen.Generation || t.Spec() == seen {
 		return
 	}
@@ -133,9 +133,9 @@ func (t *Tenant) Overtake(seen contract.TenantSpec) {
 	t.touch()
 }
 
-// OvertakeObserved lifts the generation above one that an instance says it has observed, if this registry has not reached
-// it yet. The reason is the same as for [Tenant.Overtake].
-func (t *Tenant) OvertakeObserved(generation int64) {
+// RaiseAboveObserved lifts the generation above one that an instance says it has observed, if this registry has not reached
+// it yet. The reason is the same as for [Tenant.RaiseAbove].
+func (t *Tenant) RaiseAboveObserved(generation int64) {
 	if t.State == Deleted || t.Generation >= generation {
 		return
 	}

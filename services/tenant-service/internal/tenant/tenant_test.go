@@ -150,7 +150,7 @@ func TestRetire(t *testing.T) {
 }
 
 // After a restore from a backup instances know generations that the registry has yet to reach.
-func TestOvertake(t *testing.T) {
+func TestRaiseAbove(t *testing.T) {
 	base := Tenant{ID: uuid.MustParse("0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"), State: Active, Workers: 3, Generation: 7}
 	other := func(change func(*contract.TenantSpec)) contract.TenantSpec {
 		s := base.Spec()
@@ -172,7 +172,7 @@ func TestOvertake(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tenant := base
 			tenant.State = tc.state
-			tenant.Overtake(tc.seen)
+			tenant.RaiseAbove(tc.seen)
 			require.Equal(t, tc.want, tenant.Generation)
 		})
 	}
@@ -182,7 +182,7 @@ func TestOvertake(t *testing.T) {
 func TestOvertakeObserved(t *testing.T) {
 	for observed, want := range map[int64]int64{0: 7, 6: 7, 7: 7, 8: 9, 20: 21} {
 		tenant := Tenant{State: Active, Generation: 7}
-		tenant.OvertakeObserved(observed)
+		tenant.RaiseAboveObserved(observed)
 		require.Equal(t, want, tenant.Generation, "observed %d", observed)
 	}
 }

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// laneBound is how many messages of a channel may be unconfirmed. With a confirm latency of 5 to 25 ms of a quorum
+	// maxUnconfirmed is how many messages of a channel may be unconfirmed. With a confirm latency of 5 to 25 ms of a quorum
 	// queue it allows more than a broker takes over one channel, and the library's cost of a confirm that stands for
 	// several (it scans all unconfirmed ones) stays small.
-	laneBound = 512
+	maxUnconfirmed = 512
 	// blockedGrace is how long a message that is already on its way waits for its confirmation after the broker has
 	// said that it is blocked. What was accepted just before is confirmed within it.
 	blockedGrace = 250 * time.Millisecond
@@ -24,9 +24,9 @@ const (
 	// stallAfter is how long nothing may be confirmed on a channel before it is given up as stalled. It is far above the
 	// seconds that a quorum queue takes at its slowest, and low enough to leave a request time for its answer.
 	stallAfter = 5 * time.Second
-	// looks is how often a lane looks after its confirmations in that time: every 250 ms.
+	// looks is how often a channel looks after its confirmations in that time: every 250 ms.
 	looks = 20
-	// slowLooks is after how many looks without a confirmation a lane gets no new messages if another one can take them.
+	// slowLooks is after how many looks without a confirmation a channel gets no new messages if another one can take them.
 	slowLooks = 2
 	// flowCredit is how many messages the broker takes at least from a connection for a channel whose process does not
 	// take them on (credit_flow of RabbitMQ: 400, given back in portions of 200). After that it reads nothing at all from
@@ -34,7 +34,7 @@ const (
 	flowCredit = 200
 )
 
-// lane is one channel in confirm mode with its unconfirmed messages.
+// confirmChannel is one channel in confirm mode with its unconfirmed messages.
 //
 // Which message a basic.return means is not in the protocol. RabbitMQ sends it before the confirmation of the same
 // message, and one goroutine of the library hands both on; so when a confirmation is seen, a return of that message is
@@ -43,36 +43,36 @@ const (
 // accepted one may be called unroutable (its publisher repeats it, under the same id), never the other way round.
 //
 // The process behind a channel in the broker waits for the queue that it publishes to. One queue that does not answer,
-// such as a quorum queue without a leader, thus stops the confirmations of all others on the channel; the goroutine of the lane looks out for that.
-type lane struct {
-	laneConfig
+// such as a quorum queue without a leader, thus stops the confirmations of all others on the channel; the goroutine of the channel looks out for that.
+type confirmChannel struct {
+	confirmConfig
 	session *Session
 	ch      *amqp.Channel
 	returns <-chan amqp.Return
 	closed  <-chan *amqp.Error
 
-	free      chan int      // indexes of unused entries, which bounds what is unconfirmed; bound of them
-	abandoned chan int      // entries whose publisher has left; bound of them
-	forsaken  atomic.Int64  // how many entries are abandoned
-	retire    chan struct{} // one element: asks the goroutine of the lane to replace it
-	gone      chan struct{} // closed when the lane takes no more messages
-	stalled   chan struct{} // closed when nobody waits for confirmations of the lane any more
+	free          chan int      // indexes of unused entries, which bounds what is unconfirmed; bound of them
+	detached      chan int      // entries whose publisher has left; bound of them
+	detachedCount atomic.Int64  // how many entries are detached
+	retire        chan struct{} // one element: asks the goroutine of the channel to replace it
+	gone          chan struct{} // closed when the channel takes no more messages
+	stalled       chan struct{} // closed when nobody waits for confirmations of the channel any more
 
 	quiet int         // owned by run: looks since something was confirmed
 	slow  atomic.Bool // nothing has been confirmed for a while, although something should
 
-	mu      sync.Mutex
-	entries []entry // guarded by mu; bound of them
-	settled uint64  // guarded by mu: how many entries have been settled
-	known   uint64  // guarded by mu: settled at the last look
-	cause   error   // guarded by mu, as a rule set before gone is closed: the exception that closed the channel
+	mu       sync.Mutex
+	entries  []entry // guarded by mu; bound of them
+	resolved uint64  // guarded by mu: how many entries have been resolved
+	known    uint64  // guarded by mu: resolved at the last look
+	cause    error   // guarded by mu, as a rule set before gone is closed: the exception that closed the channel
 }
 
-// laneConfig is what differs between lanes.
-type laneConfig struct {
-	bound   int                 // how many messages may be unconfirmed
-	stall   time.Duration       // see stallAfter
-	suspect func([]destination) // hears where a message went that kept the lane from confirming; one of them is at fault
+// confirmConfig is what differs between channels.
+type confirmConfig struct {
+	bound     int                 // how many messages may be unconfirmed
+	stall     time.Duration       // see stallAfter
+	onStalled func([]destination) // is told where the messages went that kept the channel from confirming; one of them is at fault
 }
 
 // entry is one unconfirmed message.
@@ -83,23 +83,23 @@ type entry struct {
 	seen              bool                       // a look has found it confirmed
 }
 
-// openLane opens a channel on s and puts it into confirm mode.
-func openLane(ctx context.Context, s *Session, cfg laneConfig) (*lane, error) {
+// openConfirmChannel opens a channel on s and puts it into confirm mode.
+func openConfirmChannel(ctx context.Context, s *Session, cfg confirmConfig) (*confirmChannel, error) {
 	ch, err := s.Channel(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &lane{
-		laneConfig: cfg, session: s, ch: ch, entries: make([]entry, cfg.bound),
+	l := &confirmChannel{
+		confirmConfig: cfg, session: s, ch: ch, entries: make([]entry, cfg.bound),
 		// A message returns at most once and keeps its entry until that was seen, so the library never waits here. It
 		// would drop a return after 5 s of waiting, and with it the news that the message is lost.
-		returns:   ch.NotifyReturn(make(chan amqp.Return, cfg.bound)),
-		closed:    ch.NotifyClose(make(chan *amqp.Error, 1)),
-		free:      make(chan int, cfg.bound),
-		abandoned: make(chan int, cfg.bound),
-		retire:    make(chan struct{}, 1),
-		gone:      make(chan struct{}),
-		stalled:   make(chan struct{}),
+		returns:  ch.NotifyReturn(make(chan amqp.Return, cfg.bound)),
+		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
+		free:     make(chan int, cfg.bound),
+		detached: make(chan int, cfg.bound),
+		retire:   make(chan struct{}, 1),
+		gone:     make(chan struct{}),
+		stalled:  make(chan struct{}),
 	}
 	for i := range cfg.bound {
 		l.free <- i
@@ -112,40 +112,40 @@ func openLane(ctx context.Context, s *Session, cfg laneConfig) (*lane, error) {
 	return l, nil
 }
 
-// run owns the lane until its channel is closed, it is stalled or to be replaced, or ctx ends. It settles what publishers
-// have abandoned, so that nobody else ever waits for a confirmation that may not come.
-func (l *lane) run(ctx context.Context) error {
+// run owns the channel until its channel is closed, it is stalled or to be replaced, or ctx ends. It resolves what publishers
+// have left, so that nobody else ever waits for a confirmation that may not come.
+func (l *confirmChannel) run(ctx context.Context) error {
 	look := time.NewTicker(l.stall / looks)
 	defer look.Stop()
-	held := -1 // the abandoned entry whose confirmation is waited for
+	held := -1 // the detached entry whose confirmation is waited for
 	for {
-		next, confirmed := l.abandoned, (<-chan struct{})(nil)
+		next, confirmed := l.detached, (<-chan struct{})(nil)
 		if held >= 0 {
 			next, confirmed = nil, l.confirmation(held).Done()
 		}
 		select {
 		case held = <-next:
 		case <-confirmed:
-			l.settle(held) // its publisher has left; nobody wants to know
-			l.forsaken.Add(-1)
+			l.resolve(held) // its publisher has left; nobody wants to know
+			l.detachedCount.Add(-1)
 			held = -1
 		case reason := <-l.closed:
 			return l.die(reason)
 		case <-look.C:
 			if l.look(); l.quiet >= looks {
-				stuck := l.accuse() // first, so that who tries again at once knows
+				stuck := l.reportStalled() // first, so that who tries again at once knows
 				close(l.gone)
-				l.forsake(stuck)
+				l.giveUpStalled(stuck)
 				return errStalled
 			}
 		case <-l.retire:
 			l.look()
 			if l.drain() {
-				stuck := l.accuse()
+				stuck := l.reportStalled()
 				if l.look(); l.quiet == 0 {
 					stuck = 0 // the rest was confirmed
 				}
-				l.forsake(stuck)
+				l.giveUpStalled(stuck)
 			}
 			return nil
 		case <-ctx.Done():
@@ -159,7 +159,7 @@ func (l *lane) run(ctx context.Context) error {
 
 // look notices whether confirmations come. It counts looks instead of measuring time, so that a pause of this process is
 // not taken for one of the broker.
-func (l *lane) look() {
+func (l *confirmChannel) look() {
 	waiting, moved := l.survey()
 	if _, blocked := l.session.Blocked(); blocked || moved || !waiting {
 		l.quiet = 0
@@ -170,17 +170,17 @@ func (l *lane) look() {
 }
 
 // survey reports whether something is unconfirmed, and whether something was confirmed since the last time.
-func (l *lane) survey() (waiting, moved bool) {
+func (l *confirmChannel) survey() (waiting, moved bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	moved = l.settled != l.known
-	l.known = l.settled
+	moved = l.resolved != l.known
+	l.known = l.resolved
 	for i := range l.entries {
 		e := &l.entries[i]
 		switch {
 		case e.confirmation == nil || e.seen:
 		case e.confirmed():
-			e.seen, moved = true, true // abandoned, so that it may be settled late
+			e.seen, moved = true, true // detached, so that it may be resolved late
 		default:
 			waiting = true
 		}
@@ -188,9 +188,9 @@ func (l *lane) survey() (waiting, moved bool) {
 	return waiting, moved
 }
 
-// accuse makes suspect whatever has not been confirmed, and returns how many messages these are. One of their destinations
+// reportStalled trips the breaker of whatever has not been confirmed, and returns how many messages these are. One of their destinations
 // is the cause; which one cannot be told, since confirmations that are merely late stay away as well.
-func (l *lane) accuse() (unconfirmed int) {
+func (l *confirmChannel) reportStalled() (unconfirmed int) {
 	var all []destination
 	l.mu.Lock()
 	for i := range l.entries {
@@ -199,52 +199,52 @@ func (l *lane) accuse() (unconfirmed int) {
 		}
 	}
 	l.mu.Unlock()
-	l.suspect(all)
+	l.onStalled(all)
 	return len(all)
 }
 
-// forsake ends everybody's wait for confirmations that do not come. stuck is how many messages the broker may not have taken
+// giveUpStalled ends everybody's wait for confirmations that do not come. stuck is how many messages the broker may not have taken
 // on.
-func (l *lane) forsake(stuck int) {
+func (l *confirmChannel) giveUpStalled(stuck int) {
 	close(l.stalled)
 	if stuck > flowCredit {
 		l.session.giveUp(fmt.Errorf("%w: %d messages are stuck in one channel", ErrUnavailable, stuck))
 		return
 	}
-	l.session.forsake(l.ch)
+	l.session.closeLater(l.ch)
 }
 
-// die ends a lane whose channel was closed by the broker or with its connection.
-func (l *lane) die(reason *amqp.Error) error {
+// die ends a channel whose channel was closed by the broker or with its connection.
+func (l *confirmChannel) die(reason *amqp.Error) error {
 	defer close(l.gone)
 	if reason == nil {
 		return fmt.Errorf("%w: channel closed", ErrUnavailable)
 	}
-	l.blame(reason)
+	l.setCause(reason)
 	return fmt.Errorf("%w: channel closed: %w", ErrUnavailable, reason)
 }
 
-// blame keeps why the channel was closed, for those whose messages went down with it.
-func (l *lane) blame(reason error) {
+// setCause keeps why the channel was closed, for those whose messages went down with it.
+func (l *confirmChannel) setCause(reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cause = reason
 }
 
 // drain takes no more messages and gives those on the way a moment. It reports whether the channel is still to be closed.
-func (l *lane) drain() bool {
+func (l *confirmChannel) drain() bool {
 	close(l.gone)
 	if _, blocked := l.session.Blocked(); blocked {
 		return false // nothing would be answered; the channel goes with the connection
 	}
 	grace := time.NewTimer(retireGrace)
 	defer grace.Stop()
-	for left := l.bound - int(l.forsaken.Load()); left > 0; left-- {
+	for left := l.bound - int(l.detachedCount.Load()); left > 0; left-- {
 		select {
 		case <-l.free:
 		case reason := <-l.closed:
 			if reason != nil {
-				l.blame(reason)
+				l.setCause(reason)
 			}
 			return false
 		case <-grace.C:
@@ -256,12 +256,12 @@ func (l *lane) drain() bool {
 
 // publish takes an entry and hands m to the connection. It waits for a free entry and for room in the connection's
 // buffer, never for the network. After an error nothing was sent.
-func (l *lane) publish(ctx context.Context, m *Message) (int, error) {
+func (l *confirmChannel) publish(ctx context.Context, m *Message) (int, error) {
 	if _, blocked := l.session.Blocked(); blocked {
 		return 0, l.blockedError()
 	}
 	if l.over() {
-		return 0, errLaneGone
+		return 0, errChannelGone
 	}
 	i, err := l.acquire(ctx)
 	if err != nil {
@@ -283,7 +283,7 @@ func (l *lane) publish(ctx context.Context, m *Message) (int, error) {
 }
 
 // acquire waits for a free entry.
-func (l *lane) acquire(ctx context.Context) (int, error) {
+func (l *confirmChannel) acquire(ctx context.Context) (int, error) {
 	if i, ok := l.tryAcquire(); ok {
 		return i, nil
 	}
@@ -293,13 +293,13 @@ func (l *lane) acquire(ctx context.Context) (int, error) {
 	case <-l.session.blocking():
 		return 0, l.blockedError()
 	case <-l.gone:
-		return 0, errLaneGone
+		return 0, errChannelGone
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
 }
 
-func (l *lane) tryAcquire() (int, bool) {
+func (l *confirmChannel) tryAcquire() (int, bool) {
 	select {
 	case i := <-l.free:
 		return i, true
@@ -309,21 +309,21 @@ func (l *lane) tryAcquire() (int, bool) {
 }
 
 // waitFor waits for c while there is a point in it.
-func (l *lane) waitFor(ctx context.Context, c <-chan struct{}) error {
+func (l *confirmChannel) waitFor(ctx context.Context, c <-chan struct{}) error {
 	select {
 	case <-c:
 		return nil
 	case <-l.session.blocking():
 		return l.blockedError()
 	case <-l.gone:
-		return errLaneGone
+		return errChannelGone
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 // write hands m to the library under entry i, or returns a channel to wait for if the connection has enough to write.
-func (l *lane) write(i int, m *Message) (full <-chan struct{}, err error) {
+func (l *confirmChannel) write(i int, m *Message) (full <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if full := l.session.stream.ready(); full != nil {
@@ -331,20 +331,20 @@ func (l *lane) write(i int, m *Message) (full <-chan struct{}, err error) {
 	}
 	confirmation, err := l.ch.PublishWithDeferredConfirm(m.Exchange, m.Key, true, false, m.Publishing)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errLaneGone, err)
+		return nil, fmt.Errorf("%w: %w", errChannelGone, err)
 	}
 	l.entries[i] = entry{exchange: m.Exchange, key: m.Key, id: m.Publishing.MessageId, confirmation: confirmation}
 	return nil, nil
 }
 
-// wait waits for the confirmation of entry i and gives the entry back. When the context ends first, the lane is stalled or
-// the broker is blocked, the entry is left to the goroutine of the lane.
-func (l *lane) wait(ctx context.Context, i int) error {
+// wait waits for the confirmation of entry i and gives the entry back. When the context ends first, the channel is stalled or
+// the broker is blocked, the entry is left to the goroutine of the channel.
+func (l *confirmChannel) wait(ctx context.Context, i int) error {
 	confirmed := l.confirmation(i).Done()
 	var err error
 	select {
 	case <-confirmed:
-		return l.outcome(l.settle(i))
+		return l.outcome(l.resolve(i))
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-l.stalled:
@@ -359,19 +359,19 @@ func (l *lane) wait(ctx context.Context, i int) error {
 	}
 	select {
 	case <-confirmed: // at the same time as the other event
-		return l.outcome(l.settle(i))
+		return l.outcome(l.resolve(i))
 	default:
-		l.abandon(i)
+		l.detach(i)
 		return err
 	}
 }
 
-// abandon leaves entry i to the goroutine of the lane. When half of a lane is taken by confirmations that do not come,
-// while others do, the lane is replaced: it must not stop everyone else.
-func (l *lane) abandon(i int) {
-	n := l.forsaken.Add(1)
-	l.abandoned <- i
-	if _, blocked := l.session.Blocked(); n > laneBound/2 && !blocked {
+// detach leaves entry i to the goroutine of the channel. When half of a channel is taken by confirmations that do not come,
+// while others do, the channel is replaced: it must not stop everyone else.
+func (l *confirmChannel) detach(i int) {
+	n := l.detachedCount.Add(1)
+	l.detached <- i
+	if _, blocked := l.session.Blocked(); n > maxUnconfirmed/2 && !blocked {
 		select {
 		case l.retire <- struct{}{}:
 		default: // already asked
@@ -379,17 +379,17 @@ func (l *lane) abandon(i int) {
 	}
 }
 
-func (l *lane) confirmation(i int) *amqp.DeferredConfirmation {
+func (l *confirmChannel) confirmation(i int) *amqp.DeferredConfirmation {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.entries[i].confirmation
 }
 
-// settle frees entry i, whose confirmation is there, and returns what it held.
-func (l *lane) settle(i int) entry {
+// resolve frees entry i, whose confirmation is there, and returns what it held.
+func (l *confirmChannel) resolve(i int) entry {
 	l.mu.Lock()
-	l.takeReturns()
-	l.settled++
+	l.matchReturns()
+	l.resolved++
 	e := l.entries[i]
 	l.entries[i] = entry{}
 	l.mu.Unlock()
@@ -397,8 +397,8 @@ func (l *lane) settle(i int) entry {
 	return e
 }
 
-// takeReturns marks what the broker has returned. The caller holds mu.
-func (l *lane) takeReturns() {
+// matchReturns marks what the broker has returned. The caller holds mu.
+func (l *confirmChannel) matchReturns() {
 	for {
 		select {
 		case r, open := <-l.returns:
@@ -418,7 +418,7 @@ func (l *lane) takeReturns() {
 }
 
 // outcome says what became of a message.
-func (l *lane) outcome(e entry) error {
+func (l *confirmChannel) outcome(e entry) error {
 	switch {
 	case e.returned != "":
 		return fmt.Errorf("%w: %s", ErrUnroutable, e.returned)
@@ -441,20 +441,20 @@ func (l *lane) outcome(e entry) error {
 	return fmt.Errorf("%w: channel closed before the confirmation: %w", ErrUnavailable, cause)
 }
 
-func (l *lane) blockedError() error {
+func (l *confirmChannel) blockedError() error {
 	reason, _ := l.session.Blocked()
 	return fmt.Errorf("%w: %s", ErrBlocked, reason)
 }
 
 var (
-	// errLaneGone: nothing was sent; another lane may take the message.
-	errLaneGone = errors.New("channel gone")
-	// errStalled: nothing has been confirmed on the lane for too long.
+	// errChannelGone: nothing was sent; another channel may take the message.
+	errChannelGone = errors.New("channel gone")
+	// errStalled: nothing has been confirmed on the channel for too long.
 	errStalled = fmt.Errorf("%w: the broker has stopped confirming", ErrUnavailable)
 )
 
-// over reports whether the lane takes no more messages.
-func (l *lane) over() bool {
+// over reports whether the channel takes no more messages.
+func (l *confirmChannel) over() bool {
 	select {
 	case <-l.gone:
 		return true

@@ -22,28 +22,28 @@ const (
 	// listPayload is the longest payload in a list, pageBytes where a page ends.
 	listPayload = 64 << 10
 	pageBytes   = 8 << 20
-	// letterPayload is the longest payload that is shown at all. Over AMQP a message can have 128 MiB.
-	letterPayload = 16 << 20
+	// shownPayload is the longest payload that is shown at all. Over AMQP a message can have 128 MiB.
+	shownPayload = 16 << 20
 )
 
-// listLetters answers a page of dead letters.
+// listDeadLetters answers a page of dead letters.
 //
 //	@summary		List dead letters
 //	@description	Messages of the tenant that could not be stored, in the order of their first failure. A page ends at the limit or at 8 MiB of payloads and headers, these counted as six times what they take over AMQP. Payloads over 64 KiB are left out (`payload_omitted`); GET /dead-letters/{id} has them.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			cursor			query		string	false	"next_cursor of another page; without it the list begins at its start"
-//	@param			limit			query		int		false	"letters of a page at the most"	minimum(1)	maximum(1000)	default(100)
+//	@param			limit			query		int		false	"dead letters of a page at the most"	minimum(1)	maximum(1000)	default(100)
 //	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
-//	@success		200				{object}	LetterPage
+//	@success		200				{object}	DeadLetterPage
 //	@failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `invalid_reason`, `invalid_time`, `unknown_parameter`, `unexpected_body`"
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			listDeadLetters
 //	@router			/dead-letters [get]
-func (a *api) listLetters(c *fiber.Ctx) error {
+func (a *api) listDeadLetters(c *fiber.Ctx) error {
 	tenant, filter, err := selection(c, "cursor", "limit")
 	if err != nil {
 		return err
@@ -52,7 +52,7 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	at := letterCursor{kind: cursorOfList, tenant: tenant}
+	at := deadLetterCursor{kind: cursorOfList, tenant: tenant}
 	if c.Context().QueryArgs().Has("cursor") {
 		if at, err = decodeCursor(c.Query("cursor"), tenant, cursorOfList); err != nil {
 			return err
@@ -60,22 +60,22 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	page, err := a.Letters.List(ctx, tenant, filter, at.position, deadletter.Limits{Letters: limit, Payload: listPayload, Bytes: pageBytes})
+	page, err := a.DeadLetters.List(ctx, tenant, filter, at.position, deadletter.Limits{Entries: limit, Payload: listPayload, Bytes: pageBytes})
 	if err != nil {
-		return letterProblem(err)
+		return deadLetterProblem(err)
 	}
-	answer := LetterPage{Data: make([]DeadLetter, len(page.Letters)), HasMore: page.More}
-	for i := range page.Letters {
-		answer.Data[i] = show(&page.Letters[i])
+	answer := DeadLetterPage{Data: make([]DeadLetter, len(page.Entries)), HasMore: page.More}
+	for i := range page.Entries {
+		answer.Data[i] = show(&page.Entries[i])
 	}
-	if n := len(page.Letters); n > 0 {
-		at.position = deadletter.Position{FirstFailedAt: page.Letters[n-1].FirstFailedAt, ID: page.Letters[n-1].ID}
+	if n := len(page.Entries); n > 0 {
+		at.position = deadletter.Position{FirstFailedAt: page.Entries[n-1].FirstFailedAt, ID: page.Entries[n-1].ID}
 	}
 	answer.NextCursor = at.encode()
 	return c.JSON(answer)
 }
 
-// getLetter answers one dead letter.
+// getDeadLetter answers one dead letter.
 //
 //	@summary		Read a dead letter
 //	@description	With its payload, up to 16 MiB.
@@ -89,21 +89,21 @@ func (a *api) listLetters(c *fiber.Ctx) error {
 //	@failure		503			{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			getDeadLetter
 //	@router			/dead-letters/{id} [get]
-func (a *api) getLetter(c *fiber.Ctx) error {
+func (a *api) getDeadLetter(c *fiber.Ctx) error {
 	tenant, id, err := target(c)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	letter, err := a.Letters.Find(ctx, tenant, id, letterPayload)
+	entry, err := a.DeadLetters.Find(ctx, tenant, id, shownPayload)
 	if err != nil {
-		return letterProblem(err)
+		return deadLetterProblem(err)
 	}
-	return c.JSON(show(&letter))
+	return c.JSON(show(&entry))
 }
 
-// dropLetter removes one dead letter.
+// dropDeadLetter removes one dead letter.
 //
 //	@summary		Drop a dead letter
 //	@description	It is gone for good.
@@ -117,20 +117,20 @@ func (a *api) getLetter(c *fiber.Ctx) error {
 //	@failure		503	{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			dropDeadLetter
 //	@router			/dead-letters/{id} [delete]
-func (a *api) dropLetter(c *fiber.Ctx) error {
+func (a *api) dropDeadLetter(c *fiber.Ctx) error {
 	tenant, id, err := target(c)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	if err := a.Letters.Drop(ctx, tenant, id); err != nil {
-		return letterProblem(err)
+	if err := a.DeadLetters.Drop(ctx, tenant, id); err != nil {
+		return deadLetterProblem(err)
 	}
 	return c.SendStatus(http.StatusNoContent)
 }
 
-// dropLetters removes many dead letters.
+// dropDeadLetters removes many dead letters.
 //
 //	@summary		Drop dead letters
 //	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true`. Without either it is 400 `selection_required`, and with both 400 `selection_conflict`: nothing is dropped. `has_more` says that the time of the request was over before all were dropped: repeat it.
@@ -146,37 +146,37 @@ func (a *api) dropLetter(c *fiber.Ctx) error {
 //	@failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@id			dropDeadLetters
 //	@router			/dead-letters [delete]
-func (a *api) dropLetters(c *fiber.Ctx) error {
+func (a *api) dropDeadLetters(c *fiber.Ctx) error {
 	tenant, filter, err := many(c)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	dropped, err := a.Letters.DropAll(ctx, tenant, filter)
+	dropped, err := a.DeadLetters.DropAll(ctx, tenant, filter)
 	if err != nil && dropped == 0 {
-		return letterProblem(err)
+		return deadLetterProblem(err)
 	}
 	return c.JSON(Dropped{Dropped: dropped, HasMore: err != nil})
 }
 
 // Edit is the body of a replay that changes the payload.
 type Edit struct {
-	// What is published in place of the payload of the letter.
+	// What is published in place of the payload of the dead letter.
 	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
 } // @name EditedMessage
 
-// replayLetter publishes the message of one dead letter again.
+// replayDeadLetter publishes the message of one dead letter again.
 //
 //	@summary		Replay a dead letter
-//	@description	Its message is published again under the same id, with the payload in the body if there is one (`{}` is none), and the dead letter is removed. AMQP properties and headers of its producer are published again, except `expiration` (it would expire before anybody can look), `delivery_mode` (it is persistent), `user_id` (the broker compares it with the platform's own), the headers `CC`, `BCC`, `x-death` and others that act on the broker, headers that nest over 32 levels or have lists over 8,192 elements (other clients could not read them), and what does not fit into a frame of 128 KiB. If a message of this id is stored already, nothing is published, the letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
+//	@description	Its message is published again under the same id, with the payload in the body if there is one (`{}` is none), and the dead letter is removed. AMQP properties and headers of its producer are published again, except `expiration` (it would expire before anybody can look), `delivery_mode` (it is persistent), `user_id` (the broker compares it with the platform's own), the headers `CC`, `BCC`, `x-death` and others that act on the broker, headers that nest over 32 levels or have lists over 8,192 elements (other clients could not read them), and what does not fit into a frame of 128 KiB. If a message of this id is stored already, nothing is published, the dead letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			id			path		string	true	"id of the dead letter"	format(uuid)
 //	@param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@param			edit		body		Edit	false	"another payload"
-//	@success		200			{object}	LetterReplayed	"`already_stored`"
-//	@success		202			{object}	LetterReplayed	"`replayed`"
+//	@success		200			{object}	DeadLetterReplayed	"`already_stored`"
+//	@success		202			{object}	DeadLetterReplayed	"`replayed`"
 //	@failure		400			{object}	problem.Problem	"as for POST /messages"
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`, `tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
@@ -184,7 +184,7 @@ type Edit struct {
 //	@failure		503			{object}	problem.Problem	"as for POST /messages, or `database_unavailable`: try again after the time in Retry-After"
 //	@id			replayDeadLetter
 //	@router			/dead-letters/{id}/replay [post]
-func (a *api) replayLetter(c *fiber.Ctx) error {
+func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	tenant, id, err := target(c)
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func (a *api) replayLetter(c *fiber.Ctx) error {
 	if replayed.Result == deadletter.ResultAlreadyStored {
 		status = http.StatusOK
 	}
-	return c.Status(status).JSON(LetterReplayed{ID: id, MessageID: replayed.MessageID, Result: string(replayed.Result)})
+	return c.Status(status).JSON(DeadLetterReplayed{ID: id, MessageID: replayed.MessageID, Result: string(replayed.Result)})
 }
 
 // edit reads the optional body of a replay; nil without one.
@@ -225,10 +225,10 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 	return edit.Payload, nil
 }
 
-// replayLetters publishes the messages of many dead letters again.
+// replayDeadLetters publishes the messages of many dead letters again.
 //
 //	@summary		Replay dead letters
-//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` goes on. Letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many letters there are.
+//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` goes on. Dead letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many dead letters there are.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
@@ -238,7 +238,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 //	@param			dry_run			query		bool	false	"only count"
 //	@param			cursor			query		string	false	"next_cursor of the request before"
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
-//	@success		200				{object}	LettersReplayed
+//	@success		200				{object}	DeadLettersReplayed
 //	@failure		400				{object}	problem.Problem	"`selection_required`, `selection_conflict`, `invalid_all`, `bad_cursor`, `invalid_reason`, `invalid_time`, `invalid_boolean`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
 //	@failure		404				{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409				{object}	problem.Problem	"`tenant_deleting`, `replay_running`"
@@ -246,7 +246,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 //	@failure		503				{object}	problem.Problem	"as for POST /messages, or `database_unavailable`; nothing was replayed"
 //	@id			replayDeadLetters
 //	@router			/dead-letters/replay [post]
-func (a *api) replayLetters(c *fiber.Ctx) error {
+func (a *api) replayDeadLetters(c *fiber.Ctx) error {
 	tenant, filter, err := many(c, "cursor", "dry_run")
 	if err != nil {
 		return err
@@ -255,7 +255,7 @@ func (a *api) replayLetters(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	at := letterCursor{kind: cursorOfReplay, tenant: tenant, began: time.Now().UTC().Truncate(time.Microsecond)}
+	at := deadLetterCursor{kind: cursorOfReplay, tenant: tenant, began: time.Now().UTC().Truncate(time.Microsecond)}
 	if c.Context().QueryArgs().Has("cursor") {
 		if at, err = decodeCursor(c.Query("cursor"), tenant, cursorOfReplay); err != nil {
 			return err
@@ -264,11 +264,11 @@ func (a *api) replayLetters(c *fiber.Ctx) error {
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if dryRun {
-		count, err := a.Letters.Count(ctx, tenant, filter)
+		count, err := a.DeadLetters.Count(ctx, tenant, filter)
 		if err != nil {
-			return letterProblem(err)
+			return deadLetterProblem(err)
 		}
-		return c.JSON(LettersReplayed{DryRun: true, Count: &count})
+		return c.JSON(DeadLettersReplayed{DryRun: true, Count: &count})
 	}
 	if err := a.open(ctx, tenant); err != nil {
 		return err
@@ -281,7 +281,7 @@ func (a *api) replayLetters(c *fiber.Ctx) error {
 		return replayProblem(err, "")
 	}
 	at.position = outcome.Next
-	answer := LettersReplayed{
+	answer := DeadLettersReplayed{
 		Replayed: outcome.Replayed, AlreadyStored: outcome.AlreadyStored, Refused: outcome.Refused, HasMore: outcome.More,
 		NextCursor: at.encode(),
 	}
@@ -311,7 +311,7 @@ func target(c *fiber.Ctx) (tenant, id uuid.UUID, err error) {
 	return tenant, id, err
 }
 
-// selection reads the tenant and which of its letters are meant, and refuses parameters that are neither that nor in
+// selection reads the tenant and which of its dead letters are meant, and refuses parameters that are neither that nor in
 // others.
 func selection(c *fiber.Ctx, others ...string) (uuid.UUID, deadletter.Filter, error) {
 	var filter deadletter.Filter

@@ -22,24 +22,24 @@ var (
 	tenantB = uuid.MustParse("22222222-2222-4222-8222-222222222222") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 )
 
-// One message that fails for one reason is one letter, however often a worker dies over it.
-func TestLetterID(t *testing.T) {
+// One message that fails for one reason is one dead letter, however often a worker dies over it.
+func TestDeadLetterID(t *testing.T) {
 	t.Parallel()
-	id := LetterID(tenantA, "m", contract.ReasonNotJSON, []byte("x"))
-	require.Equal(t, id, LetterID(tenantA, "m", contract.ReasonNotJSON, []byte("x")))
+	id := EntryID(tenantA, "m", contract.ReasonNotJSON, []byte("x"))
+	require.Equal(t, id, EntryID(tenantA, "m", contract.ReasonNotJSON, []byte("x")))
 	require.Equal(t, uuid.Version(5), id.Version())
 	mapped := uuid.UUID(contract.MessageID(tenantA, "m"))
-	require.Equal(t, id, LetterID(tenantA, mapped.String(), contract.ReasonNotJSON, []byte("x")), "the same message under the id that it is stored by")
+	require.Equal(t, id, EntryID(tenantA, mapped.String(), contract.ReasonNotJSON, []byte("x")), "the same message under the id that it is stored by")
 	for name, other := range map[string]uuid.UUID{
-		"tenant":     LetterID(tenantB, "m", contract.ReasonNotJSON, []byte("x")),
-		"message id": LetterID(tenantA, "n", contract.ReasonNotJSON, []byte("x")),
-		"reason":     LetterID(tenantA, "m", contract.ReasonTooDeep, []byte("x")),
-		"content":    LetterID(tenantA, "m", contract.ReasonNotJSON, []byte("y")),
-		"no id":      LetterID(tenantA, "", contract.ReasonNotJSON, []byte("x")),
+		"tenant":     EntryID(tenantB, "m", contract.ReasonNotJSON, []byte("x")),
+		"message id": EntryID(tenantA, "n", contract.ReasonNotJSON, []byte("x")),
+		"reason":     EntryID(tenantA, "m", contract.ReasonTooDeep, []byte("x")),
+		"content":    EntryID(tenantA, "m", contract.ReasonNotJSON, []byte("y")),
+		"no id":      EntryID(tenantA, "", contract.ReasonNotJSON, []byte("x")),
 	} {
 		require.NotEqual(t, id, other, name)
 	}
-	first, second := LetterID(tenantA, "", contract.ReasonNotJSON, nil), LetterID(tenantA, "", contract.ReasonNotJSON, nil)
+	first, second := EntryID(tenantA, "", contract.ReasonNotJSON, nil), EntryID(tenantA, "", contract.ReasonNotJSON, nil)
 	require.NotEqual(t, first, second, "two messages without ids may be two messages")
 }
 
@@ -53,15 +53,15 @@ func delivered(exchange, key string, p amqp.Publishing) rabbitmq.Delivery {
 	}
 }
 
-// headersOf are those of a letter, as they are shown.
-func headersOf(t *testing.T, l Letter) string {
+// headersOf are those of a dead letter, as they are shown.
+func headersOf(t *testing.T, l Entry) string {
 	t.Helper()
 	shown, err := HeadersJSON(l.Properties.Headers())
 	require.NoError(t, err)
 	return string(shown)
 }
 
-func TestPublishingAndReadingALetter(t *testing.T) {
+func TestPublishingAndReadingADeadLetter(t *testing.T) {
 	t.Parallel()
 	now := time.Now().Truncate(time.Millisecond)
 	first := now.Add(-time.Hour)
@@ -87,8 +87,8 @@ func TestPublishingAndReadingALetter(t *testing.T) {
 
 	l := fromDeadLetters(delivered(m.Exchange, m.Key, m.Publishing), now)
 	mapped := uuid.UUID(contract.MessageID(tenantA, "order-1"))
-	require.Equal(t, Letter{
-		ID: LetterID(tenantA, "order-1", contract.ReasonMaxAttempts, []byte("{")), TenantID: tenantA, MessageID: &mapped,
+	require.Equal(t, Entry{
+		ID: EntryID(tenantA, "order-1", contract.ReasonMaxAttempts, []byte("{")), TenantID: tenantA, MessageID: &mapped,
 		OriginalMessageID: "order-1", Payload: []byte("{"), PayloadSize: 1, ContentType: "text/plain", Headers: json.RawMessage(`{}`),
 		Properties: amqptest.Encode(produced),
 		Reason:     contract.ReasonMaxAttempts, Error: strings.Repeat("ä", contract.MaxErrorBytes/2), Attempts: 3, Version: 1,
@@ -104,7 +104,7 @@ func TestPublishingAndReadingALetter(t *testing.T) {
 }
 
 // Messages that an instance of an earlier version has published are read by this one.
-func TestLettersOfAnEarlierVersion(t *testing.T) {
+func TestDeadLettersOfAnEarlierVersion(t *testing.T) {
 	t.Parallel()
 	p := amqp.Publishing{MessageId: "m", ContentType: "text/plain", Priority: 3, Body: []byte("{"), Headers: amqp.Table{
 		"trace": "abc", contract.HeaderTenant: tenantA.String(), contract.HeaderReason: string(contract.ReasonNotJSON),
@@ -143,7 +143,7 @@ func TestPublishingOfHostileMessages(t *testing.T) {
 			require.Less(t, len(amqptest.Encode(m.Publishing)), 120_000, name)
 			l := fromDeadLetters(delivered(m.Exchange, m.Key, m.Publishing), time.Now())
 			require.Equal(t, tenantA, l.TenantID, name)
-			require.Equal(t, LetterID(tenantA, "m", contract.ReasonNotJSON, []byte("{")), l.ID, name)
+			require.Equal(t, EntryID(tenantA, "m", contract.ReasonNotJSON, []byte("{")), l.ID, name)
 			require.Equal(t, 1, l.Attempts, name)
 			require.Less(t, time.Since(l.FirstFailedAt), time.Minute, name)
 			require.Equal(t, []byte("{"), l.Payload, name)
@@ -151,7 +151,7 @@ func TestPublishingOfHostileMessages(t *testing.T) {
 				require.Equal(t, d.Properties, l.Properties, name)
 			}
 		}
-		for _, read := range []func(rabbitmq.Delivery, time.Time) Letter{fromDeadLetters, fromParking} {
+		for _, read := range []func(rabbitmq.Delivery, time.Time) Entry{fromDeadLetters, fromParking} {
 			l := read(delivered("", "", amqp.Publishing{Headers: headers, Body: []byte("{")}), time.Now())
 			require.Equal(t, []byte("{"), l.Payload, name)
 			require.Equal(t, uuid.Nil, l.TenantID, name)
@@ -159,7 +159,7 @@ func TestPublishingOfHostileMessages(t *testing.T) {
 	}
 }
 
-func TestLettersWithoutATenantAreKept(t *testing.T) {
+func TestDeadLettersWithoutATenantAreKept(t *testing.T) {
 	t.Parallel()
 	l := fromDeadLetters(rabbitmq.Delivery{Delivery: amqp.Delivery{Body: []byte("x")}}, time.Now())
 	require.Equal(t, uuid.Nil, l.TenantID)
@@ -207,7 +207,7 @@ func TestParkedMessages(t *testing.T) {
 		require.NotEmpty(t, l.Error, name)
 		require.Equal(t, c.attempts, l.Attempts, name)
 		require.True(t, c.first.Equal(l.FirstFailedAt), name)
-		require.Equal(t, LetterID(tenantA, "m", c.reason, []byte("1")), l.ID, name)
+		require.Equal(t, EntryID(tenantA, "m", c.reason, []byte("1")), l.ID, name)
 		require.JSONEq(t, `{"trace":"abc"}`, headersOf(t, l), name)
 		p, _, err := l.Properties.Decode()
 		require.NoError(t, err)

@@ -11,27 +11,27 @@ import (
 	"go.uber.org/zap"
 )
 
-func newTestSuspects(keys ...string) *suspects {
-	s := newSuspects(stallAfter, longestRefusal, zap.NewNop())
+func newTestBreakers(keys ...string) *breakers {
+	s := newBreakers(stallAfter, longestRefusal, zap.NewNop())
 	for _, key := range keys {
-		s.add([]destination{{"x", key}, {"x", key}})
+		s.trip([]destination{{"x", key}, {"x", key}})
 	}
 	return s
 }
 
-func try(t *testing.T, s *suspects, key string, outcome error) {
+func try(t *testing.T, s *breakers, key string, outcome error) {
 	t.Helper()
-	suspect, err := s.admit(t.Context(), destination{"x", key})
+	tripped, err := s.admit(t.Context(), destination{"x", key})
 	require.NoError(t, err)
-	require.NotNil(t, suspect)
-	s.conclude(suspect, outcome)
+	require.NotNil(t, tripped)
+	s.record(tripped, outcome)
 }
 
 // A queue that has come back is noticed within half a minute; one that was merely slow is not punished for so long.
 func TestRefusalsGrow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestSuspects("a")
+		s := newTestBreakers("a")
 		for _, refusal := range []time.Duration{5, 10, 20, 30, 30} {
 			try(t, s, "a", errStalled)
 			<-time.After(refusal*time.Second - 1) // of the bubble's clock
@@ -41,8 +41,8 @@ func TestRefusalsGrow(t *testing.T) {
 			<-time.After(1)
 		}
 		try(t, s, "a", nil)
-		require.False(t, s.has(destination{"x", "a"}))
-		s.add([]destination{{"x", "a"}})
+		require.False(t, s.tripped(destination{"x", "a"}))
+		s.trip([]destination{{"x", "a"}})
 		try(t, s, "a", errStalled)
 		<-time.After(5 * time.Second)
 		try(t, s, "a", nil) // nothing is left of the refusals before
@@ -50,26 +50,26 @@ func TestRefusalsGrow(t *testing.T) {
 }
 
 // Every answer clears, since the queue need not accept a message to show that it is there; the loss of the connection says nothing.
-func TestWhatClearsASuspect(t *testing.T) {
+func TestWhatClosesABreaker(t *testing.T) {
 	t.Parallel()
 	for outcome, cleared := range map[error]bool{
 		nil: true, ErrRejected: true, ErrUnroutable: true,
 		ErrUnavailable: false, ErrBlocked: false, context.Canceled: false, errStalled: false,
 	} {
-		s := newTestSuspects("a", "b")
+		s := newTestBreakers("a", "b")
 		try(t, s, "a", outcome)
-		require.Equal(t, !cleared, s.has(destination{"x", "a"}), outcome)
-		require.True(t, s.has(destination{"x", "b"}))
-		require.False(t, s.has(destination{"y", "b"}), "the exchange counts, too")
+		require.Equal(t, !cleared, s.tripped(destination{"x", "a"}), outcome)
+		require.True(t, s.tripped(destination{"x", "b"}))
+		require.False(t, s.tripped(destination{"y", "b"}), "the exchange counts, too")
 	}
 }
 
-// However many requests there are for a suspect, one of them is risked.
+// However many requests there are for a tripped destination, one of them is risked.
 func TestOneTrialAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestSuspects("a")
-		suspect, err := s.admit(t.Context(), destination{"x", "a"})
+		s := newTestBreakers("a")
+		tripped, err := s.admit(t.Context(), destination{"x", "a"})
 		require.NoError(t, err)
 		waiting := func(ctx context.Context) <-chan error {
 			result := make(chan error, 1)
@@ -82,19 +82,19 @@ func TestOneTrialAtATime(t *testing.T) {
 			}()
 			return result
 		}
-		impatient, leave := context.WithCancel(t.Context())
-		first, second := waiting(t.Context()), waiting(impatient)
+		withDeadline, leave := context.WithCancel(t.Context())
+		first, second := waiting(t.Context()), waiting(withDeadline)
 		synctest.Wait()
 		leave()
 		require.ErrorIs(t, <-second, context.Canceled)
-		s.conclude(suspect, errStalled)
+		s.record(tripped, errStalled)
 		require.ErrorIs(t, <-first, ErrUnanswered)
 
 		<-time.After(stallAfter)
-		suspect, err = s.admit(t.Context(), destination{"x", "a"})
+		tripped, err = s.admit(t.Context(), destination{"x", "a"})
 		require.NoError(t, err)
 		require.ErrorIs(t, <-waiting(t.Context()), ErrUnanswered, "it has failed before: nobody else waits for the trial")
-		s.conclude(suspect, nil)
+		s.record(tripped, nil)
 		require.NoError(t, <-waiting(t.Context()))
 	})
 }
@@ -103,17 +103,17 @@ func TestOneTrialAtATime(t *testing.T) {
 func TestSuspicionsExpire(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestSuspects("a", "b", "c")
+		s := newTestBreakers("a", "b", "c")
 		tried, err := s.admit(t.Context(), destination{"x", "c"})
 		require.NoError(t, err)
-		<-time.After(suspicionLife)
+		<-time.After(breakerLifetime)
 		try(t, s, "b", errStalled)
 		<-time.After(1)
-		s.add([]destination{{"x", "d"}})
-		require.False(t, s.has(destination{"x", "a"}))
-		require.True(t, s.has(destination{"x", "b"}), "somebody still asks for it")
-		require.True(t, s.has(destination{"x", "c"}), "its trial is under way")
-		s.conclude(tried, nil)
+		s.trip([]destination{{"x", "d"}})
+		require.False(t, s.tripped(destination{"x", "a"}))
+		require.True(t, s.tripped(destination{"x", "b"}), "somebody still asks for it")
+		require.True(t, s.tripped(destination{"x", "c"}), "its trial is under way")
+		s.record(tried, nil)
 		require.EqualValues(t, 2, s.count.Load())
 	})
 }

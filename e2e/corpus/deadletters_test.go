@@ -31,7 +31,7 @@ CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION re
 ALTER TABLE messages ADD CONSTRAINT no_forbidden CHECK (NOT payload ? 'forbidden');`
 
 // From the first failure to the last replay: what the database refuses for its content is a dead letter at once, what it
-// refuses for another reason goes through the retry tiers first, and neither holds up a neighbour. Then the letters can be
+// refuses for another reason goes through the retry tiers first, and neither holds up a neighbour. Then the dead letters can be
 // worked with, and whatever is repeated is stored once.
 func TestRetriesAndReplaysOfWhatTheDatabaseRefuses(t *testing.T) {
 	w := newWorld(t, map[string]string{"INGEST_RETRY_DELAYS": "200ms,400ms", "INGEST_MAX_ATTEMPTS": "3"})
@@ -55,59 +55,59 @@ func TestRetriesAndReplaysOfWhatTheDatabaseRefuses(t *testing.T) {
 		neighbour()
 	}
 	w.awaitAll(t, token, good)
-	letters := make(map[uuid.UUID]letter)
-	for _, l := range w.awaitLetters(t, token, 4) {
-		letters[*l.MessageID] = l
+	deadLetters := make(map[uuid.UUID]deadLetter)
+	for _, l := range w.awaitDeadLetters(t, token, 4) {
+		deadLetters[*l.MessageID] = l
 	}
-	rejected := letters[forbidden]
+	rejected := deadLetters[forbidden]
 	require.Equal(t, contract.ReasonRejected, rejected.Reason)
 	require.Equal(t, 1, rejected.Attempts)
 	require.Contains(t, rejected.Error, "no_forbidden")
 	for _, id := range []uuid.UUID{first, second, edited} {
-		require.Equal(t, contract.ReasonMaxAttempts, letters[id].Reason)
-		require.Equal(t, 3, letters[id].Attempts, "every attempt is counted, across the tiers")
-		require.Contains(t, letters[id].Error, "not now")
-		require.True(t, letters[id].LastFailedAt.After(letters[id].FirstFailedAt))
-		require.WithinRange(t, letters[id].FirstFailedAt, began.Add(-time.Second), time.Now())
+		require.Equal(t, contract.ReasonMaxAttempts, deadLetters[id].Reason)
+		require.Equal(t, 3, deadLetters[id].Attempts, "every attempt is counted, across the tiers")
+		require.Contains(t, deadLetters[id].Error, "not now")
+		require.True(t, deadLetters[id].LastFailedAt.After(deadLetters[id].FirstFailedAt))
+		require.WithinRange(t, deadLetters[id].FirstFailedAt, began.Add(-time.Second), time.Now())
 	}
 
 	// Another tenant has a number of attempts of its own.
 	w.publishAMQP(t, amqpMessage(hasty, uuid.New(), `{"transient":1}`))
-	only := w.awaitLetters(t, hastyToken, 1)[0]
+	only := w.awaitDeadLetters(t, hastyToken, 1)[0]
 	require.Equal(t, contract.ReasonMaxAttempts, only.Reason)
 	require.Equal(t, 1, only.Attempts)
 
 	// Found by reason and by time.
-	require.Len(t, w.letters(t, token, "reason=rejected"), 1)
-	require.Len(t, w.letters(t, token, "reason=max_attempts"), 3)
-	require.Len(t, w.letters(t, token, "failed_after="+url.QueryEscape(began.Add(-time.Minute).Format(time.RFC3339))), 4)
-	require.Empty(t, w.letters(t, token, "failed_after="+url.QueryEscape(time.Now().Add(time.Minute).Format(time.RFC3339))))
-	require.Empty(t, w.letters(t, token, "failed_before="+url.QueryEscape(began.Add(-time.Minute).Format(time.RFC3339))))
+	require.Len(t, w.deadLetters(t, token, "reason=rejected"), 1)
+	require.Len(t, w.deadLetters(t, token, "reason=max_attempts"), 3)
+	require.Len(t, w.deadLetters(t, token, "failed_after="+url.QueryEscape(began.Add(-time.Minute).Format(time.RFC3339))), 4)
+	require.Empty(t, w.deadLetters(t, token, "failed_after="+url.QueryEscape(time.Now().Add(time.Minute).Format(time.RFC3339))))
+	require.Empty(t, w.deadLetters(t, token, "failed_before="+url.QueryEscape(began.Add(-time.Minute).Format(time.RFC3339))))
 
 	// Seen in the metrics, with the age of the oldest.
 	require.Eventually(t, func() bool {
 		scrape := string(w.call(t, http.MethodGet, w.Ingest.OpsURL+"/metrics", token, "", nil).body)
 		return strings.Contains(scrape, fmt.Sprintf("mtm_dead_letters{tenant_id=%q} 4\n", tenant)) &&
 			strings.Contains(scrape, fmt.Sprintf("mtm_dead_letters_oldest_seconds{tenant_id=%q}", tenant))
-	}, patience, poll)
+	}, waitLimit, poll)
 
-	// Replayed too early it fails as before, and is the same letter again.
+	// Replayed too early it fails as before, and is the same dead letter again.
 	replay := func(id uuid.UUID, body string) answer {
-		return w.call(t, http.MethodPost, w.Ingest.URL+"/dead-letters/"+letters[id].ID.String()+"/replay", token, "application/json", []byte(body))
+		return w.call(t, http.MethodPost, w.Ingest.URL+"/dead-letters/"+deadLetters[id].ID.String()+"/replay", token, "application/json", []byte(body))
 	}
 	w.must(t, http.StatusAccepted, replay(first, ""))
 	require.Eventually(t, func() bool {
-		for _, l := range w.letters(t, token, "reason=max_attempts") {
+		for _, l := range w.deadLetters(t, token, "reason=max_attempts") {
 			if *l.MessageID == first {
-				return l.ID == letters[first].ID
+				return l.ID == deadLetters[first].ID
 			}
 		}
 		return false
-	}, patience, poll)
+	}, waitLimit, poll)
 
 	_, err = w.operator.Exec(t.Context(), `UPDATE allowed SET transient = true`)
 	require.NoError(t, err)
-	// Several at a time: however many of them find the letter, the message is stored once.
+	// Several at a time: however many of them find the dead letter, the message is stored once.
 	var replays sync.WaitGroup
 	for range 5 {
 		replays.Go(func() {
@@ -132,8 +132,8 @@ func TestRetriesAndReplaysOfWhatTheDatabaseRefuses(t *testing.T) {
 	require.Equal(t, "already_stored", result.Result)
 
 	// With another payload, under its own id.
-	w.must(t, http.StatusAccepted, replay(edited, `{"payload":{"mended":[1e3]}}`))
-	require.JSONEq(t, `{"mended":[1000]}`, w.awaitAll(t, token, good+3)[edited])
+	w.must(t, http.StatusAccepted, replay(edited, `{"payload":{"fixed":[1e3]}}`))
+	require.JSONEq(t, `{"fixed":[1000]}`, w.awaitAll(t, token, good+3)[edited])
 
 	// All that is left: counted first, which changes nothing, then replayed, which the database refuses again.
 	var many struct {
@@ -147,7 +147,7 @@ func TestRetriesAndReplaysOfWhatTheDatabaseRefuses(t *testing.T) {
 	require.Zero(t, many.Replayed)
 	w.must(t, http.StatusOK, w.call(t, http.MethodPost, all, token, "", nil)).into(t, &many)
 	require.Equal(t, 1, many.Replayed)
-	require.Equal(t, contract.ReasonRejected, w.awaitLetters(t, token, 1)[0].Reason)
+	require.Equal(t, contract.ReasonRejected, w.awaitDeadLetters(t, token, 1)[0].Reason)
 	final := w.awaitAll(t, token, good+3)
 	require.JSONEq(t, `{"transient":1}`, final[first])
 	require.JSONEq(t, `{"transient":"repeated"}`, final[second], "the first one that was stored wins")

@@ -34,27 +34,27 @@ func (nopRegisterer) Unregister(prometheus.Collector) bool { return true }
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // fixed values of types that have no constants
 
-// letter records the n-th letter of a tenant: one a second.
-func (s *service) letter(t *testing.T, tenant uuid.UUID, n int, payload string, reason contract.Reason) deadletter.Letter {
+// deadLetter records the n-th dead letter of a tenant: one a second.
+func (s *service) deadLetter(t *testing.T, tenant uuid.UUID, n int, payload string, reason contract.Reason) deadletter.Entry {
 	t.Helper()
 	messageID := uuid.UUID(contract.MessageID(tenant, fmt.Sprint(n)))
 	at := epoch.Add(time.Duration(n) * time.Second)
-	l := deadletter.Letter{
-		ID: deadletter.LetterID(tenant, fmt.Sprint(n), reason, []byte(payload)), TenantID: tenant, MessageID: &messageID,
+	l := deadletter.Entry{
+		ID: deadletter.EntryID(tenant, fmt.Sprint(n), reason, []byte(payload)), TenantID: tenant, MessageID: &messageID,
 		OriginalMessageID: fmt.Sprint(n), Payload: []byte(payload), PayloadSize: int64(len(payload)), ContentType: "application/json",
 		Headers: []byte(`{"trace":"abc"}`), Reason: reason, Error: "refused", Attempts: 3, FirstFailedAt: at, LastFailedAt: at.Add(time.Hour),
 	}
-	_, err := s.letters.Record(t.Context(), []deadletter.Letter{l})
+	_, err := s.deadLetters.Record(t.Context(), []deadletter.Entry{l})
 	require.NoError(t, err)
 	return l
 }
 
 func TestDeadLetterShowsWhatIsKnown(t *testing.T) {
 	t.Parallel()
-	s, _ := serveLetters(t)
-	stored := s.letter(t, active, 1, `{"a": 1}`, contract.ReasonRejected)
-	broken := s.letter(t, active, 2, "{\"a\":\xff", contract.ReasonNotJSON)
-	large := s.letter(t, active, 3, `"`+strings.Repeat("x", listPayload)+`"`, contract.ReasonTooLarge)
+	s, _ := serveDeadLetters(t)
+	stored := s.deadLetter(t, active, 1, `{"a": 1}`, contract.ReasonRejected)
+	broken := s.deadLetter(t, active, 2, "{\"a\":\xff", contract.ReasonNotJSON)
+	large := s.deadLetter(t, active, 3, `"`+strings.Repeat("x", listPayload)+`"`, contract.ReasonTooLarge)
 
 	answer := s.manage(t, active, http.MethodGet, "/dead-letters/"+stored.ID.String(), "")
 	require.Equal(t, http.StatusOK, answer.status)
@@ -67,7 +67,7 @@ func TestDeadLetterShowsWhatIsKnown(t *testing.T) {
 	require.Equal(t, "null", string(got.Payload))
 	require.Equal(t, broken.Payload, got.PayloadBase64)
 
-	var page LetterPage
+	var page DeadLetterPage
 	s.manage(t, active, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
 	require.Len(t, page.Data, 3)
 	require.True(t, page.Data[2].PayloadOmitted)
@@ -79,9 +79,9 @@ func TestDeadLetterShowsWhatIsKnown(t *testing.T) {
 // What came with a message is shown as it came: it is often the reason why it failed, or says whose it is.
 func TestDeadLetterShowsProperties(t *testing.T) {
 	t.Parallel()
-	s, _ := serveLetters(t)
+	s, _ := serveDeadLetters(t)
 	shown := func(properties []byte) string {
-		l := s.letterWith(t, properties)
+		l := s.deadLetterWith(t, properties)
 		var got struct {
 			Properties json.RawMessage `json:"properties"`
 			Headers    json.RawMessage `json:"headers"`
@@ -111,51 +111,51 @@ func TestDeadLetterShowsProperties(t *testing.T) {
 // A thousand dead letters with headers as large as a frame do not make a page that fits into no memory.
 func TestPageOfLargeHeadersIsBounded(t *testing.T) {
 	t.Parallel()
-	s, _ := serveLetters(t)
+	s, _ := serveDeadLetters(t)
 	headers := amqptest.Field("x", 'S', amqptest.Long(bytes.Repeat([]byte{1}, 130_000))...)
 	const total = 25
 	for range total {
-		s.letterWith(t, amqptest.Properties{Headers: headers}.Encode())
+		s.deadLetterWith(t, amqptest.Properties{Headers: headers}.Encode())
 	}
 	seen, next := 0, ""
 	for more := true; more; {
 		answer := s.manage(t, active, http.MethodGet, "/dead-letters?limit=1000"+next, "")
 		require.Less(t, len(answer.body), pageBytes+1<<20)
-		var page LetterPage
+		var page DeadLetterPage
 		answer.into(t, http.StatusOK, &page)
 		seen, next, more = seen+len(page.Data), "&cursor="+page.NextCursor, page.HasMore
 	}
 	require.Equal(t, total, seen)
 }
 
-// letterWith records a letter with properties.
-func (s *service) letterWith(t *testing.T, properties []byte) deadletter.Letter {
+// deadLetterWith records a dead letter with properties.
+func (s *service) deadLetterWith(t *testing.T, properties []byte) deadletter.Entry {
 	t.Helper()
-	l := deadletter.Letter{
+	l := deadletter.Entry{
 		ID: uuid.New(), TenantID: active, Payload: []byte("{"), PayloadSize: 1, Properties: properties, Headers: []byte(`{}`),
 		Reason: contract.ReasonNotJSON, Attempts: 1, FirstFailedAt: epoch, LastFailedAt: epoch,
 	}
-	_, err := s.letters.Record(t.Context(), []deadletter.Letter{l})
+	_, err := s.deadLetters.Record(t.Context(), []deadletter.Entry{l})
 	require.NoError(t, err)
 	return l
 }
 
 func TestDeadLettersArePaged(t *testing.T) {
 	t.Parallel()
-	s, _ := serveLetters(t)
-	var page LetterPage
+	s, _ := serveDeadLetters(t)
+	var page DeadLetterPage
 	s.manage(t, active, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
 	require.Empty(t, page.Data)
 	require.NotNil(t, page.Data)
 	require.False(t, page.HasMore)
 	for n := range 7 {
-		s.letter(t, active, n, "1", contract.Reasons()[n%2])
+		s.deadLetter(t, active, n, "1", contract.Reasons()[n%2])
 	}
-	s.letter(t, suspended, 1, "1", contract.ReasonRejected)
+	s.deadLetter(t, suspended, 1, "1", contract.ReasonRejected)
 
 	next, seen := page.NextCursor, []string{} // the cursor of an empty list is its start
 	for more := true; more; {
-		var page LetterPage
+		var page DeadLetterPage
 		s.manage(t, active, http.MethodGet, "/dead-letters?limit=3&cursor="+next, "").into(t, http.StatusOK, &page)
 		for _, l := range page.Data {
 			seen = append(seen, l.OriginalMessageID)
@@ -187,11 +187,11 @@ func TestDeadLettersArePaged(t *testing.T) {
 
 func TestDeadLettersRefuseBadRequests(t *testing.T) {
 	t.Parallel()
-	s, o := serveLetters(t)
-	l := s.letter(t, active, 1, "1", contract.ReasonRejected)
-	foreign := letterCursor{kind: cursorOfList, tenant: suspended}.encode()
-	ofReplay := letterCursor{kind: cursorOfReplay, tenant: active, began: epoch}.encode()
-	ofList := letterCursor{kind: cursorOfList, tenant: active}.encode()
+	s, o := serveDeadLetters(t)
+	l := s.deadLetter(t, active, 1, "1", contract.ReasonRejected)
+	foreign := deadLetterCursor{kind: cursorOfList, tenant: suspended}.encode()
+	ofReplay := deadLetterCursor{kind: cursorOfReplay, tenant: active, began: epoch}.encode()
+	ofList := deadLetterCursor{kind: cursorOfList, tenant: active}.encode()
 	one := "/dead-letters/" + l.ID.String()
 	for _, c := range []struct {
 		method, path, body string
@@ -240,25 +240,25 @@ func TestDeadLettersRefuseBadRequests(t *testing.T) {
 	s.call(t, call{http.MethodPost, one + "/replay", "text/plain", `{"payload":1}`, token(t, active, auth.ScopeDeadLettersManage)}).
 		problem(t, http.StatusUnsupportedMediaType, "unsupported_media_type")
 	require.Empty(t, o.published)
-	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, one, "").status, "and the letter is still there")
+	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, one, "").status, "and the dead letter is still there")
 }
 
-// Another tenant's letters are as good as not there.
+// Another tenant's dead letters are as good as not there.
 func TestDeadLettersOfAnotherTenant(t *testing.T) {
 	t.Parallel()
-	s, o := serveLetters(t)
-	l := s.letter(t, active, 1, "1", contract.ReasonRejected)
+	s, o := serveDeadLetters(t)
+	l := s.deadLetter(t, active, 1, "1", contract.ReasonRejected)
 	one := "/dead-letters/" + l.ID.String()
 	for _, c := range []struct{ method, path string }{{"GET", one}, {"DELETE", one}, {"POST", one + "/replay"}} {
 		s.manage(t, suspended, c.method, c.path, "").problem(t, http.StatusNotFound, "dead_letter_not_found")
 	}
-	var page LetterPage
+	var page DeadLetterPage
 	s.manage(t, suspended, http.MethodGet, "/dead-letters", "").into(t, http.StatusOK, &page)
 	require.Empty(t, page.Data)
 	var dropped Dropped
 	s.manage(t, suspended, http.MethodDelete, "/dead-letters?all=true", "").into(t, http.StatusOK, &dropped)
 	require.Zero(t, dropped.Dropped)
-	var replayed LettersReplayed
+	var replayed DeadLettersReplayed
 	s.manage(t, suspended, http.MethodPost, "/dead-letters/replay?all=true", "").into(t, http.StatusOK, &replayed)
 	require.Zero(t, replayed.Replayed)
 	require.Empty(t, o.published)
@@ -267,26 +267,26 @@ func TestDeadLettersOfAnotherTenant(t *testing.T) {
 
 func TestReplayOfOneDeadLetter(t *testing.T) {
 	t.Parallel()
-	s, o := serveLetters(t)
-	replay := func(l deadletter.Letter, body string) answer {
+	s, o := serveDeadLetters(t)
+	replay := func(l deadletter.Entry, body string) answer {
 		return s.manage(t, active, http.MethodPost, "/dead-letters/"+l.ID.String()+"/replay", body)
 	}
-	l := s.letter(t, active, 1, `{"n":1}`, contract.ReasonRejected)
-	var got LetterReplayed
+	l := s.deadLetter(t, active, 1, `{"n":1}`, contract.ReasonRejected)
+	var got DeadLetterReplayed
 	replay(l, " {\n} ").into(t, http.StatusAccepted, &got) // says as much as nothing
-	require.Equal(t, LetterReplayed{ID: l.ID, MessageID: *l.MessageID, Result: "replayed"}, got)
+	require.Equal(t, DeadLetterReplayed{ID: l.ID, MessageID: *l.MessageID, Result: "replayed"}, got)
 	require.Equal(t, "1", o.published[0].Publishing.MessageId)
 	require.Equal(t, `{"n":1}`, string(o.published[0].Publishing.Body))
 	replay(l, "").problem(t, http.StatusNotFound, "dead_letter_not_found")
 
-	broken := s.letter(t, active, 2, "{", contract.ReasonNotJSON)
+	broken := s.deadLetter(t, active, 2, "{", contract.ReasonNotJSON)
 	p := replay(broken, "").problem(t, http.StatusUnprocessableEntity, "payload_not_json")
 	require.Contains(t, p.Detail, "edited")
 	replay(broken, `{"payload": {"fixed":true}}`).into(t, http.StatusAccepted, &got)
 	require.Equal(t, `{"fixed":true}`, string(o.published[1].Publishing.Body))
 	require.Equal(t, "2", o.published[1].Publishing.MessageId)
 
-	stored := s.letter(t, active, 3, "1", contract.ReasonMaxAttempts)
+	stored := s.deadLetter(t, active, 3, "1", contract.ReasonMaxAttempts)
 	_, err := s.operator.Exec(t.Context(), `SELECT tenant_attach($1)`, active)
 	require.NoError(t, err)
 	_, err = s.operator.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload) VALUES ($1, $2, '1')`, active, *stored.MessageID)
@@ -296,12 +296,12 @@ func TestReplayOfOneDeadLetter(t *testing.T) {
 	require.Len(t, o.published, 2)
 
 	for tenant, want := range map[uuid.UUID]string{unknown: "tenant_not_found", deleting: "tenant_deleting", provisioning: "tenant_provisioning"} {
-		l := s.letter(t, tenant, 1, "1", contract.ReasonRejected)
+		l := s.deadLetter(t, tenant, 1, "1", contract.ReasonRejected)
 		for _, path := range []string{"/dead-letters/" + l.ID.String() + "/replay", "/dead-letters/replay?all=true"} {
 			require.Contains(t, s.manage(t, tenant, http.MethodPost, path, "").body, want)
 		}
 	}
-	last := s.letter(t, active, 4, "1", contract.ReasonRejected)
+	last := s.deadLetter(t, active, 4, "1", contract.ReasonRejected)
 	o.fail = func(context.Context, rabbitmq.Message) error { return rabbitmq.ErrBlocked }
 	p = replay(last, "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
 	require.Equal(t, last.MessageID.String(), field(t, p, "id"))
@@ -316,22 +316,22 @@ func TestReplayOfOneDeadLetter(t *testing.T) {
 
 func TestReplayOfManyDeadLetters(t *testing.T) {
 	t.Parallel()
-	s, o := serveLetters(t)
+	s, o := serveDeadLetters(t)
 	for n := range 30 {
 		payload := "1"
 		if n == 7 {
 			payload = "{"
 		}
-		s.letter(t, active, n, payload, contract.Reasons()[n%2])
+		s.deadLetter(t, active, n, payload, contract.Reasons()[n%2])
 	}
-	s.letter(t, suspended, 1, "1", contract.ReasonNotJSON)
+	s.deadLetter(t, suspended, 1, "1", contract.ReasonNotJSON)
 	count := int64(15)
-	var got LettersReplayed
+	var got DeadLettersReplayed
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?dry_run=true&reason=not_json", "").into(t, http.StatusOK, &got)
-	require.Equal(t, LettersReplayed{DryRun: true, Count: &count}, got)
+	require.Equal(t, DeadLettersReplayed{DryRun: true, Count: &count}, got)
 	require.Empty(t, o.published)
 
-	got = LettersReplayed{}
+	got = DeadLettersReplayed{}
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?dry_run=false&reason=unstorable", "").into(t, http.StatusOK, &got)
 	require.Equal(t, 14, got.Replayed)
 	require.Equal(t, 1, got.Refused)
@@ -339,11 +339,11 @@ func TestReplayOfManyDeadLetters(t *testing.T) {
 	require.Len(t, o.published, 14)
 
 	// What fails again, later than the replay began, is not replayed again by the cursor of that replay.
-	again := s.letter(t, active, 31, "1", contract.ReasonUnstorable)
+	again := s.deadLetter(t, active, 31, "1", contract.ReasonUnstorable)
 	_, err := s.operator.Exec(t.Context(), `UPDATE dead_letters SET first_failed_at = now() + interval '1 minute' WHERE id = $1`, again.ID)
 	require.NoError(t, err)
 	next := got.NextCursor
-	got = LettersReplayed{}
+	got = DeadLettersReplayed{}
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=unstorable&cursor="+next, "").into(t, http.StatusOK, &got)
 	require.Zero(t, got.Replayed+got.Refused)
 
@@ -358,7 +358,7 @@ func TestReplayOfManyDeadLetters(t *testing.T) {
 	require.True(t, got.HasMore)
 	require.Equal(t, "queue_full", got.Stopped)
 	o.fail = nil
-	got = LettersReplayed{}
+	got = DeadLettersReplayed{}
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=not_json&cursor="+next, "").into(t, http.StatusOK, &got)
 	require.Zero(t, got.Replayed, "the cursor of the other replay is behind it")
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=not_json", "").into(t, http.StatusOK, &got)
@@ -367,15 +367,15 @@ func TestReplayOfManyDeadLetters(t *testing.T) {
 
 func TestDroppingDeadLetters(t *testing.T) {
 	t.Parallel()
-	s, _ := serveLetters(t)
-	l := s.letter(t, active, 100, "1", contract.ReasonRejected)
+	s, _ := serveDeadLetters(t)
+	l := s.deadLetter(t, active, 100, "1", contract.ReasonRejected)
 	one := "/dead-letters/" + l.ID.String()
 	gone := s.manage(t, active, http.MethodDelete, one, "")
 	require.Equal(t, http.StatusNoContent, gone.status)
 	require.Empty(t, gone.body)
 	s.manage(t, active, http.MethodDelete, one, "").problem(t, http.StatusNotFound, "dead_letter_not_found")
 	for n := range 10 {
-		s.letter(t, active, n, "1", contract.Reasons()[n%2])
+		s.deadLetter(t, active, n, "1", contract.Reasons()[n%2])
 	}
 	var got Dropped
 	s.manage(t, active, http.MethodDelete, "/dead-letters?reason=not_json", "").into(t, http.StatusOK, &got)
@@ -410,7 +410,7 @@ func TestCursorStaysTheSame(t *testing.T) {
 	behind := deadletter.Position{
 		FirstFailedAt: time.UnixMicro(1769860800123456).UTC(), ID: uuid.MustParse("11111111-2222-4333-8444-555555555555"),
 	}
-	for text, want := range map[string]letterCursor{
+	for text, want := range map[string]deadLetterCursor{
 		"AQEBl6PCjw58wZ05XSo_D3oRAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAADy7bAE": {kind: cursorOfList, tenant: tenant},
 		"AQEBl6PCjw58wZ05XSo_D3oRAAAAAAAAAAAABkmt1EsSQBEREREiIkMzhERVVVVVVVUcUgV2": {kind: cursorOfList, tenant: tenant, position: behind},
 		"AQIBl6PCjw58wZ05XSo_D3oRAAZJrdpJDPEABkmt1EsSQBEREREiIkMzhERVVVVVVVXqNtj7": {
@@ -426,7 +426,7 @@ func TestCursorStaysTheSame(t *testing.T) {
 
 func TestCursor(t *testing.T) {
 	t.Parallel()
-	want := letterCursor{
+	want := deadLetterCursor{
 		kind: cursorOfReplay, tenant: active, began: epoch,
 		position: deadletter.Position{FirstFailedAt: epoch.Add(time.Microsecond), ID: suspended},
 	}
@@ -448,9 +448,9 @@ func TestCursor(t *testing.T) {
 func FuzzCursor(f *testing.F) {
 	f.Add("")
 	f.Add("x")
-	f.Add(letterCursor{kind: cursorOfList, tenant: active}.encode())
-	f.Add(letterCursor{kind: cursorOfList, tenant: active, position: deadletter.Position{FirstFailedAt: epoch, ID: suspended}}.encode())
-	f.Add(letterCursor{kind: cursorOfReplay, tenant: active, began: epoch}.encode())
+	f.Add(deadLetterCursor{kind: cursorOfList, tenant: active}.encode())
+	f.Add(deadLetterCursor{kind: cursorOfList, tenant: active, position: deadletter.Position{FirstFailedAt: epoch, ID: suspended}}.encode())
+	f.Add(deadLetterCursor{kind: cursorOfReplay, tenant: active, began: epoch}.encode())
 	f.Add(cursorFormat().Encode(cursorFields{}))
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, candidate := range []string{text, remade(text)} {

@@ -22,29 +22,29 @@ const (
 	reopenDelay = 100 * time.Millisecond
 )
 
-// lanes are the channels of one link that a publisher shares its messages out to.
-type lanes struct {
+// channelPool are the channels of one link that a publisher shares its messages out to.
+type channelPool struct {
 	link *Link
-	cfg  laneConfig
+	cfg  confirmConfig
 	log  *zap.Logger
 
-	all  []atomic.Pointer[lane] // nil where no channel is open; written by the goroutines of run
-	turn atomic.Uint32          // round-robin
+	all  []atomic.Pointer[confirmChannel] // nil where no channel is open; written by the goroutines of run
+	next atomic.Uint32                    // round-robin
 
 	mu      sync.Mutex
-	changed chan struct{} // guarded by mu: closed when a lane was opened
+	changed chan struct{} // guarded by mu: closed when a channel was opened
 	stopped chan struct{} // closed when run has ended
 }
 
-func newLanes(link *Link, channels int, cfg laneConfig, log *zap.Logger) *lanes {
-	return &lanes{
-		link: link, cfg: cfg, log: log, all: make([]atomic.Pointer[lane], channels),
+func newChannelPool(link *Link, channels int, cfg confirmConfig, log *zap.Logger) *channelPool {
+	return &channelPool{
+		link: link, cfg: cfg, log: log, all: make([]atomic.Pointer[confirmChannel], channels),
 		changed: make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
 
 // run keeps the channels open until ctx ends.
-func (p *lanes) run(ctx context.Context) error {
+func (p *channelPool) run(ctx context.Context) error {
 	defer close(p.stopped)
 	var group errgroup.Group
 	for i := range p.all {
@@ -56,8 +56,8 @@ func (p *lanes) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// keep has lane i open until ctx ends.
-func (p *lanes) keep(ctx context.Context, i int) {
+// keep has channel i open until ctx ends.
+func (p *channelPool) keep(ctx context.Context, i int) {
 	for ctx.Err() == nil {
 		opened := time.Now()
 		err := p.hold(ctx, i)
@@ -73,13 +73,13 @@ func (p *lanes) keep(ctx context.Context, i int) {
 	}
 }
 
-// hold opens lane i and returns when it is over.
-func (p *lanes) hold(ctx context.Context, i int) error {
+// hold opens channel i and returns when it is over.
+func (p *channelPool) hold(ctx context.Context, i int) error {
 	session, err := p.link.Session(ctx)
 	if err != nil {
 		return err
 	}
-	l, err := openLane(ctx, session, p.cfg)
+	l, err := openConfirmChannel(ctx, session, p.cfg)
 	if err != nil {
 		return err
 	}
@@ -89,28 +89,28 @@ func (p *lanes) hold(ctx context.Context, i int) error {
 	return l.run(ctx)
 }
 
-// announce wakes who waits for a lane.
-func (p *lanes) announce() {
+// announce wakes who waits for a channel.
+func (p *channelPool) announce() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
 
-// send hands m to the first channel that takes it; see [lane.publish].
-func (p *lanes) send(ctx context.Context, m *Message) (l *lane, i int, err error) {
+// send hands m to the first channel that takes it; see [confirmChannel.publish].
+func (p *channelPool) send(ctx context.Context, m *Message) (l *confirmChannel, i int, err error) {
 	for {
-		if l, err = p.lane(ctx); err != nil {
+		if l, err = p.get(ctx); err != nil {
 			return nil, 0, err
 		}
-		if i, err = l.publish(ctx, m); !errors.Is(err, errLaneGone) {
+		if i, err = l.publish(ctx, m); !errors.Is(err, errChannelGone) {
 			return l, i, err
 		}
 	}
 }
 
-// lane picks a channel: the next one in turn that has room, else the next one, and only then one that confirms nothing.
-func (p *lanes) lane(ctx context.Context) (*lane, error) {
+// confirmChannel picks a channel: the next one in turn that has room, else the next one, and only then one that confirms nothing.
+func (p *channelPool) get(ctx context.Context) (*confirmChannel, error) {
 	var grace <-chan time.Time
 	for {
 		p.mu.Lock()
@@ -134,11 +134,11 @@ func (p *lanes) lane(ctx context.Context) (*lane, error) {
 	}
 }
 
-func (p *lanes) pick() *lane {
-	var full, slow *lane
-	turn := int(p.turn.Add(1))
+func (p *channelPool) pick() *confirmChannel {
+	var full, slow *confirmChannel
+	start := int(p.next.Add(1))
 	for i := range p.all {
-		l := p.all[(turn+i)%len(p.all)].Load()
+		l := p.all[(start+i)%len(p.all)].Load()
 		switch {
 		case l == nil || l.over():
 		case l.slow.Load():
@@ -153,7 +153,7 @@ func (p *lanes) pick() *lane {
 }
 
 // unavailable says why there is no channel.
-func (p *lanes) unavailable() error {
+func (p *channelPool) unavailable() error {
 	session, _, cause := p.link.state()
 	if session == nil && cause != nil {
 		if errors.Is(cause, ErrUnavailable) {

@@ -16,25 +16,25 @@ const (
 	// longestRefusal is how long a destination that does not answer is refused before it is tried again. It begins with
 	// the time that a trial takes and doubles, so that a broker that was slow for everybody is soon forgiven.
 	longestRefusal = 30 * time.Second
-	// suspicionLife is how long a suspicion is kept that nobody asks for: the tenant may be gone.
-	suspicionLife = 10 * time.Minute
+	// breakerLifetime is how long a tripped breaker is kept that nobody asks for: the tenant may be gone.
+	breakerLifetime = 10 * time.Minute
 )
 
 // destination is where a message goes.
 type destination struct{ exchange, key string }
 
-// suspects are the destinations whose queue may be one that does not answer. Each is tried with one message at a time,
-// where that harms nobody else; one confirmation clears it, and a trial that stalls has it refused for a while.
-type suspects struct {
+// breakers are circuit breakers, one for each destination whose queue may not answer; there is none for the others. A tripped one is tried with one message at a time,
+// where that harms nobody else; one confirmation closes the breaker, and a trial that stalls has it refused for a while.
+type breakers struct {
 	shortest, longest time.Duration // refusals
 	log               *zap.Logger
 
 	count atomic.Int64 // length of all: as a rule 0, which is seen without the lock
 	mu    sync.Mutex
-	all   map[destination]*suspect // guarded by mu
+	all   map[destination]*breaker // guarded by mu
 }
 
-type suspect struct {
+type breaker struct {
 	to      destination
 	tried   bool          // a trial is under way
 	refusal time.Duration // the last one; 0 as long as no trial has failed
@@ -43,17 +43,17 @@ type suspect struct {
 	changed chan struct{} // closed when a trial is over
 }
 
-func newSuspects(shortest, longest time.Duration, log *zap.Logger) *suspects {
-	return &suspects{shortest: shortest, longest: longest, log: log, all: make(map[destination]*suspect)}
+func newBreakers(shortest, longest time.Duration, log *zap.Logger) *breakers {
+	return &breakers{shortest: shortest, longest: longest, log: log, all: make(map[destination]*breaker)}
 }
 
-// add makes destinations suspect, and forgets those that nobody has asked for in a while.
-func (s *suspects) add(destinations []destination) {
+// trip trips the breakers of destinations, and forgets those that nobody has asked for in a while.
+func (s *breakers) trip(destinations []destination) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	for to, known := range s.all {
-		if !known.tried && now.Sub(known.asked) > suspicionLife {
+		if !known.tried && now.Sub(known.asked) > breakerLifetime {
 			delete(s.all, to)
 		}
 	}
@@ -61,13 +61,13 @@ func (s *suspects) add(destinations []destination) {
 		if s.all[to] == nil {
 			// The strings may be memory that a server uses again for its next request.
 			to = destination{strings.Clone(to.exchange), strings.Clone(to.key)}
-			s.all[to] = &suspect{to: to, asked: now, changed: make(chan struct{})}
+			s.all[to] = &breaker{to: to, asked: now, changed: make(chan struct{})}
 		}
 	}
 	s.count.Store(int64(len(s.all)))
 }
 
-func (s *suspects) has(to destination) bool {
+func (s *breakers) tripped(to destination) bool {
 	if s.count.Load() == 0 {
 		return false
 	}
@@ -76,10 +76,10 @@ func (s *suspects) has(to destination) bool {
 	return s.all[to] != nil
 }
 
-// admit returns the suspect whose trial a message to a destination is to be, the end of which is then told to
-// [suspects.conclude]; nil, and no error, if there is no suspicion. While another message is the trial it waits for the
+// admit returns the breaker whose trial a message to a destination is to be, the end of which is then told to
+// [breakers.record]; nil, and no error, if it has not tripped. While another message is the trial it waits for the
 // result, unless the destination has failed before; then it is refused meanwhile.
-func (s *suspects) admit(ctx context.Context, to destination) (*suspect, error) {
+func (s *breakers) admit(ctx context.Context, to destination) (*breaker, error) {
 	if s.count.Load() == 0 {
 		return nil, nil
 	}
@@ -110,9 +110,9 @@ func (s *suspects) admit(ctx context.Context, to destination) (*suspect, error) 
 	}
 }
 
-// conclude ends a trial with what became of its message. Any answer of the broker clears the destination; an end that has
+// record ends a trial with what became of its message. Any answer of the broker clears the destination; an end that has
 // other reasons, such as a lost connection, decides nothing.
-func (s *suspects) conclude(known *suspect, err error) {
+func (s *breakers) record(known *breaker, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known.tried = false

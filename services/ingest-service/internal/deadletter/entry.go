@@ -24,13 +24,13 @@ const (
 	ReasonUnroutable contract.Reason = "unroutable"
 )
 
-// Reasons are all reasons that a letter may have.
+// Reasons are all reasons that a dead letter may have.
 func Reasons() []contract.Reason {
 	return append(contract.Reasons(), ReasonExpired, ReasonUnroutable)
 }
 
-// Letter is a dead letter.
-type Letter struct {
+// Entry is a dead letter.
+type Entry struct {
 	ID       uuid.UUID
 	TenantID uuid.UUID
 	// MessageID is the id under which the message would have been stored; nil if its producer gave none.
@@ -52,7 +52,7 @@ type Letter struct {
 	Error   string
 	// Attempts is how often the message was tried, 1 at least.
 	Attempts int
-	// Version rises whenever the letter comes again.
+	// Version rises whenever the dead letter comes again.
 	Version       int64
 	FirstFailedAt time.Time
 	LastFailedAt  time.Time
@@ -61,19 +61,19 @@ type Letter struct {
 	edited bool
 }
 
-// ReplayID is the id under which the letter's message is stored. A message without one is given the letter's, so that
+// ReplayID is the id under which the dead letter's message is stored. A message without one is given the dead letter's, so that
 // replaying it twice stores it once.
-func (l *Letter) ReplayID() uuid.UUID {
+func (l *Entry) ReplayID() uuid.UUID {
 	if l.MessageID != nil {
 		return *l.MessageID
 	}
 	return l.ID
 }
 
-// LetterID is the id of the dead letter of a message: the same for the same message that fails for the same reason, so
-// that it is one letter however often it is dead-lettered. Without a message id there is no telling whether two messages
+// EntryID is the id of the dead letter of a message: the same for the same message that fails for the same reason, so
+// that it is one dead letter however often it is dead-lettered. Without a message id there is no telling whether two messages
 // are the same one; then it is random.
-func LetterID(tenant uuid.UUID, messageID string, reason contract.Reason, body []byte) uuid.UUID {
+func EntryID(tenant uuid.UUID, messageID string, reason contract.Reason, body []byte) uuid.UUID {
 	if messageID == "" {
 		return uuid.New()
 	}
@@ -101,33 +101,33 @@ func Publishing(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, c
 		contract.HeaderTenant:       tenant.String(),
 		contract.HeaderReason:       string(reason),
 		contract.HeaderError:        text,
-		contract.HeaderDeadLetterID: LetterID(tenant, d.MessageId, reason, d.Body).String(),
+		contract.HeaderDeadLetterID: EntryID(tenant, d.MessageId, reason, d.Body).String(),
 	})
 	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: publishing}
 }
 
-// fromDeadLetters reads what [Publishing] has written. A letter that names no tenant, which only an operator can have
+// fromDeadLetters reads what [Publishing] has written. A dead letter that names no tenant, which only an operator can have
 // published, is kept under the nil UUID: no tenant sees it, and it is not lost.
-func fromDeadLetters(d rabbitmq.Delivery, now time.Time) Letter {
+func fromDeadLetters(d rabbitmq.Delivery, now time.Time) Entry {
 	d.Unwrap()
 	headers := d.Properties.Headers()
 	tenant, err := uuid.Parse(headers.Lookup(contract.HeaderTenant).Text())
 	if err != nil {
 		tenant = uuid.Nil
 	}
-	l := newLetter(tenant, d, now)
+	l := newEntry(tenant, d, now)
 	l.Reason = contract.Reason(cut(clean(headers.Lookup(contract.HeaderReason).Text()), 64))
 	l.Error = cut(clean(headers.Lookup(contract.HeaderError).Text()), contract.MaxErrorBytes)
 	l.setHistory(headers, now)
 	if l.ID, err = uuid.Parse(headers.Lookup(contract.HeaderDeadLetterID).Text()); err != nil {
-		l.ID = LetterID(tenant, d.MessageId, l.Reason, d.Body)
+		l.ID = EntryID(tenant, d.MessageId, l.Reason, d.Body)
 	}
 	return l
 }
 
 // fromParking reads a message that the broker itself gave up on. Its tenant is in the name of the queue that it died in,
 // or, when it came back from a retry tier to nobody, in its routing key.
-func fromParking(d rabbitmq.Delivery, now time.Time) Letter {
+func fromParking(d rabbitmq.Delivery, now time.Time) Entry {
 	headers := d.Properties.Headers()
 	death := lastDeath(headers)
 	tenant, reason, cause := parseOrNil(d.RoutingKey), ReasonUnroutable, "the message came back from a retry when its tenant had no queue"
@@ -148,12 +148,12 @@ func fromParking(d rabbitmq.Delivery, now time.Time) Letter {
 	} else {
 		d.Undead()
 	}
-	l := newLetter(tenant, d, now)
+	l := newEntry(tenant, d, now)
 	l.Reason, l.Error = reason, cut(cause, contract.MaxErrorBytes)
 	if returned {
 		l.setHistory(headers, now)
 	}
-	l.ID = LetterID(tenant, d.MessageId, reason, d.Body)
+	l.ID = EntryID(tenant, d.MessageId, reason, d.Body)
 	return l
 }
 
@@ -176,9 +176,9 @@ func lastDeath(headers rabbitmq.Table) rabbitmq.Table {
 	return nil
 }
 
-// newLetter has what does not depend on how a letter came.
-func newLetter(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Letter {
-	l := Letter{
+// newEntry has what does not depend on how a dead letter came.
+func newEntry(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Entry {
+	l := Entry{
 		TenantID: tenant, Payload: d.Body, PayloadSize: int64(len(d.Body)),
 		ContentType: clean(d.ContentType), Properties: d.Original(), Headers: json.RawMessage(`{}`),
 		Attempts: 1, Version: 1, FirstFailedAt: now, LastFailedAt: now,
@@ -197,7 +197,7 @@ func newLetter(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Letter {
 }
 
 // setHistory takes over what headers of ours say of the attempts, the one that failed last included.
-func (l *Letter) setHistory(headers rabbitmq.Table, now time.Time) {
+func (l *Entry) setHistory(headers rabbitmq.Table, now time.Time) {
 	failed := attempt.Read(headers, now)
 	l.Attempts, l.FirstFailedAt = max(failed.Attempts, 1), failed.FirstFailedAt
 }
