@@ -175,8 +175,8 @@ func TestBatchesOfAConsumerBeforeAreNotThoseOfTheNext(t *testing.T) {
 func TestConsumersThatEndCostNobodyTheConnection(t *testing.T) {
 	t.Parallel()
 	b := backing.RabbitMQ(t)
-	quarantine := startLink(t, b.URL, nil)
-	link := startLink(t, b.URL, nil).WithQuarantine(quarantine)
+	probing := startLink(t, b.URL, nil)
+	link := startLink(t, b.URL, nil).WithProbeLink(probing)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	producer, err := amqptest.Dial(t.Context(), b.URL)
 	require.NoError(t, err)
@@ -186,7 +186,7 @@ func TestConsumersThatEndCostNobodyTheConnection(t *testing.T) {
 	for range total {
 		require.NoError(t, producer.Publish(contract.MessagesExchange, tenantA, hostile, []byte("{}")))
 	}
-	s, probed := session(t, link), session(t, quarantine)
+	s, probed := session(t, link), session(t, probing)
 	for range 30 {
 		c, err := s.ConsumeBatches(deadline(t, waitLimit), contract.QueueName(tenantA), "hasty", total)
 		require.NoError(t, err)

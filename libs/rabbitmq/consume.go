@@ -119,19 +119,19 @@ func (s *Session) consume(ctx context.Context, queue, tag string, prefetch int, 
 }
 
 // Probe finds out whether the broker answers a consumer of queue, on the connection that is there for it: see
-// [Link.WithQuarantine]. The error is as of [Session.Consume]; nothing is taken from the queue. Without a quarantine it
+// [Link.WithProbeLink]. The error is as of [Session.Consume]; nothing is taken from the queue. Without a link for that it
 // says nothing, and returns nil.
 func (l *Link) Probe(ctx context.Context, queue string) error {
-	if l.quarantine == nil {
+	if l.probeLink == nil {
 		return nil
 	}
 	select {
-	case l.quarantine.probes <- struct{}{}:
-		defer func() { <-l.quarantine.probes }()
+	case l.probeLink.probes <- struct{}{}:
+		defer func() { <-l.probeLink.probes }()
 	case <-ctx.Done():
 		return fmt.Errorf("probe %s: %w", queue, ctx.Err())
 	}
-	session, err := l.quarantine.Session(ctx)
+	session, err := l.probeLink.Session(ctx)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@
 // have been accepted: publish it again under the same message id.
 //
 // A queue that does not answer, such as a quorum queue without a leader, takes everything down that shares a channel (when
-// publishing) or a connection (when consuming) with it. [Publisher.WithQuarantine] and [Link.WithQuarantine] confine it.
+// publishing) or a connection (when consuming) with it. [Publisher.WithProbeLink] and [Link.WithProbeLink] confine it.
 //
 // No call of this package waits for the network longer than its context. amqp091-go writes to the socket under locks
 // that its callers share, so one connection that the broker no longer reads stops everyone, close included. Here writes

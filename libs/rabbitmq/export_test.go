@@ -5,8 +5,8 @@ import "time"
 // Hasten gives up channels after stall and keeps breakers open for longest at most. Call it before Run.
 func (p *Publisher) Hasten(stall, longest time.Duration) *Publisher {
 	p.pool.cfg.stall = stall
-	if p.quarantine != nil {
-		p.quarantine.cfg.stall = stall
+	if p.trialPool != nil {
+		p.trialPool.cfg.stall = stall
 		p.breakers.shortest, p.breakers.longest = stall, longest
 	}
 	return p

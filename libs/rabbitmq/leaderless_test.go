@@ -72,10 +72,10 @@ func confirms(t *testing.T, amqpURL, tenant string) bool {
 	return err == nil && acked
 }
 
-// quarantined runs a publisher with a quarantine.
-func quarantined(t *testing.T, link, quarantine *rabbitmq.Link, stall time.Duration) *rabbitmq.Publisher {
+// probed runs a publisher that tries tripped destinations apart.
+func probed(t *testing.T, link, probeLink *rabbitmq.Link, stall time.Duration) *rabbitmq.Publisher {
 	t.Helper()
-	p := rabbitmq.NewPublisher(link, 2, zaptest.NewLogger(t)).WithQuarantine(quarantine).Hasten(stall, stall)
+	p := rabbitmq.NewPublisher(link, 2, zaptest.NewLogger(t)).WithTrialLink(probeLink).Hasten(stall, stall)
 	run(t, p.Run)
 	return p
 }
@@ -92,8 +92,8 @@ func TestAQueueWithoutALeaderStopsNobodyElse(t *testing.T) {
 	var publishers []*rabbitmq.Publisher
 	t.Run("trouble", func(owner *testing.T) {
 		for name, size := range map[string]int{"message by message": 1, "in large batches": 600} {
-			link, quarantine := startLink(t, services.RabbitMQURL, nil), startLink(t, services.RabbitMQURL, nil)
-			publisher := quarantined(t, link, quarantine, stall)
+			link, probeLink := startLink(t, services.RabbitMQURL, nil), startLink(t, services.RabbitMQURL, nil)
+			publisher := probed(t, link, probeLink, stall)
 			publishers = append(publishers, publisher)
 			owner.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -189,7 +189,7 @@ func TestABreakerTrippedInErrorCloses(t *testing.T) {
 	through, proxied := newProxy(t, broker.URL)
 	link, direct := startLink(t, proxied, nil), startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA, tenantB)
-	publisher := quarantined(t, link, direct, 400*time.Millisecond)
+	publisher := probed(t, link, direct, 400*time.Millisecond)
 	ctx := deadline(t, waitLimit)
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "before")))
 
@@ -216,9 +216,9 @@ func TestATrialOutlivesItsPublisher(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)
 	through, proxied := newProxy(t, broker.URL)
-	link, quarantine := startLink(t, proxied, nil), startLink(t, proxied, nil)
+	link, probeLink := startLink(t, proxied, nil), startLink(t, proxied, nil)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
-	publisher := quarantined(t, link, quarantine, 500*time.Millisecond)
+	publisher := probed(t, link, probeLink, 500*time.Millisecond)
 	ctx := deadline(t, waitLimit)
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "before")))
 
@@ -263,7 +263,7 @@ func TestAChannelThatConfirmsNothingIsAvoided(t *testing.T) {
 	require.Error(t, <-stuck)
 }
 
-// Without a quarantine, too, nobody waits for a channel that confirms nothing, and what is stuck does not pile up for ever.
+// Without a link for trials, too, nobody waits for a channel that confirms nothing, and what is stuck does not pile up for ever.
 func TestStalledChannelsAreReplaced(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)
@@ -291,11 +291,11 @@ func TestAnUnansweredConsumerCostsNoConnection(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)
 	through, proxied := newProxy(t, broker.URL)
-	quarantine := rabbitmq.NewLink(rabbitmq.Config{URL: proxied}, t.Name(), zaptest.NewLogger(t), nil).Hasten(200 * time.Millisecond)
+	probeLink := rabbitmq.NewLink(rabbitmq.Config{URL: proxied}, t.Name(), zaptest.NewLogger(t), nil).Hasten(200 * time.Millisecond)
 	link := rabbitmq.NewLink(rabbitmq.Config{URL: proxied}, t.Name(), zaptest.NewLogger(t), nil).
-		Hasten(200 * time.Millisecond).WithQuarantine(quarantine)
+		Hasten(200 * time.Millisecond).WithProbeLink(probeLink)
 	run(t, link.Run)
-	run(t, quarantine.Run)
+	run(t, probeLink.Run)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	queue, ctx := contract.QueueName(tenantA), deadline(t, waitLimit)
 	require.NoError(t, link.Probe(ctx, queue))
@@ -303,7 +303,7 @@ func TestAnUnansweredConsumerCostsNoConnection(t *testing.T) {
 	require.ErrorAs(t, link.Probe(ctx, contract.QueueName(tenantB)), &refused)
 	require.Equal(t, amqp.NotFound, refused.Code)
 
-	before, probing := session(t, link), session(t, quarantine)
+	before, probing := session(t, link), session(t, probeLink)
 	through.set(func(p *proxy) { p.dropConsumes = true })
 	_, err := before.Consume(ctx, queue, "", 10)
 	require.ErrorIs(t, err, rabbitmq.ErrUnanswered)
@@ -319,7 +319,7 @@ func TestAnUnansweredConsumerCostsNoConnection(t *testing.T) {
 	through.set(func(p *proxy) { p.dropConsumes = false })
 	require.NoError(t, link.Probe(ctx, queue))
 	require.Same(t, before, session(t, link))
-	require.Same(t, probing, session(t, quarantine))
+	require.Same(t, probing, session(t, probeLink))
 	_, err = before.Consume(ctx, queue, "", 10)
 	require.NoError(t, err)
 }

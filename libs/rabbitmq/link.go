@@ -32,7 +32,7 @@ type Link struct {
 	log    *zap.Logger
 	report func(error)
 
-	quarantine   *Link         // see WithQuarantine; nil without
+	probeLink    *Link         // see WithProbeLink; nil without
 	probes       chan struct{} // as many elements as probes are under way on this link, maxProbes at most
 	consumeLimit time.Duration // see consumeLimit
 	longestPause time.Duration // between two dials
@@ -65,12 +65,12 @@ func (l *Link) WithRedial(longest time.Duration) *Link {
 	return l
 }
 
-// WithQuarantine has [Link.Probe] use a connection of its own, q, and returns l. RabbitMQ closes the whole connection of a
+// WithProbeLink has [Link.Probe] use a connection of its own, q, and returns l. RabbitMQ closes the whole connection of a
 // consumer whose queue does not answer (a quorum queue without a leader), 30 to 65 s later; so whoever has reason to expect that
 // of a queue probes it there before it consumes on a connection that it shares. q may serve several links. Call
 // it before l is used.
-func (l *Link) WithQuarantine(q *Link) *Link {
-	l.quarantine = q
+func (l *Link) WithProbeLink(q *Link) *Link {
+	l.probeLink = q
 	return l
 }
 

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// quarantineChannels is how many tripped destinations can be tried at a time. One whose queue answers takes milliseconds; each that does
+// trialChannels is how many tripped destinations can be tried at a time. One whose queue answers takes milliseconds; each that does
 // not, 5 s of every 35.
-const quarantineChannels = 8
+const trialChannels = 8
 
 // Message is one publishing. It is always mandatory and confirmed.
 type Message struct {
@@ -26,14 +26,14 @@ type Message struct {
 //
 // One queue that does not answer stops the confirmations of everything that shares a channel with it. When nothing has
 // been confirmed on a channel for 5 s, what waits on it is answered with [ErrUnavailable], a new channel takes its place,
-// and with a quarantine the breakers of the destinations that were waited for trip: those are tried elsewhere, one message at a time,
+// and with a link for trials the breakers of the destinations that were waited for trip: those are tried elsewhere, one message at a time,
 // until one is confirmed. Those that fail are refused, with [ErrUnanswered], and tried again every now and then.
 type Publisher struct {
 	pool *channelPool
 
-	quarantine *channelPool  // nil without
-	breakers   *breakers     // nil without a quarantine
-	trials     chan struct{} // as many elements as trials are under way, quarantineChannels at most
+	trialPool *channelPool  // nil without
+	breakers  *breakers     // nil without a link for trials
+	trials    chan struct{} // as many elements as trials are under way, trialChannels at most
 }
 
 // NewPublisher returns a publisher that uses so many channels of link, at least one. It publishes while Run runs.
@@ -42,17 +42,17 @@ func NewPublisher(link *Link, channels int, log *zap.Logger) *Publisher {
 	return &Publisher{pool: newChannelPool(link, max(channels, 1), cfg, log)}
 }
 
-// WithQuarantine has p try destinations whose queue may not answer on channels of q, and returns p. The channels that such
+// WithTrialLink has p try destinations whose queue may not answer on channels of q, and returns p. The channels that such
 // a queue blocks in the broker are left behind on q, and now and then q is connected anew to be rid of them. q may serve
 // several publishers, and nothing else. Call it before Run.
-func (p *Publisher) WithQuarantine(q *Link) *Publisher {
+func (p *Publisher) WithTrialLink(q *Link) *Publisher {
 	p.breakers = newBreakers(p.pool.cfg.stall, longestRefusal, p.pool.log)
 	p.pool.cfg.onStalled = p.breakers.trip
 	cfg := p.pool.cfg
 	cfg.bound = 1 // so that it is clear which destination stalls
 	cfg.onStalled = func([]destination) {}
-	p.quarantine = newChannelPool(q, quarantineChannels, cfg, p.pool.log)
-	p.trials = make(chan struct{}, quarantineChannels)
+	p.trialPool = newChannelPool(q, trialChannels, cfg, p.pool.log)
+	p.trials = make(chan struct{}, trialChannels)
 	return p
 }
 
@@ -60,8 +60,8 @@ func (p *Publisher) WithQuarantine(q *Link) *Publisher {
 func (p *Publisher) Run(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { return p.pool.run(ctx) })
-	if p.quarantine != nil {
-		group.Go(func() error { return p.quarantine.run(ctx) })
+	if p.trialPool != nil {
+		group.Go(func() error { return p.trialPool.run(ctx) })
 	}
 	return group.Wait()
 }
@@ -92,7 +92,7 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 	}
 }
 
-// try sends m through the quarantine if the breaker of its destination has tripped, and returns what became of it. It reports false if
+// try sends m over the link for trials if the breaker of its destination has tripped, and returns what became of it. It reports false if
 // the destination is none, perhaps because another message has just cleared it, and with an error if it is refused; then
 // nothing was sent.
 func (p *Publisher) try(ctx context.Context, m *Message) (tried bool, err error) {
@@ -115,7 +115,7 @@ func (p *Publisher) try(ctx context.Context, m *Message) (tried bool, err error)
 		p.breakers.record(s, err)
 		result <- err
 	}
-	l, i, err := p.quarantine.send(ctx, m)
+	l, i, err := p.trialPool.send(ctx, m)
 	switch {
 	case err != nil:
 		conclude(err)

@@ -60,22 +60,22 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 		})
 	}
 
-	probing, trying := expendable("consume quarantine"), expendable("publish quarantine")
+	probing, trying := expendable("probes"), expendable("trials")
 	b.consume = isolation.New(cfg.RabbitMQ.Connections, func(name string, lost func(error)) *rabbitmq.Link {
 		report := check.reporter()
 		return connect(name, func(err error) {
 			report(err)
 			lost(err)
-		}).WithQuarantine(probing)
+		}).WithProbeLink(probing)
 	}, func(name string, lost func(error)) *rabbitmq.Link {
-		return rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, lost).WithQuarantine(probing)
+		return rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, lost).WithProbeLink(probing)
 	}, log)
 	b.deadLetters = expendable("dead letters").WithRedial(recorderRedial)
 	b.parked = expendable("parked messages").WithRedial(recorderRedial)
-	b.shared = link("shared").WithQuarantine(probing)
+	b.shared = link("shared").WithProbeLink(probing)
 	b.canary = expendable("canary")
-	b.client = rabbitmq.NewPublisher(link("publish"), clientChannels, log).WithQuarantine(trying)
-	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalChannels, log).WithQuarantine(trying)
+	b.client = rabbitmq.NewPublisher(link("publish"), clientChannels, log).WithTrialLink(trying)
+	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalChannels, log).WithTrialLink(trying)
 	return b
 }
 

@@ -61,14 +61,14 @@ func (r *rig) answers(tenant uuid.UUID) bool {
 }
 
 // watched runs a link and counts how often its connection is lost.
-func (r *rig) watched(name string, quarantine *rabbitmq.Link) (*rabbitmq.Link, *atomic.Int64) {
+func (r *rig) watched(name string, probeLink *rabbitmq.Link) (*rabbitmq.Link, *atomic.Int64) {
 	r.t.Helper()
 	losses := new(atomic.Int64)
 	link := rabbitmq.NewLink(r.broker, name, zaptest.NewLogger(r.t), func(err error) {
 		if err != nil {
 			losses.Add(1)
 		}
-	}).WithQuarantine(quarantine)
+	}).WithProbeLink(probeLink)
 	r.run(link.Run)
 	return link, losses
 }
@@ -84,8 +84,8 @@ func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
 	r := newRigAt(t, services.RabbitMQURL)
 	broken := r.leaderless(services.Process(backing.ServiceRabbitMQ))
 
-	quarantine, probing := r.watched("test-quarantine", nil)
-	link, shared := r.watched("test-shared", quarantine)
+	probeLink, probing := r.watched("test-quarantine", nil)
+	link, shared := r.watched("test-shared", probeLink)
 	declaring := r.link
 	r.link = link
 	r.run(r.consumer().Run)

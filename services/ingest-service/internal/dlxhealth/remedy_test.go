@@ -61,9 +61,9 @@ func remedy(t *testing.T, variables map[string]string) [][]string {
 // topology is that of an instance.
 func (r *rig) topology(cfg rabbitmq.Config) *reconcile.Topology {
 	r.t.Helper()
-	quarantine := rabbitmq.NewLink(cfg, "quarantine", zap.NewNop(), nil)
-	link := rabbitmq.NewLink(cfg, "topology", zap.NewNop(), nil).WithQuarantine(quarantine)
-	r.run(quarantine.Run)
+	probing := rabbitmq.NewLink(cfg, "quarantine", zap.NewNop(), nil)
+	link := rabbitmq.NewLink(cfg, "topology", zap.NewNop(), nil).WithProbeLink(probing)
+	r.run(probing.Run)
 	r.run(link.Run)
 	return reconcile.NewTopology(link, []time.Duration{tier}, rabbitmq.QueueOptions{}, zap.NewNop())
 }

@@ -21,9 +21,9 @@ import (
 func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	quarantine := rabbitmq.NewLink(r.broker, "maker quarantine", zap.NewNop(), nil)
-	link := rabbitmq.NewLink(r.broker, "maker", zap.NewNop(), nil).WithQuarantine(quarantine)
-	r.run(quarantine.Run)
+	probing := rabbitmq.NewLink(r.broker, "maker quarantine", zap.NewNop(), nil)
+	link := rabbitmq.NewLink(r.broker, "maker", zap.NewNop(), nil).WithProbeLink(probing)
+	r.run(probing.Run)
 	disconnect := r.run(link.Run)
 	declared, held := make(chan struct{}), make(chan struct{})
 	goOn := sync.OnceFunc(func() { close(held) })

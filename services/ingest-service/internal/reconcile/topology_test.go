@@ -18,9 +18,9 @@ import (
 // topology is that of an instance with a connection of its own, which it may lose.
 func (r *rig) topology(name string) (topology *reconcile.Topology, link *rabbitmq.Link, disconnect func()) {
 	r.t.Helper()
-	quarantine := rabbitmq.NewLink(r.broker, name+" quarantine", zap.NewNop(), nil)
-	link = rabbitmq.NewLink(r.broker, name, zap.NewNop(), nil).WithQuarantine(quarantine)
-	r.run(quarantine.Run)
+	probing := rabbitmq.NewLink(r.broker, name+" quarantine", zap.NewNop(), nil)
+	link = rabbitmq.NewLink(r.broker, name, zap.NewNop(), nil).WithProbeLink(probing)
+	r.run(probing.Run)
 	return reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{}, zap.NewNop()), link, r.run(link.Run)
 }
 
