@@ -13,6 +13,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/fault"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
 	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,13 +27,13 @@ func TestParse(t *testing.T) {
 
 	opts, err = parse([]string{"chaos", "-soak", "-seed", "42", "-rate", "10", "-report", "x.md"})
 	require.NoError(t, err)
-	require.Equal(t, options{soak: true, duration: soakDuration, seed: 42, rate: 10, tenants: 20, report: "x.md"}, opts)
+	require.Equal(t, options{soak: true, duration: soakDuration, seed: 42, rate: 10, tenants: 20, report: "x.md", reader: rabbitmq.ReaderWire}, opts)
 
 	opts, err = parse([]string{"chaos", "-soak"})
 	require.NoError(t, err)
 	require.Zero(t, opts.rate, "it is measured")
 
-	for _, args := range [][]string{{"x"}, {"-tenants", "1"}, {"-rate", "-1"}, {"-duration", "-1s"}} {
+	for _, args := range [][]string{{"x"}, {"-tenants", "1"}, {"-rate", "-1"}, {"-duration", "-1s"}, {"-reader", "x"}} {
 		_, err := parse(append([]string{"chaos"}, args...))
 		require.Error(t, err, "%v", args)
 	}

@@ -28,7 +28,10 @@ var fuzzFor = flag.Duration("hostile", 0, "how long FuzzPublishedProperties publ
 func FuzzPublishedProperties(f *testing.F) {
 	f.Add(uint64(1))
 	f.Fuzz(func(t *testing.T, seed uint64) {
-		const each = 1000
+		each := 1000
+		if testing.Short() {
+			each = 200
+		}
 		h := newHostile(t)
 		z := &fuzzer{
 			hostile: h, random: rand.New(rand.NewPCG(seed, seed)), outcomes: make(map[string]int),

@@ -162,12 +162,16 @@ func TestInstanceIsFrozen(t *testing.T) {
 // two that consume where one is to.
 func TestInstanceIsCutOff(t *testing.T) {
 	t.Parallel()
+	away := 10 * time.Minute
+	if testing.Short() {
+		away = 2 * time.Minute // four times as long as a heartbeat lives
+	}
 	synctest.Test(t, func(t *testing.T) {
 		d := watched(t, "a", "b")
 		defer d.end()
 		lost := d.nodes["a"]
 		lost.set(func() { lost.cut = true })
-		pass(10 * time.Minute)
+		pass(away)
 		d.complete()
 		for _, spec := range d.specs {
 			require.Zero(t, lost.has(uuid.MustParse(spec.TenantID)))
@@ -188,6 +192,10 @@ func TestInstanceIsCutOff(t *testing.T) {
 // Without the database an instance that is cut off cannot know, and keeps its share: nothing can be stored then.
 func TestInstanceIsCutOffFromBoth(t *testing.T) {
 	t.Parallel()
+	away := 10 * time.Minute
+	if testing.Short() {
+		away = 2 * time.Minute // four times as long as a heartbeat lives
+	}
 	synctest.Test(t, func(t *testing.T) {
 		d := watched(t, "a", "b")
 		defer d.end()
@@ -197,7 +205,7 @@ func TestInstanceIsCutOffFromBoth(t *testing.T) {
 			before[spec.TenantID] = lost.has(uuid.MustParse(spec.TenantID))
 		}
 		lost.set(func() { lost.cut, lost.blind = true, true })
-		pass(10 * time.Minute)
+		pass(away)
 		for _, spec := range d.specs {
 			require.Equal(t, before[spec.TenantID], lost.has(uuid.MustParse(spec.TenantID)))
 		}
@@ -210,6 +218,10 @@ func TestInstanceIsCutOffFromBoth(t *testing.T) {
 // While NATS is away, and when it comes back, every instance keeps its share: nobody can tell whether the others have gone.
 func TestChannelIsAwayForAll(t *testing.T) {
 	t.Parallel()
+	away := 10 * time.Minute
+	if testing.Short() {
+		away = 2 * time.Minute // four times as long as a heartbeat lives
+	}
 	for name, wiped := range map[string]bool{"killed": false, "wiped": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -218,7 +230,7 @@ func TestChannelIsAwayForAll(t *testing.T) {
 				d.hub.mu.Lock()
 				d.hub.down = true
 				d.hub.mu.Unlock()
-				pass(10 * time.Minute)
+				pass(away)
 				d.complete()
 				d.hub.mu.Lock()
 				d.hub.down = false
