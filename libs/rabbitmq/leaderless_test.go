@@ -272,7 +272,7 @@ func TestStalledChannelsAreReplaced(t *testing.T) {
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	publisher := rabbitmq.NewPublisher(link, 1, zaptest.NewLogger(t)).Hasten(100*time.Millisecond, 0)
 	run(t, publisher.Run)
-	ctx := deadline(t, waitLimit)
+	ctx := deadline(t, 5*waitLimit) // for all the channels
 	require.NoError(t, publisher.Publish(ctx, message(tenantA, "before")))
 	first := session(t, link)
 	through.set(func(p *proxy) { p.dropAcks, p.dropCloses = true, true })
@@ -298,9 +298,9 @@ func TestAnUnansweredConsumerCostsNoConnection(t *testing.T) {
 	run(t, probeLink.Run)
 	declare(t, link, rabbitmq.QueueOptions{}, tenantA)
 	queue, ctx := contract.QueueName(tenantA), deadline(t, waitLimit)
-	require.NoError(t, link.Probe(ctx, queue))
+	require.Eventually(t, func() bool { return link.Probe(ctx, queue) == nil }, waitLimit, time.Millisecond)
 	var refused *amqp.Error
-	require.ErrorAs(t, link.Probe(ctx, contract.QueueName(tenantB)), &refused)
+	require.Eventually(t, func() bool { return errors.As(link.Probe(ctx, contract.QueueName(tenantB)), &refused) }, waitLimit, time.Millisecond)
 	require.Equal(t, amqp.NotFound, refused.Code)
 
 	before, probing := session(t, link), session(t, probeLink)
@@ -317,9 +317,12 @@ func TestAnUnansweredConsumerCostsNoConnection(t *testing.T) {
 	}
 	group.Wait()
 	through.set(func(p *proxy) { p.dropConsumes = false })
-	require.NoError(t, link.Probe(ctx, queue))
+	// A busy broker may take longer for an answer than the consumers here wait.
+	require.Eventually(t, func() bool { return link.Probe(ctx, queue) == nil }, waitLimit, time.Millisecond)
 	require.Same(t, before, session(t, link))
 	require.Same(t, probing, session(t, probeLink))
-	_, err = before.Consume(ctx, queue, "", 10)
-	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := before.Consume(ctx, queue, "", 10)
+		return err == nil
+	}, waitLimit, time.Millisecond)
 }

@@ -92,7 +92,7 @@ func (l *Link) Run(ctx context.Context) error {
 			pauses.Reset()
 		}
 		if retry.Sleep(ctx, pauses.NextBackOff()) != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is the way to stop a link
 		}
 	}
 }

@@ -119,7 +119,7 @@ func TestMessageThatCrashesTheBrokersWriterDoesNotStopDeadLetters(t *testing.T) 
 	neighbour.publish(5)
 	neighbour.drained()
 	after := w.connections()
-	maps.DeleteFunc(after, func(link, name string) bool { return before[link] == "" })
+	maps.DeleteFunc(after, func(link, _ string) bool { return before[link] == "" })
 	require.Equal(t, before, after, "others have lost their connection")
 
 	t.Log("it is removed")

@@ -201,7 +201,7 @@ func (c *Consumer) start(ctx context.Context, queue string) (consumption *rabbit
 func (c *Consumer) startOver(ctx context.Context, err error, lasted time.Duration) error {
 	switch {
 	case ctx.Err() != nil:
-		return nil // the end of ctx is the way to stop a consumer
+		return nil //nolint:nilerr // the end of ctx is the way to stop a consumer
 	case errors.Is(err, ErrQueueMissing), errors.Is(err, store.ErrRetired):
 		return err
 	case err != nil:

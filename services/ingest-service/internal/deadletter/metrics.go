@@ -63,7 +63,7 @@ func (m *Metrics) Run(ctx context.Context, store *Store, log *zap.Logger) error 
 			log.Debug("the state of the dead letters could not be read", zap.Error(err))
 		}
 		if retry.Sleep(ctx, refresh) != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is the way to stop it
 		}
 	}
 }
