@@ -24,6 +24,8 @@ const (
 	RetryReturnExchange = "retry-return"
 	// DeadLettersExchange takes what cannot be stored, published by workers (fanout into [DeadLettersQueue]).
 	DeadLettersExchange = "dead-letters"
+	// LargeDeadLettersExchange leads to [LargeDeadLettersQueue] (fanout).
+	LargeDeadLettersExchange = "dead-letters.large"
 	// QuarantineExchange leads to [QuarantineQueue] (fanout).
 	QuarantineExchange = "quarantine"
 	// ParkingExchange takes what the broker itself gives up on: the delivery limit of a tenant queue, and returns of
@@ -35,8 +37,11 @@ const (
 const (
 	DeadLettersQueue = "dead-letters"
 	ParkingQueue     = "parking"
-	// QuarantineQueue keeps what was delivered too often from the two others, since its delivery ends the connection of whoever
-	// consumes it. Nobody consumes this one: an operator looks at it and empties it.
+	// LargeDeadLettersQueue has large dead letters of the two others, so that the small ones do not wait until those are written.
+	LargeDeadLettersQueue = "dead-letters.large"
+	// QuarantineQueue keeps what was delivered too often from the others, since its delivery ends the connection of whoever
+	// consumes it, and what is so large that the database never writes it in time. Nobody consumes this one: an operator looks at it
+	// and empties it.
 	QuarantineQueue = "quarantine"
 )
 
@@ -95,6 +100,8 @@ const (
 	// HeaderDeadLetterID (string) is the UUID of a dead letter. It follows from tenant, message id, reason and content,
 	// so that a message that is dead-lettered twice, because a worker died in between, is one dead letter.
 	HeaderDeadLetterID = "x-mtm-dead-letter-id"
+	// HeaderRecordTries (int32) is how many times a large dead letter could not be recorded in time.
+	HeaderRecordTries = "x-mtm-record-tries"
 )
 
 // MaxErrorBytes is how much of an error a dead letter keeps.

@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"bytes"
 	"fmt"
 	"unicode/utf8"
 )
@@ -109,6 +110,9 @@ func (s *scanner) next() byte {
 }
 
 func (s *scanner) document() *PayloadError {
+	if bytes.HasPrefix(s.body, []byte("\ufeff")) {
+		return s.fail(ReasonNotJSON, "the payload is not JSON: it begins with a byte order mark")
+	}
 	if s.next() == 0 && s.at == len(s.body) {
 		return s.fail(ReasonNotJSON, "the payload is empty")
 	}

@@ -51,13 +51,16 @@ func TestPublishAnswersWhatBecameOfAMessage(t *testing.T) {
 			m.Publishing.Headers = amqp.Table{"a": strings.Repeat("x", 125<<10)}
 		}, nil},
 	}
-	for name, c := range cases {
-		m := message(tenantA, name)
-		c.change(&m)
-		err := publisher.Publish(ctx, m)
-		require.ErrorIs(t, err, c.want, name)
+	for how, publish := range map[string]func(context.Context, rabbitmq.Message) error{
+		"publisher": publisher.Publish, "session": session(t, link).Publish,
+	} {
+		for name, c := range cases {
+			m := message(tenantA, name)
+			c.change(&m)
+			require.ErrorIs(t, publish(ctx, m), c.want, "%s: %s", how, name)
+		}
+		require.Equal(t, []string{"headers that fit", "stored"}, drain(t, link, contract.QueueName(tenantA)), how)
 	}
-	require.Equal(t, []string{"headers that fit", "stored"}, drain(t, link, contract.QueueName(tenantA)))
 }
 
 // The properties that a consumer sees are the producer's: the publisher has no marks of its own in them.

@@ -339,6 +339,18 @@ func (r *reader) body(channel uint16, payload int) error {
 	return nil
 }
 
+// reserve makes room in the body for n more bytes: twice as much as there was, and never more than will come. append would make room
+// for a quarter more, which copies a large body four times, and may leave a quarter of it empty.
+func (c *content) reserve(n int) {
+	body := c.delivery.Body
+	if len(body)+n <= cap(body) {
+		return
+	}
+	grown := make([]byte, len(body), min(uint64(len(body))+c.left, uint64(max(2*cap(body), len(body)+n))))
+	copy(grown, body)
+	c.delivery.Body = grown
+}
+
 // goOn takes what is there of a part of a body.
 func (r *reader) goOn() error {
 	if r.from == r.to {
@@ -346,6 +358,7 @@ func (r *reader) goOn() error {
 	}
 	content := r.current
 	n := min(r.missing-1, r.to-r.from)
+	content.reserve(n)
 	content.delivery.Body = append(content.delivery.Body, r.buffer[r.from:r.from+n]...)
 	content.left -= uint64(n)
 	r.skip(n)

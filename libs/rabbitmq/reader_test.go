@@ -252,6 +252,24 @@ func TestReaderTakesAnyHeader(t *testing.T) {
 	}
 }
 
+// A large body takes as much memory as it has bytes, and no more is given to what only says that it is large.
+func TestReaderGivesABodyTheMemoryThatItTakes(t *testing.T) {
+	const size = 3*maxBodyPrealloc + 1
+	frames := bytes.Join(deliver(1, "mine", amqp.Delivery{DeliveryTag: 1, Body: bytes.Repeat([]byte("x"), size)}, 100_000), nil)
+	r := newReader(&chunks{content: frames[:maxBodyPrealloc+maxBodyPrealloc/2], sizes: []int{math.MaxInt}})
+	b := r.open("mine")
+	_, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.LessOrEqual(t, cap(r.contents[1].delivery.Body), 2*maxBodyPrealloc)
+	r.socket = newLowWaterSocket(&chunks{content: frames[maxBodyPrealloc+maxBodyPrealloc/2:], sizes: []int{math.MaxInt}})
+	_, err = io.ReadAll(r)
+	require.NoError(t, err)
+	got := b.drain(nil)
+	require.Len(t, got, 1)
+	require.Len(t, got[0].Body, size)
+	require.Equal(t, size, cap(got[0].Body))
+}
+
 // What still comes for a consumer that has ended is not for the library, which ends the connection over some headers.
 func TestReaderDiscardsWhatComesForAnEndedConsumer(t *testing.T) {
 	method := frame(frameMethod, 1, binary.BigEndian.AppendUint32(nil, 60<<16|30))

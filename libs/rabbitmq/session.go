@@ -171,6 +171,56 @@ func (s *Session) Do(ctx context.Context, fn func(ch *amqp.Channel) error) error
 	}
 }
 
+// Publish sends m on a channel of its own and returns nil once the broker has taken responsibility for it. It is for single, large
+// messages, whose confirmation may take longer than a [Publisher] waits for any; the time limit is that of ctx. The errors are as of
+// [Publisher.Publish].
+func (s *Session) Publish(ctx context.Context, m Message) error {
+	if err := check(&m); err != nil {
+		return err
+	}
+	ch, err := s.Channel(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.spawn(func() { s.closeChannel(ch, rpcTimeout) })
+	returned := ch.NotifyReturn(make(chan amqp.Return, 1))
+	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
+	stop := s.giveUpAfter(rpcTimeout, "confirm.select")
+	err = ch.Confirm(false)
+	stop()
+	if err != nil {
+		return fmt.Errorf("publish to %s: %w: %w", m.Exchange, ErrUnavailable, err)
+	}
+	confirmation, err := ch.PublishWithDeferredConfirmWithContext(ctx, m.Exchange, m.Key, true, false, m.Publishing)
+	if err != nil {
+		return fmt.Errorf("publish to %s: %w: %w", m.Exchange, ErrUnavailable, err)
+	}
+	select {
+	case <-confirmation.Done():
+	case <-ctx.Done():
+		return fmt.Errorf("publish to %s: %w: %w", m.Exchange, ErrUnconfirmed, ctx.Err())
+	}
+	switch {
+	case !confirmation.Acked() && ch.IsClosed(): // that gives up the confirmation, too
+		var cause error = amqp.ErrClosed
+		if reason := <-closed; reason != nil {
+			cause = reason
+		}
+		if missingExchange(cause, m.Exchange) {
+			return fmt.Errorf("publish to %s: %w: %w", m.Exchange, ErrUnroutable, cause)
+		}
+		return fmt.Errorf("publish to %s: %w: %w", m.Exchange, ErrUnavailable, cause)
+	case !confirmation.Acked():
+		return fmt.Errorf("publish to %s: %w", m.Exchange, ErrRejected)
+	}
+	select {
+	case r := <-returned: // it comes before the confirmation
+		return fmt.Errorf("publish to %s: %w: %s", m.Exchange, ErrUnroutable, r.ReplyText)
+	default:
+		return nil
+	}
+}
+
 // lost says why the connection was lost, for which the library has given reason: nil if it was closed in order.
 func (s *Session) lost(reason *amqp.Error) error {
 	if reason == nil {

@@ -46,17 +46,22 @@ type QueueOptions struct {
 // each of delays. The tiers' queues have queueType; those of dead letters and parked messages are always quorum queues.
 // A queue that exists with other arguments is [ErrQueueMismatch]; the channel is closed after any error.
 func DeclareShared(ch *amqp.Channel, delays []time.Duration, queueType string) error {
-	args := amqp.Table{
-		amqp.QueueTypeArg: QueueQuorum, "x-delivery-limit": int32(recorderDeliveryLimit), "x-dead-letter-exchange": contract.QuarantineExchange,
-	}
-	atLeastOnce(args)
-	return declareShared(ch, delays, queueType, args)
+	return declareShared(ch, delays, queueType, quarantining())
 }
 
 // DeclareSharedUnlimited is [DeclareShared] for an installation whose queues of dead letters and parked messages were made before
 // there was a quarantine. Arguments of a queue cannot be changed; a policy does the same (see the runbook).
 func DeclareSharedUnlimited(ch *amqp.Channel, delays []time.Duration, queueType string) error {
 	return declareShared(ch, delays, queueType, unlimited())
+}
+
+// quarantining are the arguments of a queue from which the broker puts into quarantine what was delivered too often.
+func quarantining() amqp.Table {
+	args := amqp.Table{
+		amqp.QueueTypeArg: QueueQuorum, "x-delivery-limit": int32(recorderDeliveryLimit), "x-dead-letter-exchange": contract.QuarantineExchange,
+	}
+	atLeastOnce(args)
+	return args
 }
 
 func unlimited() amqp.Table {
@@ -71,6 +76,7 @@ func declareShared(ch *amqp.Channel, delays []time.Duration, queueType string, r
 		{contract.QuarantineExchange, amqp.ExchangeFanout, nil},
 		{contract.ParkingExchange, amqp.ExchangeFanout, nil},
 		{contract.DeadLettersExchange, amqp.ExchangeFanout, nil},
+		{contract.LargeDeadLettersExchange, amqp.ExchangeFanout, nil},
 		{contract.TenantsExchange, amqp.ExchangeTopic, nil},
 		{contract.MessagesExchange, amqp.ExchangeTopic, nil},
 		{contract.RetryReturnExchange, amqp.ExchangeTopic, amqp.Table{"alternate-exchange": contract.ParkingExchange}},
@@ -87,6 +93,7 @@ func declareShared(ch *amqp.Channel, delays []time.Duration, queueType string, r
 		{contract.QuarantineQueue, contract.QuarantineExchange, unlimited()},
 		{contract.DeadLettersQueue, contract.DeadLettersExchange, recorded},
 		{contract.ParkingQueue, contract.ParkingExchange, recorded},
+		{contract.LargeDeadLettersQueue, contract.LargeDeadLettersExchange, quarantining()}, // younger than the quarantine
 	} {
 		if err := declareBound(ch, q.name, q.args, binding{q.exchange, ""}); err != nil {
 			return err

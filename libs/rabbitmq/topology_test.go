@@ -137,7 +137,10 @@ func TestDeliveriesThatEndTheRecorderAreInQuarantine(t *testing.T) {
 	link := startLink(t, broker.URL, nil)
 	declare(t, link, rabbitmq.QueueOptions{})
 	publisher := startPublisher(t, link, 1)
-	for queue, exchange := range map[string]string{contract.ParkingQueue: contract.ParkingExchange, contract.DeadLettersQueue: contract.DeadLettersExchange} {
+	for queue, exchange := range map[string]string{
+		contract.ParkingQueue: contract.ParkingExchange, contract.DeadLettersQueue: contract.DeadLettersExchange,
+		contract.LargeDeadLettersQueue: contract.LargeDeadLettersExchange,
+	} {
 		for _, id := range []string{"poison", "good"} {
 			m := message(tenantA, id)
 			m.Exchange = exchange

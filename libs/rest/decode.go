@@ -55,6 +55,9 @@ func Decode(body []byte, into any) error {
 	if !utf8.Valid(body) {
 		return malformed("it is not valid UTF-8") // encoding/json would replace the bytes in silence
 	}
+	if bytes.HasPrefix(body, []byte("\ufeff")) {
+		return malformed("it begins with a byte order mark")
+	}
 	if !json.Valid(body) {
 		return malformed(syntax(body))
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
@@ -180,6 +181,14 @@ func TestDecodeRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Editors put it there unseen, so the client is told what it is.
+func TestByteOrderMarkIsNamed(t *testing.T) {
+	p, ok := problem.As(rest.Decode([]byte("\ufeff{}"), &request{}))
+	require.True(t, ok)
+	require.Contains(t, p.Detail, "it begins with a byte order mark")
+	require.ErrorContains(t, contract.CheckPayload([]byte("\ufeff{}"), contract.DefaultMaxPayload), "it begins with a byte order mark")
 }
 
 // A client corrects a request once, not once per mistake.

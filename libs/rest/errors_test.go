@@ -156,6 +156,7 @@ func TestRequestsThatCannotBeRead(t *testing.T) {
 	}{
 		"not http":              {"hello\r\n\r\n", 400, "malformed_request"},
 		"header without colon":  {"GET /things HTTP/1.1\r\nHost: x\r\nAuthorization Bearer hunter2\r\nAccept: x\r\n\r\n", 400, "malformed_request"},
+		"two content types":     {"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\ncontent-type: text/plain\r\n\r\n", 400, "repeated_header"},
 		"bad content length":    {"POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n", 400, "malformed_request"},
 		"header too large":      {"GET /things HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 20_000) + "\r\n\r\n", 431, "header_too_large"},
 		"path too large":        {"GET /" + strings.Repeat("a", 20_000) + " HTTP/1.1\r\nHost: x\r\n\r\n", 431, "header_too_large"},

@@ -19,6 +19,7 @@ import (
 //   - white space in the name of a field (section 5.1),
 //   - Transfer-Encoding beside Content-Length, in HTTP/1.0, or other than "chunked" (sections 6.1 and 6.3); fasthttp accepts
 //     "identity", which RFC 7230 removed, and takes what follows for the next request,
+//   - two Content-Type (RFC 9110 section 5.3), of which fasthttp keeps the last one,
 //   - a Host that is no host (section 3.2), and a target with a fragment or with an empty first segment, which fasthttp takes
 //     for a host where the header has none.
 //
@@ -39,7 +40,7 @@ func checkFraming(c *fiber.Ctx) error {
 	case bytes.HasPrefix(target, []byte("//")):
 		return fiber.ErrNotFound
 	}
-	var length, coded bool
+	var length, coded, typed bool
 	for line := range bytes.Lines(header.RawHeaders()) {
 		name, value, why := headerLine(line)
 		if why != "" {
@@ -52,6 +53,12 @@ func checkFraming(c *fiber.Ctx) error {
 			if coded = true; !bytes.EqualFold(value, []byte("chunked")) {
 				return unknownCoding()
 			}
+		case bytes.EqualFold(name, []byte(fiber.HeaderContentType)):
+			if typed {
+				return problem.New(http.StatusBadRequest, "repeated_header", "a request has one header Content-Type at most").
+					WithField(fiber.HeaderContentType, "must be given once")
+			}
+			typed = true
 		case bytes.EqualFold(name, []byte(fiber.HeaderHost)):
 			if !validHost(value) {
 				return malformedRequest("the header Host is not valid")

@@ -33,6 +33,7 @@ type broker struct {
 	consume     *isolation.Connections // tenants' consumers
 	deadLetters *rabbitmq.Link         // the recorder of dead letters
 	parked      *rabbitmq.Link         // and of parked messages, whose deliveries may end the connection
+	large       *rabbitmq.Link         // and of large dead letters, to which they are moved as well
 	shared      *rabbitmq.Link         // declarations
 	canary      *rabbitmq.Link         // tests of the dead-lettering, which may cost the connection
 	links       []*rabbitmq.Link
@@ -72,6 +73,7 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	}, log)
 	b.deadLetters = expendable("dead letters").WithRedial(recorderRedial)
 	b.parked = expendable("parked messages").WithRedial(recorderRedial)
+	b.large = expendable("large dead letters").WithRedial(recorderRedial)
 	b.shared = link("shared").WithProbeLink(probing)
 	b.canary = expendable("canary")
 	b.client = rabbitmq.NewPublisher(link("publish"), clientChannels, log).WithTrialLink(trying)

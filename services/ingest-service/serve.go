@@ -98,8 +98,9 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	reg.MustRegister(reconcile.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
-	recorder := deadletter.NewRecorder(deadletter.Links{Letters: broker.deadLetters, Parked: broker.parked, Shared: broker.shared},
-		deadLetters, messages.Ping, deadLetterMetrics, health.Check("dead letters").Degrade, log)
+	recorder := deadletter.NewRecorder(
+		deadletter.Links{Letters: broker.deadLetters, Parked: broker.parked, Large: broker.large, Shared: broker.shared},
+		deadLetters, deadLetterMetrics, health.Check("dead letters").Degrade, log)
 	replayer := deadletter.NewReplayer(deadLetters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)

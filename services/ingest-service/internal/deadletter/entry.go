@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"maps"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -57,6 +58,8 @@ type Entry struct {
 	FirstFailedAt time.Time
 	LastFailedAt  time.Time
 
+	// came is what the dead letter was read from, as its producer has sent it; nil if it was read from the table.
+	came *rabbitmq.Delivery
 	// edited says that Payload is another one than the producer's.
 	edited bool
 }
@@ -103,8 +106,27 @@ func Publishing(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, c
 		contract.HeaderError:        text,
 		contract.HeaderDeadLetterID: EntryID(tenant, d.MessageId, reason, d.Body).String(),
 	})
-	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: publishing}
+	exchange := contract.DeadLettersExchange
+	if len(publishing.Body) > usual().large {
+		exchange = contract.LargeDeadLettersExchange
+	}
+	return rabbitmq.Message{Exchange: exchange, Key: tenant.String(), Publishing: publishing}
 }
+
+// moved is the dead letter as [Publishing] would have written it, for another queue of the recorder, or for quarantine. tries is how often
+// it could not be recorded in time.
+func (l *Entry) moved(exchange string, tries int) rabbitmq.Message {
+	m := Publishing(l.TenantID, *l.came, l.Reason, nil, l.Attempts)
+	m.Exchange = exchange
+	maps.Copy(m.Publishing.Headers, attempt.History{Attempts: l.Attempts, FirstFailedAt: l.FirstFailedAt}.Headers())
+	maps.Copy(m.Publishing.Headers, amqp.Table{
+		contract.HeaderError: l.Error, contract.HeaderDeadLetterID: l.ID.String(), contract.HeaderRecordTries: int32(min(max(tries, 0), math.MaxInt32)),
+	})
+	return m
+}
+
+// size is what the dead letter takes, in bytes.
+func (l *Entry) size() int { return len(l.Payload) + len(l.Properties) }
 
 // fromDeadLetters reads what [Publishing] has written. A dead letter that names no tenant, which only an operator can have
 // published, is kept under the nil UUID: no tenant sees it, and it is not lost.
@@ -181,7 +203,7 @@ func newEntry(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Entry {
 	l := Entry{
 		TenantID: tenant, Payload: d.Body, PayloadSize: int64(len(d.Body)),
 		ContentType: clean(d.ContentType), Properties: d.Original(), Headers: json.RawMessage(`{}`),
-		Attempts: 1, Version: 1, FirstFailedAt: now, LastFailedAt: now,
+		Attempts: 1, Version: 1, FirstFailedAt: now, LastFailedAt: now, came: &d,
 	}
 	if l.Payload == nil {
 		l.Payload = []byte{}

@@ -87,6 +87,9 @@ func TestPublishingAndReadingADeadLetter(t *testing.T) {
 
 	l := fromDeadLetters(delivered(m.Exchange, m.Key, m.Publishing), now)
 	mapped := uuid.UUID(contract.MessageID(tenantA, "order-1"))
+	moved := fromDeadLetters(deliveryIn(l.moved(contract.QuarantineExchange, 2)), now)
+	moved.came, l.came = nil, nil
+	require.Equal(t, l, moved, "it is the same one, whatever queue it is moved to")
 	require.Equal(t, Entry{
 		ID: EntryID(tenantA, "order-1", contract.ReasonMaxAttempts, []byte("{")), TenantID: tenantA, MessageID: &mapped,
 		OriginalMessageID: "order-1", Payload: []byte("{"), PayloadSize: 1, ContentType: "text/plain", Headers: json.RawMessage(`{}`),

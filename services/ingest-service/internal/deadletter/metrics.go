@@ -38,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "mtm_dead_letters_discarded_total", Help: "Dead letters discarded because their tenant is deleted.",
 		}),
 		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "mtm_quarantine_messages", Help: "Messages that are to be dead letters and cannot be delivered, in the queue quarantine.",
+			Name: "mtm_quarantine_messages", Help: "Messages that are to be dead letters and cannot be recorded, in the queue quarantine.",
 		}),
 		blocked: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "mtm_dead_letters_blocked", Help: "1 while the deliveries of a queue of dead letters break the connection of this instance.",

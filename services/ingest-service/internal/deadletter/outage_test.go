@@ -37,7 +37,7 @@ func TestRecorderGivesBackInALongOutage(t *testing.T) {
 				tries := 0
 				r := &Recorder{store: recording(func([]Entry) error { tries++; return fault }), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
 				began := time.Now()
-				err := r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, nil)
+				err := r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, nil, never)
 				require.ErrorIs(t, err, errHeld)
 				require.ErrorIs(t, err, fault)
 				held := time.Since(began) // of the bubble's clock
@@ -55,14 +55,14 @@ func TestRecorderLetsGoWhenTheConnectionIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := make(chan struct{})
 		r := &Recorder{store: recording(func([]Entry) error { close(lost); return errors.New("connection refused") }), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
-		require.ErrorIs(t, r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, lost), rabbitmq.ErrUnavailable)
+		require.ErrorIs(t, r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, lost, never), rabbitmq.ErrUnavailable)
 	})
 }
 
 // A database that refuses one dead letter of a batch for its content is asked a bounded number of times, and every other dead letter
 // is recorded whole.
 func TestRecorderBisectsInBoundedStatements(t *testing.T) {
-	entries := make([]Entry, maxBatch)
+	entries := make([]Entry, 64)
 	for n := range entries {
 		entries[n] = newTestEntry(tenantA, n)
 	}
@@ -80,7 +80,7 @@ func TestRecorderBisectsInBoundedStatements(t *testing.T) {
 		}
 		return nil
 	}), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
-	require.NoError(t, r.record(t.Context(), zap.NewNop(), entries, nil))
-	require.Len(t, recorded, maxBatch)
+	require.NoError(t, r.record(t.Context(), zap.NewNop(), entries, nil, never))
+	require.Len(t, recorded, len(entries))
 	require.LessOrEqual(t, statements, 2*6+2, "2·log2(64)+1, and once more for the dead letter without what was refused")
 }

@@ -46,7 +46,8 @@ func (f *faults) set(queue string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.byQueue[queue] = err
-	f.report(errors.Join(f.byQueue[contract.DeadLettersQueue], f.byQueue[contract.ParkingQueue], f.byQueue[contract.QuarantineQueue]))
+	f.report(errors.Join(f.byQueue[contract.DeadLettersQueue], f.byQueue[contract.ParkingQueue], f.byQueue[contract.LargeDeadLettersQueue],
+		f.byQueue[contract.QuarantineQueue]))
 }
 
 // losses counts the connections in a row that the deliveries of a queue have ended. It is owned by the goroutine that consumes it.
@@ -94,7 +95,7 @@ func (r *Recorder) watchQuarantine(ctx context.Context) {
 			r.metrics.quarantined.Set(float64(waiting))
 			var fault error
 			if waiting > 0 {
-				fault = fmt.Errorf("%s: %d messages are dead letters that cannot be delivered; see the runbook", contract.QuarantineQueue, waiting)
+				fault = fmt.Errorf("%s: %d messages are dead letters that cannot be recorded; see the runbook", contract.QuarantineQueue, waiting)
 			}
 			r.faults.set(contract.QuarantineQueue, fault)
 		}

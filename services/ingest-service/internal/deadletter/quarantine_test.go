@@ -44,13 +44,13 @@ func TestRecorderBeginsWithOneLetterAtATime(t *testing.T) {
 			sent++
 		}
 	}
-	send(maxBatch)
+	send(probation)
 	hold.Store(true)
 	start(t, recorder(t, link, f).Run)
 	require.Equal(t, 1, <-held)
-	require.Equal(t, maxBatch-1, depth(t, link, contract.DeadLettersQueue), "one is held")
+	require.Equal(t, probation-1, depth(t, link, contract.DeadLettersQueue), "one is held")
 	free <- struct{}{}
-	waitForEntries(t, s, tenantA, maxBatch)
+	waitForEntries(t, s, tenantA, probation)
 	hold.Store(true)
 	send(1)
 	<-held

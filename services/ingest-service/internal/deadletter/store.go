@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,7 +61,8 @@ type Store struct {
 	timeout time.Duration
 }
 
-// NewStore returns a store on pool, which has to act as [postgres.RoleIngest]. No operation takes longer than timeout.
+// NewStore returns a store on pool, which has to act as [postgres.RoleIngest]. No operation takes longer than timeout, but for
+// [Store.Record].
 func NewStore(pool *pgxpool.Pool, timeout time.Duration) *Store {
 	return &Store{pool: pool, timeout: timeout}
 }
@@ -93,12 +95,43 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
 // is left of a tenant that has gone.
 const lockSQL = `SELECT pg_advisory_xact_lock_shared(hashtextextended($1::text, 0))`
 
-// Record commits dead letters, of any tenants, in one transaction. It returns how many it has discarded because their
-// tenant is retired.
-func (s *Store) Record(ctx context.Context, entries []Entry) (discarded int, err error) {
+const (
+	// perMiB is how much longer a MiB of dead letters may take to be recorded.
+	perMiB = 250 * time.Millisecond
+	// longestRecord is how long a large dead letter may take. The reading order relies on no writing transaction being older than
+	// [postgres.MaxStatementTimeout].
+	longestRecord = 25 * time.Second
+)
+
+// limit is how long dead letters may take to be recorded.
+func (s *Store) limit(entries []Entry) time.Duration {
+	size := 0
+	for i := range entries {
+		size += entries[i].size()
+	}
+	return max(s.timeout, min(s.timeout+time.Duration(size>>20)*perMiB, longestRecord))
+}
+
+// Ping commits a write of some bytes: the database answers, may be written to, and makes what is written durable.
+func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	if _, err := s.pool.Exec(ctx, `SELECT pg_logical_emit_message(true, 'ping', '')`); err != nil {
+		return fmt.Errorf("write to the database: %w", err)
+	}
+	return nil
+}
+
+// Record commits dead letters, of any tenants, in one transaction. It returns how many it has discarded because their
+// tenant is retired. A MiB of them may take 250 ms longer than other operations, and all of them 25 s.
+func (s *Store) Record(ctx context.Context, entries []Entry) (discarded int, err error) {
+	limit := s.limit(entries)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	batch := &pgx.Batch{}
+	if limit > s.timeout { // statement_timeout is for what is usual
+		batch.Queue(`SELECT set_config('statement_timeout', $1, true)`, strconv.FormatInt(limit.Milliseconds(), 10))
+	}
 	for _, group := range byTenant(entries) {
 		tenant, columns := group[0].TenantID, newColumns(group)
 		batch.Queue(postgres.SetTenant, tenant.String())
