@@ -152,7 +152,10 @@ func (r *Recorder) keep(ctx context.Context, s source) {
 // awaitDatabase returns when the database can be written to. Until then dead letters stay in their queue: each time that they are given
 // back counts towards its delivery limit.
 func (r *Recorder) awaitDatabase(ctx context.Context) {
-	for r.ping(ctx) != nil && retry.Sleep(ctx, longestRetry) == nil {
+	for r.ping(ctx) != nil {
+		if retry.Sleep(ctx, longestRetry) != nil {
+			return
+		}
 	}
 }
 
