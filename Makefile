@@ -48,7 +48,7 @@ demo: stack ## send messages through a running stack and check the result; FILE=
 TIMEOUT ?= 15m
 # Packages at a time, and tests at a time in each of them: most wait for servers more than they compute. All share one server of each
 # kind, which has connections for about thirty tests at a time.
-JOBS ?= 4
+JOBS ?= 3
 # Packages that take longest begin first, or the others would have to be waited for and then they.
 PKG ?= $(addprefix ./,$(addprefix services/ingest-service/internal/,reconcile consumer dlxhealth) e2e/lifecycle e2e/platform e2e/corpus services/query-service/internal/store) work
 GOTEST = go run ./libs/backing/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages
