@@ -33,7 +33,7 @@ type call struct {
 }
 
 // do makes a request, repeats it where that helps, and decodes the answer into what into points to, unless that is nil.
-// inDoubt says that an attempt before the last may have been successful.
+// maybeDone says that an attempt before the last may have been successful.
 func (c *Client) do(ctx context.Context, r call, into any) (maybeDone bool, err error) {
 	attempts := c.repeats(ctx, r.untilDone)
 	for {

@@ -48,7 +48,7 @@ const (
 // errors with their status, code and request id.
 func TestGeneratedClients(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds two generators and what they generate; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it builds two generators and what they generate")
 	}
 	opts := stack.Shared(t)
 	s := stack.Start(t, opts)

@@ -83,7 +83,7 @@ func probed(t *testing.T, link, probeLink *rabbitmq.Link, stall time.Duration) *
 // One tenant's queue without a leader must not keep all other tenants from publishing.
 func TestAQueueWithoutALeaderStopsNobodyElse(t *testing.T) {
 	if testing.Short() {
-		t.Skip("kills a broker until a queue has lost its leader; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it kills a broker until a queue has lost its leader")
 	}
 	t.Parallel()
 	services := backing.Dedicated(t, backing.ServiceRabbitMQ)

@@ -70,7 +70,7 @@ func TestEveryStepIsAPlaceToDie(t *testing.T) {
 // come about, every message that was accepted must be stored once, and nothing may be left over.
 func TestKilledAtEveryStep(t *testing.T) {
 	if testing.Short() {
-		t.Skip("kills and starts the service dozens of times; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it kills and starts the service dozens of times")
 	}
 	t.Parallel()
 	for name, o := range operations() {
@@ -103,7 +103,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 // hand while the process is away.
 func TestKilledInTheMiddleOfAStep(t *testing.T) {
 	if testing.Short() {
-		t.Skip("kills and starts the service dozens of times; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it kills and starts the service dozens of times")
 	}
 	t.Parallel()
 	w := newCrashWorld(t)
@@ -136,7 +136,7 @@ func TestKilledInTheMiddleOfAStep(t *testing.T) {
 // What is desired may change while the process is dead: what it had begun for the old desire must not stay.
 func TestDeletedWhileDead(t *testing.T) {
 	if testing.Short() {
-		t.Skip("kills and starts the service dozens of times; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it kills and starts the service dozens of times")
 	}
 	t.Parallel()
 	w := newCrashWorld(t)

@@ -124,7 +124,7 @@ func (v *victim) dropHead() {
 // message is gone.
 func TestDeliveriesThatBreakTheConnectionStopTheirTenantAlone(t *testing.T) {
 	if testing.Short() {
-		t.Skip("waits for the probes of a tenant that has failed; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it waits for the probes of a tenant that has failed")
 	}
 	for name, test := range map[string]struct {
 		poisoned int
@@ -207,7 +207,7 @@ func undisturbed(t *testing.T, b *breaker, culprits, neighbours []*victim) {
 // platform reads, but it must stop nobody else either.
 func TestDeliveriesThatTheLibraryCannotReadStopTheirTenantAlone(t *testing.T) {
 	if testing.Short() {
-		t.Skip("waits for the probes of a tenant that has failed; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it waits for the probes of a tenant that has failed")
 	}
 	w := newCrashWorld(t)
 	w.connect(w.broker.URL)
@@ -244,7 +244,7 @@ func TestDeliveriesThatTheLibraryCannotReadStopTheirTenantAlone(t *testing.T) {
 // AMQP 0-9-1. The message is removed as the runbook says, and those behind it are stored.
 func TestMessageThatCrashesTheBrokersWriterStopsItsTenantAlone(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a broker of its own; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts a broker of its own")
 	}
 	w, services := newWriterWorld(t)
 	w.start()

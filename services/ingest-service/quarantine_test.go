@@ -71,7 +71,7 @@ func (w *crashWorld) connections() map[string]string {
 // all others behind it are recorded. Nobody else loses a connection. The operator is told, and removes it as the runbook says.
 func TestMessageThatCrashesTheBrokersWriterDoesNotStopDeadLetters(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a broker of its own; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts a broker of its own")
 	}
 	t.Parallel()
 	w, services := newWriterWorld(t)
@@ -155,7 +155,7 @@ func policyCommand(t *testing.T) []string {
 // message holds up what lies behind it in its queue, and nothing else; the operator is told, and the policy of the runbook ends it.
 func TestInstallationOlderThanTheQuarantine(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a broker of its own; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts a broker of its own")
 	}
 	t.Parallel()
 	w, services := newWriterWorld(t)

@@ -134,7 +134,7 @@ func TestEveryStepIsAPlaceToDie(t *testing.T) {
 // what was asked for, the bucket must say what the registry says, and nothing may be left over.
 func TestKilledAtEveryStep(t *testing.T) {
 	if testing.Short() {
-		t.Skip("kills and starts the service dozens of times; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it kills and starts the service dozens of times")
 	}
 	t.Parallel()
 	for name, o := range operations() {

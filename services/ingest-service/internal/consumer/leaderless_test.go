@@ -78,7 +78,7 @@ func (r *rig) watched(name string, probeLink *rabbitmq.Link) (*rabbitmq.Link, *a
 func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("waits for the broker to close connections, a minute each; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it waits for the broker to close connections, a minute each")
 	}
 	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
 	r := newRigAt(t, services.RabbitMQURL)

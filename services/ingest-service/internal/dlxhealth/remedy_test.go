@@ -115,7 +115,7 @@ func (r *rig) kill(broker *backing.Process, queue string) {
 func TestRemedyOfTheRunbook(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("starts a broker and breaks it; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts a broker and breaks it")
 	}
 	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
 	broker := services.Process(backing.ServiceRabbitMQ)
@@ -201,7 +201,7 @@ func (r *rig) declareInVain(url string, n int) (names []string) {
 		name := contract.CanaryName("half-made-" + strconv.Itoa(i))
 		_, err = ch.QueueDeclare(name, true, false, false, false, ownTierArgs())
 		require.Error(r.t, err)
-		_ = conn.Close() // the broker has closed it
+		require.Eventually(r.t, conn.IsClosed, waitLimit, poll, "the broker closes the connection that it cannot answer")
 		names = append(names, name)
 	}
 	return names

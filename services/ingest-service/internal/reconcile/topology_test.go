@@ -88,7 +88,7 @@ func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
 func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("kills a broker until a queue has lost its leader; not with -short")
+		t.Skip("NOT RUN with -short, by make test-long alone: it kills a broker until a queue has lost its leader")
 	}
 	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
 	broker := services.Process(backing.ServiceRabbitMQ)

@@ -34,7 +34,7 @@ const (
 )
 
 // merger commits what several tenants write at the same time in one transaction: a commit costs the same wait for the disk,
-// whether it is for one message or a hundred. Up to mergeLanes transactions run at a time; what is asked for meanwhile waits
+// whether it is for one message or a hundred. Up to maxShared transactions run at a time; what is asked for meanwhile waits
 // and goes together. Nobody waits while less than that are running.
 //
 // Tenants do not share faults: if a shared transaction fails, each of its writes is done again in a transaction of its own, and the tenant
@@ -44,9 +44,9 @@ type merger struct {
 
 	mu       sync.Mutex
 	running  int                     // guarded by mu
-	waiting  []*write                // guarded by mu: in the order of asking; empty while less than mergeLanes are running
+	waiting  []*write                // guarded by mu: in the order of asking; empty while less than maxShared are running
 	separate map[uuid.UUID]time.Time // guarded by mu: until when
-	swept    time.Time               // guarded by mu: when alone was rid of what is over
+	swept    time.Time               // guarded by mu: when separate was rid of what is over
 }
 
 // write is one call of copy.
@@ -92,7 +92,7 @@ func (m *merger) copy(ctx context.Context, tenant uuid.UUID, messages []Message)
 	return err
 }
 
-// join waits for the turn of w. When ctx ends first it is byItself.
+// join waits for the role of w. When ctx ends first it is single.
 func (m *merger) join(ctx context.Context, w *write) role {
 	m.mu.Lock()
 	if m.running < maxShared {

@@ -116,7 +116,7 @@ func (s *scenario) read(t *testing.T) {
 			cursor, more = page.Payload.NextCursor, *page.Payload.HasMore
 		}
 		return len(all) == 3
-	}, world.Patience, world.Poll)
+	}, world.WaitLimit, world.Poll)
 	payloads := make([]string, len(all))
 	for i, m := range all {
 		one, err := s.query.Messages.GetMessage(stored.NewGetMessageParams().WithID(*m.ID), token)
@@ -145,7 +145,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 		}
 		letters = page.Payload.Data
 		return len(letters) == 2
-	}, world.Patience, world.Poll)
+	}, world.WaitLimit, world.Poll)
 	for _, letter := range letters {
 		one, err := s.ingest.DeadLetters.GetDeadLetter(dead_letters.NewGetDeadLetterParams().WithID(*letter.ID), token)
 		require.NoError(t, err)
@@ -178,7 +178,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 	require.Eventually(t, func() bool {
 		m, err := s.query.Messages.GetMessage(stored.NewGetMessageParams().WithID(*replayed.Payload.MessageID), token)
 		return err == nil && m.Payload.Payload == "edited"
-	}, world.Patience, world.Poll)
+	}, world.WaitLimit, world.Poll)
 
 	_, err = s.ingest.DeadLetters.DropDeadLetter(dead_letters.NewDropDeadLetterParams().WithID(*broken.ID), token)
 	require.NoError(t, err)

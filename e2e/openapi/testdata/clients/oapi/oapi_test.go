@@ -100,7 +100,7 @@ func (s *scenario) read(t *testing.T) {
 			cursor, more = &page.JSON200.NextCursor, page.JSON200.HasMore
 		}
 		return len(all) == 3
-	}, world.Patience, world.Poll)
+	}, world.WaitLimit, world.Poll)
 	var payloads []any
 	for _, m := range all {
 		payloads = append(payloads, m.Payload)
@@ -123,7 +123,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 		}
 		letters = page.JSON200.Data
 		return len(letters) == 2
-	}, world.Patience, world.Poll)
+	}, world.WaitLimit, world.Poll)
 	for _, letter := range letters {
 		one, err := s.ingest.GetDeadLetterWithResponse(ctx, letter.Id, nil, token)
 		require.NoError(t, err)
@@ -157,7 +157,7 @@ func (s *scenario) deadLetters(t *testing.T) {
 	require.Eventually(t, func() bool {
 		m, err := s.query.GetMessageWithResponse(ctx, replayed.JSON202.MessageId, nil, token)
 		return err == nil && m.JSON200 != nil && m.JSON200.Payload == "edited"
-	}, world.Patience, world.Poll)
+	}, world.WaitLimit, world.Poll)
 
 	dropped, err := s.ingest.DropDeadLetterWithResponse(ctx, broken.Id, nil, token)
 	require.NoError(t, err)

@@ -10,10 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Patience is how long something may take that the platform does by itself, Poll how often it is looked for.
+// WaitLimit is how long something may take that the platform does in the background, Poll how often it is looked for.
 const (
-	Patience = 90 * time.Second
-	Poll     = 50 * time.Millisecond
+	WaitLimit = 90 * time.Second
+	Poll      = 50 * time.Millisecond
 )
 
 // World is what a client is told.
