@@ -82,7 +82,11 @@ func TestKilledAtEveryStep(t *testing.T) {
 				v := w.victim(t, o)
 				v.begin()
 				v.converged()
-				require.Equal(t, o.steps, w.steps(t, v.id, o.want.Generation))
+				done := slices.DeleteFunc(w.steps(t, v.id, o.want.Generation), func(step reconcile.Step) bool {
+					// A tenant may be reconciled once more, such as by the comparison with the registry, which finds its consumer running.
+					return step == reconcile.StepConsumerConfigured && !slices.Contains(o.steps, step)
+				})
+				require.Equal(t, o.steps, done)
 			})
 			for _, step := range o.steps {
 				t.Run("after "+string(step), func(t *testing.T) {
