@@ -129,15 +129,35 @@ func (r *run) agrees(ctx context.Context, conn *control.Conn) error {
 		}
 		delete(entries, want.TenantID)
 	}
-	for _, status := range statuses {
-		for _, want := range registered {
-			if want.TenantID == status.Value.TenantID && status.Value.ObservedGeneration < want.Generation {
-				return fmt.Errorf("the registry says %+v, an instance has seen %+v", want, status.Value)
-			}
-		}
-	}
 	if len(entries) > 0 {
 		return fmt.Errorf("the channel has %d tenants more than the registry", len(entries))
+	}
+	return observed(registered, statuses)
+}
+
+// observed is nil if every running instance that reports on a tenant has brought about what the registry says of it, and at least
+// one does. What a killed instance has reported stays for a while and does not count.
+func observed(registered []contract.TenantSpec, statuses map[string]control.Entry[contract.TenantStatus]) error {
+	seen := make(map[string]bool)
+	generations := make(map[string]int64, len(registered))
+	for _, want := range registered {
+		generations[want.TenantID] = want.Generation
+	}
+	for key, status := range statuses {
+		_, instance, ok := contract.ParseStatusKey(key)
+		beat, alive := statuses[contract.InstanceKey(instance)]
+		if !ok || !alive || beat.Value.Run != status.Value.Run {
+			continue
+		}
+		if generation, known := generations[status.Value.TenantID]; known && status.Value.ObservedGeneration < generation {
+			return fmt.Errorf("the registry has generation %d, an instance has seen %+v", generation, status.Value)
+		}
+		seen[status.Value.TenantID] = true
+	}
+	for _, want := range registered {
+		if !seen[want.TenantID] {
+			return fmt.Errorf("no running instance reports on %+v", want)
+		}
 	}
 	return nil
 }
