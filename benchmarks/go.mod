@@ -4,7 +4,7 @@ go 1.26.0
 
 replace github.com/srireskianita/multi-tenant-messaging/libs => ../libs
 
-replace github.com/srireskianita/multi-tenant-messaging/libs/backing => ../libs/backing
+replace github.com/srireskianita/multi-tenant-messaging/testkit => ../testkit
 
 require (
 	github.com/ThreeDotsLabs/watermill v1.5.0
@@ -17,7 +17,7 @@ require (
 	github.com/prometheus/procfs v0.22.0
 	github.com/rabbitmq/amqp091-go v1.16.0
 	github.com/srireskianita/multi-tenant-messaging/libs v0.0.0
-	github.com/srireskianita/multi-tenant-messaging/libs/backing v0.0.0
+	github.com/srireskianita/multi-tenant-messaging/testkit v0.0.0
 	github.com/stretchr/testify v1.12.1
 	github.com/valyala/fasthttp v1.78.0
 	go.uber.org/zap v1.28.0

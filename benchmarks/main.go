@@ -31,8 +31,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/tenants"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 const (

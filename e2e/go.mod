@@ -12,7 +12,7 @@ require (
 	github.com/rs/zerolog v1.28.0
 	github.com/srireskianita/multi-tenant-messaging/client v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/libs v0.0.0
-	github.com/srireskianita/multi-tenant-messaging/libs/backing v0.0.0
+	github.com/srireskianita/multi-tenant-messaging/testkit v0.0.0
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
 	go.uber.org/zap v1.28.0
@@ -116,6 +116,6 @@ require (
 
 replace github.com/srireskianita/multi-tenant-messaging/libs => ../libs
 
-replace github.com/srireskianita/multi-tenant-messaging/libs/backing => ../libs/backing
+replace github.com/srireskianita/multi-tenant-messaging/testkit => ../testkit
 
 replace github.com/srireskianita/multi-tenant-messaging/client => ../client

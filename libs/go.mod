@@ -23,7 +23,7 @@ require (
 	github.com/pressly/goose/v3 v3.29.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/rabbitmq/amqp091-go v1.16.0
-	github.com/srireskianita/multi-tenant-messaging/libs/backing v0.0.0
+	github.com/srireskianita/multi-tenant-messaging/testkit v0.0.0
 	github.com/stretchr/testify v1.12.1
 	github.com/urfave/cli/v3 v3.14.0
 	github.com/valyala/fasthttp v1.78.0
@@ -121,4 +121,4 @@ require (
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 )
 
-replace github.com/srireskianita/multi-tenant-messaging/libs/backing => ./backing
+replace github.com/srireskianita/multi-tenant-messaging/testkit => ../testkit

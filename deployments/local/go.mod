@@ -7,7 +7,7 @@ require (
 	github.com/rabbitmq/amqp091-go v1.16.0
 	github.com/srireskianita/multi-tenant-messaging/client v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/libs v0.0.0
-	github.com/srireskianita/multi-tenant-messaging/libs/backing v0.0.0
+	github.com/srireskianita/multi-tenant-messaging/testkit v0.0.0
 	github.com/stretchr/testify v1.12.1
 	github.com/urfave/cli/v3 v3.14.0
 	go.uber.org/goleak v1.3.0
@@ -110,6 +110,6 @@ require (
 
 replace github.com/srireskianita/multi-tenant-messaging/libs => ../../libs
 
-replace github.com/srireskianita/multi-tenant-messaging/libs/backing => ../../libs/backing
+replace github.com/srireskianita/multi-tenant-messaging/testkit => ../../testkit
 
 replace github.com/srireskianita/multi-tenant-messaging/client => ../../client

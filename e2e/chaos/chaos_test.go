@@ -12,8 +12,8 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/fault"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 const (

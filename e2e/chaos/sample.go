@@ -14,8 +14,8 @@ import (
 
 	"github.com/prometheus/procfs"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // sample is what a service takes at a moment.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 const (

@@ -19,10 +19,10 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 func TestMain(m *testing.M) {

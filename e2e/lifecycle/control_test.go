@@ -17,11 +17,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // connect is a connection to the control channel that is there.

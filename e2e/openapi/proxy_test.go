@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 )
 
 // proxy stands between a generated client, which is a process of its own, and the services. Requests and answers are checked on

@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // A load balancer has to learn of a stop before the listener closes, or a deploy costs whoever is sent there an error. So on

@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // wait is the limit of every wait; none takes nearly as long.

@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // The table of TestClassify is about codes; this is about what a server, and the driver between, really say.

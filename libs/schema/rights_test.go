@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 func column[T any](t *testing.T, connection *pgx.Conn, sql string, args ...any) []T {

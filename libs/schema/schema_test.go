@@ -12,9 +12,9 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

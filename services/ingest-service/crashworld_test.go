@@ -25,13 +25,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 const (

@@ -14,7 +14,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/rabbitmq/amqp091-go v1.16.0
 	github.com/srireskianita/multi-tenant-messaging/libs v0.0.0
-	github.com/srireskianita/multi-tenant-messaging/libs/backing v0.0.0
+	github.com/srireskianita/multi-tenant-messaging/testkit v0.0.0
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
 	go.uber.org/zap v1.28.0
@@ -126,4 +126,4 @@ require (
 
 replace github.com/srireskianita/multi-tenant-messaging/libs => ../../libs
 
-replace github.com/srireskianita/multi-tenant-messaging/libs/backing => ../../libs/backing
+replace github.com/srireskianita/multi-tenant-messaging/testkit => ../../testkit

@@ -15,11 +15,11 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/httpapi"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
@@ -44,7 +44,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	reg := telemetry.NewRegistry(service)
 	health := telemetry.NewHealth(reg)
 	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
-	limits := httpapi.Config{
+	limits := api.Config{
 		MaxPayload: cfg.Ingest.MaxPayload, MessageBody: cfg.HTTP.BodyLimit,
 		BatchBody: cfg.Ingest.BatchBody, BatchLines: cfg.Ingest.BatchLines,
 	}
@@ -86,7 +86,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	}, messages, gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
 	deadLetterMetrics := deadletter.NewMetrics(reg)
 	// The controller tells the API of tenants that are gone, and the API asks the controller for tenants.
-	var requests *httpapi.Metrics
+	var requests *api.Metrics
 	forget := func(tenant uuid.UUID) {
 		requests.Forget(tenant)
 		deadLetterMetrics.Forget(tenant)
@@ -104,7 +104,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	replayer := deadletter.NewReplayer(deadLetters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
-	requests = httpapi.Mount(server, verifier, httpapi.Dependencies{
+	requests = api.Mount(server, verifier, api.Dependencies{
 		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
 	}, limits, reg)
 

@@ -14,7 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
-	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
 )
 
@@ -69,7 +69,7 @@ func serve(ctx context.Context, cfg settings, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	httpapi.Mount(server, verifier, store.New(db))
+	api.Mount(server, verifier, store.New(db))
 	horizon := store.NewHorizon(pool, reg, log)
 
 	// They stop in reverse order.

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
 )
 
 // Every wrong request gets its 4xx, and is told which field is wrong.
@@ -202,8 +202,8 @@ func TestAccess(t *testing.T) {
 func TestListOverHTTP(t *testing.T) {
 	t.Parallel()
 	r := startReady(t)
-	read := func(query string) httpapi.Page {
-		var page httpapi.Page
+	read := func(query string) api.Page {
+		var page api.Page
 		got := r.require(http.StatusOK, request{method: http.MethodGet, path: "/tenants" + query})
 		require.NoError(t, json.Unmarshal(got.body, &page))
 		return page

@@ -17,14 +17,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 // The environment of a test binary that is to be the service itself, in a process of its own.

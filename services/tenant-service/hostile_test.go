@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
 )
 
 // An operator's script with an empty variable must not touch, or list, what it has not named.
@@ -46,7 +46,7 @@ func TestEmptyParametersAreAbsent(t *testing.T) {
 	r := startReady(t)
 	id := r.create("a")
 	for _, query := range []string{"?cursor=", "?limit=", "?cursor&limit", "?cursor=&limit=1"} {
-		var page httpapi.Page
+		var page api.Page
 		require.NoError(t, json.Unmarshal(r.require(http.StatusOK, request{method: http.MethodGet, path: "/tenants" + query}).body, &page))
 		require.Len(t, page.Data, 1)
 	}

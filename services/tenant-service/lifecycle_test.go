@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // The whole life of a tenant, each step waited for by the request itself.
@@ -88,13 +88,13 @@ func TestDeletionTakesItsTime(t *testing.T) {
 	r := startReady(t)
 	one, two := startInstance(t, r.cfg.NATS.URL, "one"), startInstance(t, r.cfg.NATS.URL, "two")
 	id := r.create("a")
-	r.eventually(id, func(c *assert.CollectT, got httpapi.Tenant) { require.Len(c, got.Status.Instances, 2) })
+	r.eventually(id, func(c *assert.CollectT, got api.Tenant) { require.Len(c, got.Status.Instances, 2) })
 	two.pause()
 
 	deleting := r.require(http.StatusAccepted, request{method: http.MethodDelete, path: path(id, ""), prefer: "wait=1"})
 	require.Equal(t, "deleting", deleting.tenant.State)
 	require.EqualValues(t, 2, deleting.tenant.Generation)
-	r.eventually(id, func(c *assert.CollectT, got httpapi.Tenant) {
+	r.eventually(id, func(c *assert.CollectT, got api.Tenant) {
 		require.Equal(c, "deleting", got.State)
 		require.Equal(c, "running", got.Status.State, "the other instance still works")
 		require.Equal(c, "deleted", got.Status.Instances[0].State)
@@ -166,9 +166,9 @@ func TestTwoReplicas(t *testing.T) {
 	two.requireReady(true)
 	startInstance(t, natsURL, "ingest")
 	id := one.create("a")
-	two.eventually(id, func(c *assert.CollectT, got httpapi.Tenant) { require.Equal(c, "running", got.Status.State) })
+	two.eventually(id, func(c *assert.CollectT, got api.Tenant) { require.Equal(c, "running", got.Status.State) })
 	two.require(http.StatusOK, request{method: http.MethodPut, path: path(id, "/config/concurrency"), body: `{"workers":9}`})
-	one.eventually(id, func(c *assert.CollectT, got httpapi.Tenant) {
+	one.eventually(id, func(c *assert.CollectT, got api.Tenant) {
 		require.Equal(c, 9, got.Status.Workers)
 		require.EqualValues(c, 2, got.Generation)
 	})

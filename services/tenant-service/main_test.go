@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/command"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // run calls the program with arguments and an environment of its own, and returns what it printed.

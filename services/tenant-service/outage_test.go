@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // PostgreSQL and NATS may be away at the start and at any time after it: the service stays up, says what is missing, and
@@ -37,7 +37,7 @@ func TestOutages(t *testing.T) {
 	r.requireReady(true)
 	ingest := startInstance(t, services.NATSURL, "one")
 	id := r.create("a")
-	running := func(c *assert.CollectT, got httpapi.Tenant) { require.Equal(c, "running", got.Status.State) }
+	running := func(c *assert.CollectT, got api.Tenant) { require.Equal(c, "running", got.Status.State) }
 	r.eventually(id, running)
 
 	// The registry works without NATS; the change arrives when it is back.

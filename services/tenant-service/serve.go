@@ -14,7 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/status"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
@@ -60,10 +60,10 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 	var publisher *relay.Relay
 	registry := store.New(db, func(t tenant.Tenant) { publisher.Committed(t) })
 	publisher = relay.New(registry, conn, directory.Observed, relay.Options{Step: step}, reg, log)
-	api := httpapi.New(registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
+	handlers := api.New(registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
 	server := rest.New(cfg.HTTP, service, reg, log)
-	api.Register(server.App(), verifier)
-	server.Swagger(httpapi.Swagger())
+	handlers.Register(server.App(), verifier)
+	server.Swagger(api.Swagger())
 
 	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
 	// A port that is taken ends the start before anything has begun, and what is ready can be connected to.
@@ -88,7 +88,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 		lifecycle.Component{Name: "relay", Run: publisher.Run},
 		lifecycle.Component{Name: "auth", Run: verifier.Run},
 		lifecycle.Component{Name: "http", Run: func(ctx context.Context) error {
-			defer context.AfterFunc(ctx, api.EndWaits)()
+			defer context.AfterFunc(ctx, handlers.EndWaits)()
 			return server.Run(ctx)
 		}},
 		// Stops first: load balancers look elsewhere while requests in flight are answered.

@@ -19,14 +19,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/openapi"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/httpapi"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 )
 
 func TestMain(m *testing.M) {
@@ -146,7 +146,7 @@ type answer struct {
 	status  int
 	header  http.Header
 	body    []byte
-	tenant  httpapi.Tenant  // of a 2xx
+	tenant  api.Tenant      // of a 2xx
 	problem problem.Problem // of a 4xx or 5xx
 }
 
@@ -218,7 +218,7 @@ func (r *running) create(name string) uuid.UUID {
 func path(id uuid.UUID, rest string) string { return "/tenants/" + id.String() + rest }
 
 // get waits until the tenant looks as wanted.
-func (r *running) eventually(id uuid.UUID, check func(c *assert.CollectT, got httpapi.Tenant)) {
+func (r *running) eventually(id uuid.UUID, check func(c *assert.CollectT, got api.Tenant)) {
 	r.t.Helper()
 	require.EventuallyWithT(r.t, func(c *assert.CollectT) {
 		got, err := r.try(request{method: http.MethodGet, path: path(id, "")})

@@ -9,7 +9,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // Facts are those about the servers: versions, where they come from, and whether the database waits for the disk.

@@ -14,8 +14,8 @@ import (
 	"github.com/ory/dockertest/v3"
 	"github.com/prometheus/procfs"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 // Process is a process of the platform with all that it has started.

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 const (

@@ -4,8 +4,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // Kind names a fault.

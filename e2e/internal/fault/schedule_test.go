@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	pg "github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // force is how long an event is in force if everything takes as long as expected.

@@ -14,9 +14,9 @@ import (
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/port"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/stack"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // networkTimeout bounds a change of a proxy. It takes milliseconds, but a connection whose other end does not read holds

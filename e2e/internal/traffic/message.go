@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/jsonvalue"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/jsonvalue"
 )
 
 // identity makes the ids and the contents of one tenant's messages, and recognises them.

@@ -7,8 +7,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // What is published as bytes is what the broker has: other tests rest on it.

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/jsonvalue"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/jsonvalue"
 )
 
 // maxLine bounds what is read as one line. The services refuse much smaller payloads, with a better explanation.

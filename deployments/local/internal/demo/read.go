@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/jsonvalue"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/jsonvalue"
 )
 
 // pageSize is the limit of each page.

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 // stopTimeout is how long a service may take to end: its own shutdown_timeout of 30 s and a little more.

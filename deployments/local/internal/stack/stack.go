@@ -1,5 +1,5 @@
 // Package stack runs the platform on one machine, for a person who wants to try it or to work on it: the three services
-// as local processes, and PostgreSQL, RabbitMQ and NATS as libs/backing finds or starts them.
+// as local processes, and PostgreSQL, RabbitMQ and NATS as testkit finds or starts them.
 //
 // Everything it keeps is in one folder: pid files and records in run, logs in log, the data of the backing services, the
 // secret that signs tokens, and stack.env with all addresses. Starting is idempotent: what runs, and was started from the

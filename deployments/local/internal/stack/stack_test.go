@@ -14,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

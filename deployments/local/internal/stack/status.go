@@ -11,8 +11,8 @@ import (
 	"sync"
 	"text/tabwriter"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 // errNotAllUp makes `make status` fail when something is wrong, for scripts.

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 // readyTimeout is how long the services may take until all of them are ready. They need a second or two, migrations

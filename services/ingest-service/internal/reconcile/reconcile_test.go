@@ -18,7 +18,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
@@ -27,6 +26,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

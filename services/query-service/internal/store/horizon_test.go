@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // An operator has to see that a forgotten transaction keeps messages from every reader.

@@ -16,8 +16,8 @@ import (
 	"go.uber.org/zap"
 	"gorm.io/gorm"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -12,11 +12,11 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // archive is a registry in memory that remembers every state of its one tenant, so that a relay can be shown an old one.

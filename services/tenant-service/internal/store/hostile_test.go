@@ -11,10 +11,10 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/backing"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // openAfter makes a store on a fresh database on which an operator has executed statements, in which %s is its name.

@@ -1,0 +1,132 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+)
+
+// Message is the body of POST /messages, and a line of POST /messages/batch.
+type Message struct {
+	// Without one the message gets a new id. A message is stored once per id: the first one wins.
+	ID *uuid.UUID `json:"id,omitempty" swaggertype:"string" format:"uuid" extensions:"x-nullable" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
+	// Any JSON value that can be kept and given back: no `\u0000`, no lone surrogates, no number of more than 400 digits in its plain form, nested at most 200 levels.
+	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
+} // @name NewMessage
+
+// Accepted is the answer to a message.
+type Accepted struct {
+	ID uuid.UUID `json:"id" format:"uuid"`
+} // @name MessageAccepted
+
+// publish takes in a message.
+//
+//	@summary		Publish a message
+//	@description	202 means that the broker has confirmed it. The same `id` twice is stored once, the first wins; so a request that got no answer, or 503, is safe to repeat with the same id. Messages of a suspended tenant are accepted and wait.
+//	@tags			messages
+//	@security		Bearer
+//	@param			message		body		Message		true	"the message"
+//	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
+//	@success		202			{object}	Accepted
+//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
+//	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
+//	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
+//	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `queue_unanswered`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
+//	@id			publishMessage
+//	@router			/messages [post]
+func (a *api) publish(c *fiber.Ctx) error {
+	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {
+		return err
+	}
+	tenant, err := auth.Tenant(c)
+	if err != nil {
+		return err
+	}
+	if err := rest.JSONContent(c); err != nil {
+		return err
+	}
+	// Not a copy: nothing of it is kept beyond this call.
+	body, err := rest.Body(c, a.cfg.MessageBody)
+	if err != nil {
+		return err
+	}
+	id, payload, err := a.read(body)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := rest.WithMargin(c.UserContext())
+	defer cancel()
+	if err := a.open(ctx, tenant); err != nil {
+		return err
+	}
+	err = a.Publisher.Publish(ctx, message(tenant, id, payload, time.Now()))
+	a.metrics.count(tenant, err)
+	if err != nil {
+		return fmt.Errorf("%w: %w", publishProblem(err, id.String()), err)
+	}
+	return c.Status(http.StatusAccepted).JSON(Accepted{ID: id})
+}
+
+// read returns the id and the payload of a message that can be stored. The payload is a part of body.
+func (a *api) read(body []byte) (id uuid.UUID, payload []byte, err error) {
+	id, payload, ok := envelope(body, a.cfg.MaxPayload)
+	if !ok {
+		if id, payload, err = a.readStrictly(body); err != nil {
+			return uuid.Nil, nil, err
+		}
+	}
+	if id == uuid.Nil {
+		if id, err = uuid.NewV7(); err != nil {
+			return uuid.Nil, nil, fmt.Errorf("make a message id: %w", err)
+		}
+	}
+	return id, payload, nil
+}
+
+// readStrictly says what is wrong with a message, if anything is. The id is uuid.Nil if there is none.
+func (a *api) readStrictly(body []byte) (id uuid.UUID, payload []byte, err error) {
+	var m Message
+	if err := rest.Decode(body, &m); err != nil {
+		return uuid.Nil, nil, err
+	}
+	if err := a.checkPayload(m.Payload); err != nil {
+		return uuid.Nil, nil, err
+	}
+	if m.ID != nil {
+		id = *m.ID
+	}
+	return id, m.Payload, nil
+}
+
+// checkPayload says why a payload cannot be stored. Nil stands for none.
+func (a *api) checkPayload(payload []byte) error {
+	if payload == nil {
+		return problem.New(http.StatusBadRequest, "validation_failed", "payload is required").WithField("payload", "is required")
+	}
+	if err := contract.CheckPayload(payload, a.cfg.MaxPayload); err != nil {
+		return payloadProblem(err)
+	}
+	return nil
+}
+
+// message is the publishing of a payload. Its body is the payload and nothing else, as from producers that publish over
+// AMQP.
+func message(tenant, id uuid.UUID, payload []byte, now time.Time) rabbitmq.Message {
+	return rabbitmq.Message{
+		Exchange: contract.TenantsExchange, Key: tenant.String(),
+		Publishing: amqp.Publishing{
+			MessageId: id.String(), ContentType: fiber.MIMEApplicationJSON, DeliveryMode: amqp.Persistent, Timestamp: now, Body: payload,
+		},
+	}
+}

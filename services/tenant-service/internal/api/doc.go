@@ -1,0 +1,20 @@
+// Package api is the HTTP API of tenant-service: it parses and checks requests, calls the registry once, and renders
+// the tenant together with what is observed of it.
+//
+// Whose tenant it is: a token without tenant_id and with the scope tenants:admin acts on every tenant. A token that is
+// bound to a tenant sees that tenant alone; every other one is 404, as if it did not exist. With tenants:admin it may
+// also change and delete its own, but neither create nor list tenants.
+//
+// A change answers as soon as it is in the registry. What it becomes of is in the status of the tenant; a client that
+// wants to wait for it says so with "Prefer: wait=10" (RFC 7240).
+package api
+
+import _ "embed"
+
+// Made from the comments of the handlers, and of main.go for its head, by `make generate`.
+//
+//go:embed swagger.json
+var swagger []byte
+
+// Swagger is the OpenAPI 2.0 document of this API.
+func Swagger() []byte { return swagger }
