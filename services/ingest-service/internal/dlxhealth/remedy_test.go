@@ -70,11 +70,16 @@ func (r *rig) topology(cfg rabbitmq.Config) *reconcile.Topology {
 
 func (r *rig) publish(queue string, headers amqp.Table, expiration string) {
 	r.t.Helper()
+	require.NoError(r.t, r.tryPublish(queue, headers, expiration))
+}
+
+func (r *rig) tryPublish(queue string, headers amqp.Table, expiration string) error {
+	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
-	require.NoError(r.t, r.publisher.Publish(ctx, rabbitmq.Message{Key: queue, Publishing: amqp.Publishing{
+	return r.publisher.Publish(ctx, rabbitmq.Message{Key: queue, Publishing: amqp.Publishing{
 		MessageId: queue, Headers: headers, Expiration: expiration, DeliveryMode: amqp.Persistent, Body: []byte(`1`),
-	}}))
+	}})
 }
 
 // parked takes a message out of the queue of parked messages.
@@ -180,9 +185,14 @@ func TestRemedyOfTheRunbook(t *testing.T) {
 		}
 		return topology.Bind(t.Context(), late) == nil
 	}, waitLimit, poll, "tenants can be made again")
-	for _, queue := range halfMade {
-		r.publish(queue, nil, "")
-	}
+	halfMade = slices.DeleteFunc(halfMade, func(queue string) bool {
+		err := r.tryPublish(queue, nil, "")
+		if errors.Is(err, rabbitmq.ErrUnroutable) {
+			return true // RabbitMQ 4.3 leaves nothing of a queue that it could not make
+		}
+		require.NoError(t, err)
+		return false
+	})
 	require.Eventually(t, func() bool {
 		id, _ := r.parked()
 		halfMade = slices.DeleteFunc(halfMade, func(queue string) bool { return queue == id })
