@@ -56,6 +56,31 @@ func write(t *testing.T, yaml string) string {
 	return path
 }
 
+// Common is what several binaries configure, as a struct that each embeds.
+type Common struct {
+	HTTP struct {
+		Addr string `koanf:"addr" validate:"required,listen_addr"`
+	} `koanf:"http"`
+	Timeout time.Duration `koanf:"timeout" validate:"min=1s"`
+}
+
+type embedding struct {
+	Common
+	Workers int `koanf:"workers" validate:"min=1"`
+}
+
+func TestEmbeddedStruct(t *testing.T) {
+	var cfg embedding
+	path := write(t, "http: {addr: ':1'}\ntimeout: 1s\nworkers: 2\n")
+	require.NoError(t, config.Load(&cfg, path, true, []string{"TIMEOUT=2s"}))
+	require.Equal(t, ":1", cfg.HTTP.Addr)
+	require.Equal(t, 2*time.Second, cfg.Timeout)
+	require.Equal(t, 2, cfg.Workers)
+	err := config.Load(&cfg, path, true, []string{"HTTP_ADDR=nowhere", "TIMEOUT=1ms"})
+	require.ErrorContains(t, err, "http.addr (HTTP_ADDR) must be an address with a port")
+	require.ErrorContains(t, err, "timeout (TIMEOUT) must be at least 1s")
+}
+
 func TestEnvironmentGoesOverFileGoesOverDefaults(t *testing.T) {
 	path := write(t, `
 rabbitmq:

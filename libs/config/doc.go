@@ -11,7 +11,7 @@
 //
 // The tags: koanf names the key, validate holds rules of go-playground/validator, secret:"true" masks the
 // value wherever it is printed, usage explains it. To the validator's rules comes listen_addr, a host and
-// port to listen on. Leaves may be strings, booleans, integers, floats,
+// port to listen on. The keys of an embedded struct are keys of the struct around it. Leaves may be strings, booleans, integers, floats,
 // time.Duration (with a unit: "5s"), []string (a YAML list, or comma-separated) and anything that
 // implements encoding.TextUnmarshaler.
 //

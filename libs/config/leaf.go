@@ -72,6 +72,14 @@ func walk(v reflect.Value, prefix, goPrefix string) ([]leaf, error) {
 	for i := range v.NumField() {
 		field, value := v.Type().Field(i), v.Field(i)
 		name := field.Tag.Get("koanf")
+		if field.Anonymous && name == "" && isSection(value) { // its keys are those of the struct around it
+			inner, err := walk(value, prefix, goPrefix+field.Name+".")
+			if err != nil {
+				return nil, err
+			}
+			leaves = append(leaves, inner...)
+			continue
+		}
 		if name == "" || name == "-" || !field.IsExported() {
 			continue
 		}

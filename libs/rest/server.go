@@ -85,6 +85,7 @@ type Server struct {
 	// stopping has every answer from here on end its connection. fasthttp does the same by CloseOnShutdown, but only once
 	// the listener has been closed for a while: an answer that came in between would invite another request.
 	stopping atomic.Bool
+	onStop   func() // is called before requests in flight are waited for
 
 	mu       sync.Mutex
 	listener *listener // nil until Listen
@@ -93,7 +94,7 @@ type Server struct {
 // New makes a server for a service, whose name is a label of its metrics. Zero fields of cfg get their
 // defaults. Routes are added to App before Run.
 func New(cfg Config, service string, reg prometheus.Registerer, log *zap.Logger) *Server {
-	s := &Server{cfg: cfg.withDefaults(), log: log, metrics: newMetrics(reg, service), drain: drainTimeout}
+	s := &Server{cfg: cfg.withDefaults(), log: log, metrics: newMetrics(reg, service), drain: drainTimeout, onStop: func() {}}
 	s.unpacker = newUnpacker(s.cfg.BodyLimit)
 	s.app = fiber.New(fiber.Config{
 		AppName:               service,
@@ -126,6 +127,10 @@ func New(cfg Config, service string, reg prometheus.Registerer, log *zap.Logger)
 //
 //	s.App().Get("/messages/:id", verifier.Authenticate(), auth.Require(auth.ScopeMessagesRead), get)
 func (s *Server) App() *fiber.App { return s.app }
+
+// OnStop has a function called when the server is told to stop, before it waits for requests in flight, so that those that wait for
+// something can be answered. It is called before Run.
+func (s *Server) OnStop(do func()) { s.onStop = do }
 
 // Listen binds the address, if that has not been done, and returns it. Run does it as well; a caller does
 // it before to learn the port that ":0" has got, or to fail before anything else is started.
@@ -171,6 +176,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.stopping.Store(true)
+	s.onStop()
 	if err := ln.Close(); err != nil {
 		return fmt.Errorf("close http listener: %w", err)
 	}

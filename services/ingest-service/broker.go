@@ -46,7 +46,7 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	check := &sharedCheck{check: health.Backing("rabbitmq")}
 	b := &broker{}
 	connect := func(name string, report func(error)) *rabbitmq.Link {
-		l := rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, report)
+		l := rabbitmq.NewLink(cfg.RabbitMQ, serviceName+" "+name, log, report)
 		b.links = append(b.links, l)
 		return l
 	}
@@ -69,7 +69,7 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 			lost(err)
 		}).WithProbeLink(probing)
 	}, func(name string, lost func(error)) *rabbitmq.Link {
-		return rabbitmq.NewLink(cfg.RabbitMQ, service+" "+name, log, lost).WithProbeLink(probing)
+		return rabbitmq.NewLink(cfg.RabbitMQ, serviceName+" "+name, log, lost).WithProbeLink(probing)
 	}, log)
 	b.deadLetters = expendable("dead letters").WithRedial(recorderRedial)
 	b.parked = expendable("parked messages").WithRedial(recorderRedial)

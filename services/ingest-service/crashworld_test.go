@@ -109,7 +109,7 @@ func (w *crashWorld) close(scratch *backing.Scratch) {
 		assert.True(w.t, status.Exited() && status.ExitStatus() == 0, "the service ended with %v", status)
 	}
 	if w.t.Failed() {
-		log, err := os.ReadFile(process.LogFile(w.dir, service))
+		log, err := os.ReadFile(process.LogFile(w.dir, serviceName))
 		w.t.Logf("the log of the service ends with (%v):\n%s", err, log[max(0, len(log)-16<<10):])
 	}
 	if err := scratch.Remove(ctx); err != nil {
@@ -138,7 +138,7 @@ func (w *crashWorld) start() {
 	require.NoError(w.t, err)
 	w.started = time.Now()
 	w.service, err = process.Start(w.dir, process.Spec{
-		Name: service, Path: program, Env: append(w.env, "INGEST_INSTANCE="+w.instance), StopTimeout: waitLimit,
+		Name: serviceName, Path: program, Env: append(w.env, "INGEST_INSTANCE="+w.instance), StopTimeout: waitLimit,
 	})
 	require.NoError(w.t, err)
 }

@@ -16,16 +16,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/libs/command"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
-	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
-	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 )
 
 // The head of the OpenAPI document, which `make generate` takes from here:
@@ -52,20 +47,15 @@ import (
 //	@name						Authorization
 //	@description				The word `Bearer`, a space, and a JWT with the scope `messages:write` or `deadletters:manage` and the claim `tenant_id`. A token with `tenants:admin` and no `tenant_id` names the tenant with `?tenant_id=`.
 
-// service is the name in logs, metrics and on the servers that this one connects to.
-const service = "ingest-service"
+// serviceName is the name in logs, metrics and on the servers that this service connects to.
+const serviceName = "ingest-service"
 
 // Config is the configuration of this binary.
 type Config struct {
-	RabbitMQ        rabbitmq.Config  `koanf:"rabbitmq"`
-	Database        postgres.Config  `koanf:"database"`
-	NATS            control.Config   `koanf:"nats"`
-	HTTP            rest.Config      `koanf:"http"`
-	Ops             telemetry.Config `koanf:"ops"`
-	Auth            auth.Config      `koanf:"auth"`
-	Log             logging.Config   `koanf:"log"`
-	Ingest          IngestConfig     `koanf:"ingest"`
-	ShutdownTimeout time.Duration    `koanf:"shutdown_timeout" validate:"min=1s,max=10m" usage:"how long stopping may take"`
+	service.Config
+	RabbitMQ rabbitmq.Config `koanf:"rabbitmq"`
+	NATS     control.Config  `koanf:"nats"`
+	Ingest   IngestConfig    `koanf:"ingest"`
 }
 
 // IngestConfig is the section "ingest".
@@ -97,14 +87,10 @@ func defaultConfig() Config {
 	if err != nil {
 		host = "ingest"
 	}
-	cfg := Config{
+	return Config{
+		Config:   service.DefaultConfig(":8082", "127.0.0.1:9082"),
 		RabbitMQ: rabbitmq.Default(),
-		Database: postgres.DefaultConfig(),
 		NATS:     control.DefaultConfig(),
-		HTTP:     rest.DefaultConfig(),
-		Ops:      telemetry.Config{Addr: "127.0.0.1:9082"}, // profiles are not for everyone
-		Auth:     auth.DefaultConfig(),
-		Log:      logging.DefaultConfig(),
 		Ingest: IngestConfig{
 			Instance:      instanceName(host),
 			QueueType:     rabbitmq.QueueQuorum,
@@ -125,10 +111,7 @@ func defaultConfig() Config {
 			BatchLines:    10_000,
 			ReplayPerSec:  500,
 		},
-		ShutdownTimeout: 30 * time.Second,
 	}
-	cfg.HTTP.Addr = ":8082"
-	return cfg
 }
 
 // instanceName is unique among the processes of a host, and among hosts, and fits into a key of the control channel.
@@ -146,11 +129,10 @@ func instanceName(host string) string {
 
 func main() {
 	lifecycle.Main(func(ctx context.Context, args []string) error {
-		return command.Service[Config]{
-			Name: service, Usage: "takes in messages and stores them", Defaults: defaultConfig,
-			Log:     func(c Config) logging.Config { return c.Log },
-			OpsAddr: func(c Config) string { return c.Ops.Addr },
-			Serve:   serve,
-		}.Command(os.Environ(), os.Stdout).Run(ctx, args)
+		return command().Line(os.Environ(), os.Stdout).Run(ctx, args)
 	})
+}
+
+func command() service.Command[Config] {
+	return service.Command[Config]{Name: serviceName, Usage: "takes in messages and stores them", Defaults: defaultConfig, Serve: serve}
 }

@@ -40,7 +40,7 @@ func mortal(ctx context.Context, _ []string) error {
 	if err := config.Load(&cfg, "", false, os.Environ()); err != nil {
 		return err
 	}
-	log, err := logging.New(cfg.Log, service, os.Stdout)
+	log, err := logging.New(cfg.Log, serviceName, os.Stdout)
 	if err != nil {
 		return err
 	}

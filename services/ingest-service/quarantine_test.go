@@ -60,7 +60,7 @@ func (w *crashWorld) connections() map[string]string {
 	require.True(w.t, w.manage(w.t, "/api/connections", &all))
 	links := make(map[string]string)
 	for _, c := range all {
-		if strings.HasPrefix(c.Link, service) && !strings.HasSuffix(c.Link, " dead letters") && !strings.HasSuffix(c.Link, " parked messages") {
+		if strings.HasPrefix(c.Link, serviceName) && !strings.HasSuffix(c.Link, " dead letters") && !strings.HasSuffix(c.Link, " parked messages") {
 			links[c.Link] = c.Name
 		}
 	}
@@ -87,7 +87,7 @@ func TestMessageThatCrashesTheBrokersWriterDoesNotStopDeadLetters(t *testing.T) 
 	var before map[string]string
 	require.Eventually(t, func() bool {
 		before = w.connections()
-		return before[service+" consume 1"] != "" && before[service+" shared"] != ""
+		return before[serviceName+" consume 1"] != "" && before[serviceName+" shared"] != ""
 	}, waitLimit, tick)
 
 	t.Log("it expires in the queue of its tenant")

@@ -41,7 +41,7 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 
 // serveWith is serve for tests that make it die at a step of a tenant's way.
 func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.Hook) error {
-	reg := telemetry.NewRegistry(service)
+	reg := telemetry.NewRegistry(serviceName)
 	health := telemetry.NewHealth(reg)
 	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
 	limits := api.Config{
@@ -49,7 +49,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 		BatchBody: cfg.Ingest.BatchBody, BatchLines: cfg.Ingest.BatchLines,
 	}
 	cfg.HTTP.BodyLimit = limits.BodyLimit() // the server has one limit for all routes
-	server := rest.New(cfg.HTTP, service, reg, log)
+	server := rest.New(cfg.HTTP, serviceName, reg, log)
 	// A wrong key or a port in use ends the start before anything runs.
 	verifier, err := auth.New(ctx, cfg.Auth, log)
 	if err != nil {
@@ -66,7 +66,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 		return err
 	}
 	defer pool.Close()
-	conn, err := control.Connect(cfg.NATS, service, log, health.Backing("nats").Set)
+	conn, err := control.Connect(cfg.NATS, serviceName, log, health.Backing("nats").Set)
 	if err != nil {
 		return err
 	}

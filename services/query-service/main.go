@@ -9,40 +9,46 @@ import (
 	"context"
 	"os"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/command"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
-	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
+	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 )
 
-const service = "query-service"
+// The head of the OpenAPI document, which `make generate` takes from here:
+//
+//	@title			query-service
+//	@version		1.0
+//	@description	Reads stored messages, page by page or one by one. Errors are RFC 9457 problem documents.
+//	@license.name	MIT
+//	@license.url	https://opensource.org/license/mit
+//	@BasePath		/
+//	@tag.name		messages
+//	@tag.description	what a tenant has stored
+//	@accept			json
+//	@produce		json
+//
+//	@securityDefinitions.apikey	Bearer
+//	@in							header
+//	@name						Authorization
+//	@description				"Bearer " and a token with the scope messages:read
 
-// @title query-service
-// @version 1.0
-// @description Reads stored messages, page by page or one by one. Errors are RFC 9457 problem documents.
-// @license.name MIT
-// @license.url https://opensource.org/license/mit
-// @BasePath /
-// @tag.name messages
-// @tag.description what a tenant has stored
-// @accept json
-// @produce json
-// @securityDefinitions.apikey Bearer
-// @in header
-// @name Authorization
-// @description "Bearer " and a token with the scope messages:read
+// serviceName is the name in logs, metrics and on the servers that this service connects to.
+const serviceName = "query-service"
+
+// Config is the configuration of this binary.
+type Config struct {
+	service.Config
+}
+
+func defaultConfig() Config {
+	return Config{Config: service.DefaultConfig(":8083", "127.0.0.1:9083")}
+}
+
 func main() {
 	lifecycle.Main(func(ctx context.Context, args []string) error {
-		return binary().Command(os.Environ(), os.Stdout).Run(ctx, args)
+		return command().Line(os.Environ(), os.Stdout).Run(ctx, args)
 	})
 }
 
-func binary() command.Service[settings] {
-	return command.Service[settings]{
-		Name:     service,
-		Usage:    "read stored messages over HTTP",
-		Defaults: defaults,
-		Log:      func(cfg settings) logging.Config { return cfg.Log },
-		OpsAddr:  func(cfg settings) string { return cfg.Ops.Addr },
-		Serve:    serve,
-	}
+func command() service.Command[Config] {
+	return service.Command[Config]{Name: serviceName, Usage: "read stored messages over HTTP", Defaults: defaultConfig, Serve: serve}
 }

@@ -130,7 +130,7 @@ func (l *link) copy(to, from net.Conn) {
 // process is the service, running.
 type process struct {
 	t      *testing.T
-	cfg    settings
+	cfg    Config
 	client *http.Client
 	stop   context.CancelFunc
 	done   chan error
@@ -138,7 +138,7 @@ type process struct {
 
 func startProcess(t *testing.T, databaseURL string) *process {
 	t.Helper()
-	cfg := defaults()
+	cfg := defaultConfig()
 	cfg.HTTP.Addr, cfg.Ops.Addr = freeAddr(t), freeAddr(t)
 	cfg.HTTP.RequestTimeout = 2 * time.Second
 	cfg.Auth.Secret = secret
@@ -253,7 +253,7 @@ func TestStopWithoutADatabase(t *testing.T) {
 }
 
 func TestStartIsRefused(t *testing.T) {
-	cfg := defaults()
+	cfg := defaultConfig()
 	cfg.HTTP.Addr, cfg.Ops.Addr, cfg.Database.URL = "127.0.0.1:0", "127.0.0.1:0", "postgres://nobody@127.0.0.1:1/none"
 	require.ErrorContains(t, serve(t.Context(), cfg, zap.NewNop()), "auth.secret", "without a key for tokens")
 
@@ -270,7 +270,7 @@ func TestConfiguration(t *testing.T) {
 	run := func(yaml string, environ ...string) (string, error) {
 		require.NoError(t, os.WriteFile(file, []byte(yaml), 0o600))
 		var out bytes.Buffer
-		err := binary().Command(environ, &out).Run(t.Context(), []string{service, "--config", file, "config"})
+		err := command().Line(environ, &out).Run(t.Context(), []string{serviceName, "--config", file, "config"})
 		return out.String(), err
 	}
 	shown, err := run("http:\n  addr: 127.0.0.1:7777\n", "DATABASE_URL=postgres://reader:hidden@db:5432/mtm", "AUTH_SECRET="+secret)

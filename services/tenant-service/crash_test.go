@@ -41,7 +41,7 @@ func mortal(ctx context.Context, _ []string) error {
 	if err := config.Load(&cfg, "", false, os.Environ()); err != nil {
 		return err
 	}
-	log, err := logging.New(cfg.Log, service, os.Stdout)
+	log, err := logging.New(cfg.Log, serviceName, os.Stdout)
 	if err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (w *crashWorld) close(scratch *backing.Scratch) {
 		assert.True(w.t, status.Exited() && status.ExitStatus() == 0, "the service ended with %v", status)
 	}
 	if w.t.Failed() {
-		log, err := os.ReadFile(process.LogFile(w.dir, service))
+		log, err := os.ReadFile(process.LogFile(w.dir, serviceName))
 		w.t.Logf("the log of the service ends with (%v):\n%s", err, log[max(0, len(log)-16<<10):])
 	}
 	if err := scratch.Remove(ctx); err != nil {
@@ -224,7 +224,7 @@ func (w *crashWorld) start() {
 	require.NoError(w.t, os.RemoveAll(filepath.Join(w.dir, "death")))
 	program, err := os.Executable()
 	require.NoError(w.t, err)
-	w.service, err = process.Start(w.dir, process.Spec{Name: service, Path: program, Env: w.env, StopTimeout: waitLimit})
+	w.service, err = process.Start(w.dir, process.Spec{Name: serviceName, Path: program, Env: w.env, StopTimeout: waitLimit})
 	require.NoError(w.t, err)
 	w.http.requireReady(true)
 }

@@ -13,16 +13,11 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/libs/command"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
-	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
-	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 )
 
 // The head of the OpenAPI document, which `make generate` takes from here:
@@ -49,36 +44,25 @@ import (
 //	@name						Authorization
 //	@description				The word `Bearer`, a space, and a JWT with the scope `tenants:admin`. A token with the claim `tenant_id` acts on that tenant alone.
 
-// service is the name in logs, metrics and on the servers that this one connects to.
-const service = "tenant-service"
+// serviceName is the name in logs, metrics and on the servers that this service connects to.
+const serviceName = "tenant-service"
 
 // Config is the configuration of this binary.
 type Config struct {
-	HTTP     rest.Config      `koanf:"http"`
-	Ops      telemetry.Config `koanf:"ops"`
-	Database postgres.Config  `koanf:"database"`
-	NATS     control.Config   `koanf:"nats"`
-	Auth     auth.Config      `koanf:"auth"`
-	Log      logging.Config   `koanf:"log"`
+	service.Config
+	NATS control.Config `koanf:"nats"`
 	// Workers and MaxWorkers are the policy for tenants.
-	Workers         int           `koanf:"workers" usage:"workers of a new tenant that does not say how many" validate:"min=1,ltefield=MaxWorkers"`
-	MaxWorkers      int           `koanf:"max_workers" usage:"highest number of workers of one tenant" validate:"min=1,max=1024"`
-	ShutdownTimeout time.Duration `koanf:"shutdown_timeout" usage:"how long stopping may take" validate:"min=1s,max=10m"`
+	Workers    int `koanf:"workers" usage:"workers of a new tenant that does not say how many" validate:"min=1,ltefield=MaxWorkers"`
+	MaxWorkers int `koanf:"max_workers" usage:"highest number of workers of one tenant" validate:"min=1,max=1024"`
 }
 
 func defaultConfig() Config {
 	cfg := Config{
-		HTTP:            rest.DefaultConfig(),
-		Ops:             telemetry.Config{Addr: "127.0.0.1:9081"}, // profiles are not for everyone
-		Database:        postgres.DefaultConfig(),
-		NATS:            control.DefaultConfig(),
-		Auth:            auth.DefaultConfig(),
-		Log:             logging.DefaultConfig(),
-		Workers:         3,
-		MaxWorkers:      contract.DefaultMaxWorkers,
-		ShutdownTimeout: 30 * time.Second,
+		Config:     service.DefaultConfig(":8081", "127.0.0.1:9081"),
+		NATS:       control.DefaultConfig(),
+		Workers:    3,
+		MaxWorkers: contract.DefaultMaxWorkers,
 	}
-	cfg.HTTP.Addr = ":8081"
 	// Longer than the longest wait that a client may prefer.
 	cfg.HTTP.RequestTimeout = 35 * time.Second
 	return cfg
@@ -86,17 +70,14 @@ func defaultConfig() Config {
 
 func main() {
 	lifecycle.Main(func(ctx context.Context, args []string) error {
-		return app().Command(os.Environ(), os.Stdout).Run(ctx, args)
+		return command().Line(os.Environ(), os.Stdout).Run(ctx, args)
 	})
 }
 
-func app() command.Service[Config] {
-	return command.Service[Config]{
-		Name: service, Usage: "the registry of tenants", Defaults: defaultConfig,
-		Log:     func(c Config) logging.Config { return c.Log },
-		OpsAddr: func(c Config) string { return c.Ops.Addr },
-		Serve:   serve,
-		More: map[string]command.Extra[Config]{
+func command() service.Command[Config] {
+	return service.Command[Config]{
+		Name: serviceName, Usage: "the registry of tenants", Defaults: defaultConfig, Serve: serve,
+		More: map[string]service.Extra[Config]{
 			"migrate": {Usage: "bring the database to the schema of this version, and exit", Run: migrate},
 		},
 	}

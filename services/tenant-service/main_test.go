@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/command"
+	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -18,7 +18,7 @@ import (
 func run(t *testing.T, environ []string, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err := app().Command(environ, &out).Run(t.Context(), append([]string{service}, args...))
+	err := command().Line(environ, &out).Run(t.Context(), append([]string{serviceName}, args...))
 	return out.String(), err
 }
 
@@ -26,6 +26,7 @@ func run(t *testing.T, environ []string, args ...string) (string, error) {
 func enough(more ...string) []string {
 	return append([]string{
 		"DATABASE_URL=postgres://user:hidden@127.0.0.1:1/db", "NATS_URL=nats://user:hidden@127.0.0.1:2", "AUTH_SECRET=" + secret,
+		"HTTP_ADDR=127.0.0.1:0", "OPS_ADDR=127.0.0.1:0",
 	}, more...)
 }
 
@@ -48,7 +49,7 @@ func TestConfigCommand(t *testing.T) {
 
 	for _, misspelt := range [][]string{{"migarte"}, {"serve", "now"}, {"config", "x"}} {
 		_, err = run(t, enough(), misspelt...)
-		require.ErrorIs(t, err, command.ErrArgument)
+		require.ErrorIs(t, err, service.ErrArgument)
 	}
 	help, err := run(t, nil, "--help")
 	require.NoError(t, err)
@@ -78,7 +79,7 @@ func TestConfigurationMistakes(t *testing.T) {
 			t.Parallel()
 			file := filepath.Join(t.TempDir(), "config.yaml")
 			require.NoError(t, os.WriteFile(file, []byte(tc.yaml), 0o600))
-			_, err := run(t, append(tc.environ, "HTTP_ADDR=127.0.0.1:0"), "--config", file)
+			_, err := run(t, tc.environ, "--config", file)
 			require.Error(t, err)
 			for _, want := range tc.want {
 				require.ErrorContains(t, err, want)
@@ -105,7 +106,7 @@ func TestHealthcheckCommand(t *testing.T) {
 	notReady := start(t, testConfig(t, "postgres://127.0.0.1:1/nothing", "nats://127.0.0.1:1"))
 	require.Eventually(t, func() bool {
 		_, err := run(t, enough("OPS_ADDR="+notReady.cfg.Ops.Addr), "healthcheck")
-		return errors.Is(err, command.ErrNotReady)
+		return errors.Is(err, service.ErrNotReady)
 	}, waitLimit, tick)
 }
 
@@ -119,5 +120,5 @@ func TestMigrateCommand(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.Error(t, app().Command(enough("DATABASE_URL="+url), &bytes.Buffer{}).Run(ctx, []string{service, "migrate"}))
+	require.Error(t, command().Line(enough("DATABASE_URL="+url), &bytes.Buffer{}).Run(ctx, []string{serviceName, "migrate"}))
 }

@@ -3,17 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
-	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
-	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/status"
@@ -28,19 +24,12 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 
 // serveWith is serve for tests that make it die at a step of a change, of which step is told unless it is nil.
 func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook) (err error) {
-	reg := telemetry.NewRegistry(service)
-	health := telemetry.NewHealth(reg)
-
-	verifier, err := auth.New(ctx, cfg.Auth, log)
+	process, err := service.New(ctx, serviceName, postgres.RoleTenant, cfg.Config, log)
 	if err != nil {
 		return err
 	}
-	pool, err := postgres.Open(ctx, cfg.Database, postgres.RoleTenant)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	db, closer, err := postgres.Gorm(pool, log)
+	defer process.Close()
+	db, closer, err := postgres.Gorm(process.Pool, log)
 	if err != nil {
 		return err
 	}
@@ -49,53 +38,21 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 			err = fmt.Errorf("close gorm: %w", failed)
 		}
 	}()
-	conn, err := control.Connect(cfg.NATS, service, log, health.Backing("nats").Set)
+	conn, err := control.Connect(cfg.NATS, serviceName, log, process.Health.Backing("nats").Set)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 
 	directory := status.NewDirectory(control.Statuses(conn), log)
-	// The store tells the relay of changes, and the relay reads the store.
-	var publisher *relay.Relay
-	registry := store.New(db, func(t tenant.Tenant) { publisher.Committed(t) })
-	publisher = relay.New(registry, conn, directory.Observed, relay.Options{Step: step}, reg, log)
-	handlers := api.New(registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
-	server := rest.New(cfg.HTTP, service, reg, log)
-	handlers.Register(server.App(), verifier)
-	server.Swagger(api.Swagger())
-
-	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
-	// A port that is taken ends the start before anything has begun, and what is ready can be connected to.
-	for _, listen := range []func() (net.Addr, error){ops.Listen, server.Listen} {
-		if _, err := listen(); err != nil {
-			return err
-		}
-	}
+	changes := relay.NewChanges(step)
+	registry := store.New(db, changes.Committed)
+	publisher := relay.New(registry, conn, directory.Observed, relay.Options{Changes: changes, Step: step}, process.Registry, log)
+	api.Mount(process.Server, process.Verifier, registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
 
 	log.Info("starting", zap.String("http", cfg.HTTP.Addr), zap.String("ops", cfg.Ops.Addr))
-	return lifecycle.Run(ctx, cfg.ShutdownTimeout, log,
-		lifecycle.Component{Name: "ops", Run: ops.Run},
-		lifecycle.Component{Name: "schema", Run: func(ctx context.Context) error {
-			return schema.Prepare(ctx, cfg.Database, postgres.RoleTenant, log, health.Check("schema").Set)
-		}},
-		lifecycle.Component{Name: "postgres", Run: func(ctx context.Context) error {
-			return postgres.Watch(ctx, pool, health.Backing("postgres"))
-		}},
-		lifecycle.Component{Name: "status", Run: func(ctx context.Context) error {
-			return directory.Run(ctx, publisher.Retire)
-		}},
+	return process.Run(ctx,
+		lifecycle.Component{Name: "status", Run: func(ctx context.Context) error { return directory.Run(ctx, publisher.Retire) }},
 		lifecycle.Component{Name: "relay", Run: publisher.Run},
-		lifecycle.Component{Name: "auth", Run: verifier.Run},
-		lifecycle.Component{Name: "http", Run: func(ctx context.Context) error {
-			defer context.AfterFunc(ctx, handlers.EndWaits)()
-			return server.Run(ctx)
-		}},
-		// Stops first: load balancers look elsewhere while requests in flight are answered.
-		lifecycle.Component{Name: "readiness", Run: func(ctx context.Context) error {
-			<-ctx.Done()
-			health.Stopping()
-			return nil
-		}},
 	)
 }

@@ -31,23 +31,20 @@ type Reports interface {
 	Subscribe(id uuid.UUID) (changed <-chan struct{}, cancel func())
 }
 
-// API answers the requests. Make one with [New].
-type API struct {
+type api struct {
 	registry Registry
 	reports  Reports
 	policy   tenant.Policy
-	stopping chan struct{} // closed by EndWaits
+	stopping chan struct{} // closed by endWaits
 	stop     sync.Once
 }
 
-// New makes an API.
-func New(registry Registry, reports Reports, policy tenant.Policy) *API {
-	return &API{registry: registry, reports: reports, policy: policy, stopping: make(chan struct{})}
-}
-
-// Register adds all routes to app.
-func (a *API) Register(app *fiber.App, verifier *auth.Verifier) {
+// Mount adds the routes of the API, and its Swagger UI, to server.
+func Mount(server *rest.Server, verifier *auth.Verifier, registry Registry, reports Reports, policy tenant.Policy) {
+	a := &api{registry: registry, reports: reports, policy: policy, stopping: make(chan struct{})}
+	server.OnStop(a.endWaits)
 	authenticated, admin, unbound := verifier.Authenticate(), auth.Require(auth.ScopeTenantsAdmin), auth.RequireUnbound()
+	app := server.App()
 	app.Post("/tenants", authenticated, admin, unbound, a.create)
 	app.Get("/tenants", authenticated, admin, unbound, rest.NoBody, a.list)
 	app.Get("/tenants/:id", authenticated, orOwn(admin), rest.NoBody, a.get)
@@ -55,10 +52,11 @@ func (a *API) Register(app *fiber.App, verifier *auth.Verifier) {
 	app.Post("/tenants/:id/suspend", authenticated, admin, rest.NoBody, a.suspend)
 	app.Post("/tenants/:id/resume", authenticated, admin, rest.NoBody, a.resume)
 	app.Delete("/tenants/:id", authenticated, admin, rest.NoBody, a.delete)
+	server.Swagger(document)
 }
 
-// EndWaits answers all requests that wait, now and from now on, so that they do not hold up a stop.
-func (a *API) EndWaits() { a.stop.Do(func() { close(a.stopping) }) }
+// endWaits answers all requests that wait, now and from now on, so that they do not hold up a stop.
+func (a *api) endWaits() { a.stop.Do(func() { close(a.stopping) }) }
 
 // CreateTenant is the body of POST /tenants.
 type CreateTenant struct {
@@ -88,7 +86,7 @@ type CreateTenant struct {
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			createTenant
 //	@router			/tenants [post]
-func (a *API) create(c *fiber.Ctx) error {
+func (a *api) create(c *fiber.Ctx) error {
 	var body CreateTenant
 	if err := rest.UnknownQuery(c); err != nil {
 		return err
@@ -124,7 +122,7 @@ func (a *API) create(c *fiber.Ctx) error {
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			listTenants
 //	@router			/tenants [get]
-func (a *API) list(c *fiber.Ctx) error {
+func (a *api) list(c *fiber.Ctx) error {
 	if err := rest.UnknownQuery(c, "cursor", "limit"); err != nil {
 		return err
 	}
@@ -164,7 +162,7 @@ func (a *API) list(c *fiber.Ctx) error {
 //	@failure		503	{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			getTenant
 //	@router			/tenants/{id} [get]
-func (a *API) get(c *fiber.Ctx) error {
+func (a *api) get(c *fiber.Ctx) error {
 	id, err := target(c)
 	if err != nil {
 		return err
@@ -199,7 +197,7 @@ type Concurrency struct {
 //	@failure		503			{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			setTenantConcurrency
 //	@router			/tenants/{id}/config/concurrency [put]
-func (a *API) resize(c *fiber.Ctx) error {
+func (a *api) resize(c *fiber.Ctx) error {
 	id, err := target(c)
 	if err != nil {
 		return err
@@ -233,7 +231,7 @@ func (a *API) resize(c *fiber.Ctx) error {
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			suspendTenant
 //	@router			/tenants/{id}/suspend [post]
-func (a *API) suspend(c *fiber.Ctx) error {
+func (a *api) suspend(c *fiber.Ctx) error {
 	id, err := target(c)
 	if err != nil {
 		return err
@@ -257,7 +255,7 @@ func (a *API) suspend(c *fiber.Ctx) error {
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			resumeTenant
 //	@router			/tenants/{id}/resume [post]
-func (a *API) resume(c *fiber.Ctx) error {
+func (a *api) resume(c *fiber.Ctx) error {
 	id, err := target(c)
 	if err != nil {
 		return err
@@ -266,7 +264,7 @@ func (a *API) resume(c *fiber.Ctx) error {
 }
 
 // change changes a tenant and answers 200.
-func (a *API) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) error) error {
+func (a *api) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) error) error {
 	t, err := a.registry.Change(c.UserContext(), id, change)
 	if err != nil {
 		return asProblem(err)
@@ -289,7 +287,7 @@ func (a *API) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) err
 //	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			deleteTenant
 //	@router			/tenants/{id} [delete]
-func (a *API) delete(c *fiber.Ctx) error {
+func (a *api) delete(c *fiber.Ctx) error {
 	id, err := target(c)
 	if err != nil {
 		return err
@@ -301,12 +299,12 @@ func (a *API) delete(c *fiber.Ctx) error {
 	return a.respond(c, http.StatusAccepted, t)
 }
 
-func (a *API) status(t tenant.Tenant) tenant.Status {
+func (a *api) status(t tenant.Tenant) tenant.Status {
 	return tenant.Summarize(t.State, a.reports.Of(t.ID))
 }
 
 // respond answers with t, after it has waited for what the client prefers to wait for.
-func (a *API) respond(c *fiber.Ctx, status int, t tenant.Tenant) error {
+func (a *api) respond(c *fiber.Ctx, status int, t tenant.Tenant) error {
 	wait, asked, err := rest.PreferWait(c)
 	if err != nil {
 		return err
@@ -320,7 +318,7 @@ func (a *API) respond(c *fiber.Ctx, status int, t tenant.Tenant) error {
 
 // await waits until what t wants has come about, and returns t, or until the wait is over. Of a tenant that was to be
 // deleted it returns the tombstone.
-func (a *API) await(ctx context.Context, wait time.Duration, t tenant.Tenant) tenant.Tenant {
+func (a *api) await(ctx context.Context, wait time.Duration, t tenant.Tenant) tenant.Tenant {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	changed, unsubscribe := a.reports.Subscribe(t.ID)

@@ -11,10 +11,7 @@ package api
 
 import _ "embed"
 
-// Made from the comments of the handlers, and of main.go for its head, by `make generate`.
+// document is the OpenAPI document, made by `make generate` from the comments of the handlers, and of main.go for its head.
 //
 //go:embed swagger.json
-var swagger []byte
-
-// Swagger is the OpenAPI 2.0 document of this API.
-func Swagger() []byte { return swagger }
+var document []byte

@@ -7,3 +7,6 @@ func (r *Relay) Pass(ctx context.Context, full bool) error { return r.pass(ctx, 
 
 // OnConnect replaces what tells of connects to NATS. Call it before Run.
 func (r *Relay) OnConnect(next func() <-chan struct{}) { r.connected = next }
+
+// Notify tells the relay's Changes.
+func (r *Relay) Notify() { r.options.Changes.Notify() }

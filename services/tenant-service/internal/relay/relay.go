@@ -59,8 +59,37 @@ type Options struct {
 	Poll time.Duration
 	// Compare is how often registry and bucket are compared, give or take a tenth: 30 s.
 	Compare time.Duration
+	// Changes are those that this process makes; nil: those that the poll finds.
+	Changes *Changes
 	// Step is told of every step that the relay has done; nil outside of tests.
 	Step Hook
+}
+
+// Changes tells a relay of changes of the registry. The store tells it, and is there before the relay. Make one with [NewChanges].
+type Changes struct {
+	wake chan struct{} // capacity 1: look for unpublished changes now
+	step Hook
+}
+
+// NewChanges makes the Changes of one process. step is told of every change; nil outside of tests.
+func NewChanges(step Hook) *Changes { return &Changes{wake: make(chan struct{}, 1), step: step} }
+
+// Committed tells that this process has changed t in the registry. It never blocks.
+func (c *Changes) Committed(t tenant.Tenant) {
+	if t.State == tenant.Deleted {
+		c.step.done(t.ID, StepRetired)
+	} else {
+		c.step.done(t.ID, StepCommitted)
+	}
+	c.Notify()
+}
+
+// Notify has unpublished changes looked for soon. It never blocks.
+func (c *Changes) Notify() {
+	select {
+	case c.wake <- struct{}{}:
+	default: // the relay is going to look anyway
+	}
 }
 
 // Relay publishes the registry. Make one with [New].
@@ -74,7 +103,6 @@ type Relay struct {
 	options  Options
 	log      *zap.Logger
 	metrics  *metrics
-	wake     chan struct{} // capacity 1: look for unpublished changes now
 
 	// Owned by the goroutine of Run.
 	failing bool      // the last pass failed, which was logged
@@ -93,6 +121,9 @@ func New(
 	if options.Compare == 0 {
 		options.Compare = 30 * time.Second
 	}
+	if options.Changes == nil {
+		options.Changes = NewChanges(options.Step)
+	}
 	return &Relay{
 		registry:  registry,
 		bucket:    control.Tenants(conn),
@@ -101,26 +132,7 @@ func New(
 		options:   options,
 		log:       log,
 		metrics:   newMetrics(reg),
-		wake:      make(chan struct{}, 1),
 	}
-}
-
-// Notify tells the relay that there is something to publish. It never blocks.
-func (r *Relay) Notify() {
-	select {
-	case r.wake <- struct{}{}:
-	default: // it is going to look anyway
-	}
-}
-
-// Committed tells the relay that this process has changed t in the registry. It never blocks.
-func (r *Relay) Committed(t tenant.Tenant) {
-	if t.State == tenant.Deleted {
-		r.step(t.ID, StepRetired)
-	} else {
-		r.step(t.ID, StepCommitted)
-	}
-	r.Notify()
 }
 
 // Run publishes until ctx ends. Faults of PostgreSQL and NATS are logged once and outlived.
@@ -140,7 +152,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		case <-compare.C:
 			compare.Reset(retry.Jitter(r.options.Compare))
 			due = true
-		case <-r.wake:
+		case <-r.options.Changes.wake:
 			r.changed = true
 		case <-poll.C:
 		}
@@ -294,6 +306,6 @@ func (r *Relay) Retire(ctx context.Context, id uuid.UUID, observed int64) (bool,
 		return false, err
 	}
 	r.step(id, StepWithdrawn)
-	r.Notify() // so that it is counted
+	r.options.Changes.Notify() // so that it is counted
 	return true, nil
 }

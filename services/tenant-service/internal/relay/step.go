@@ -33,9 +33,11 @@ func Steps() []Step {
 // die, or have somebody else go first.
 type Hook func(id uuid.UUID, step Step)
 
-// step tells the hook, if there is one.
-func (r *Relay) step(id uuid.UUID, step Step) {
-	if r.options.Step != nil {
-		r.options.Step(id, step)
+// done tells the hook, if there is one.
+func (h Hook) done(id uuid.UUID, step Step) {
+	if h != nil {
+		h(id, step)
 	}
 }
+
+func (r *Relay) step(id uuid.UUID, step Step) { r.options.Step.done(id, step) }

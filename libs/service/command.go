@@ -1,6 +1,4 @@
-// Package command is the command line that all services have in common: serve (the default), healthcheck and config,
-// with the configuration from a YAML file and the environment.
-package command
+package service
 
 import (
 	"context"
@@ -20,16 +18,13 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
 )
 
-// Service describes a binary whose configuration is a C.
-type Service[C any] struct {
+// Command describes a binary whose configuration is a C, which embeds [Config].
+type Command[C interface{ Common() Config }] struct {
 	// Name is the name in logs, metrics and on the servers that the service connects to.
 	Name  string
 	Usage string
 	// Defaults is the configuration before the file and the environment.
 	Defaults func() C
-	// Log and OpsAddr are the parts of the configuration that this package needs.
-	Log     func(C) logging.Config
-	OpsAddr func(C) string
 	// Serve runs the service until ctx ends.
 	Serve func(ctx context.Context, cfg C, log *zap.Logger) error
 	// More are further commands, by name: what they do, and how.
@@ -45,9 +40,9 @@ type Extra[C any] struct {
 // ErrArgument refuses a misspelt command, which would otherwise run the service.
 var ErrArgument = errors.New("unknown command or argument")
 
-// Command builds the command line. Logs and what is printed go to out. A service goes on when nobody reads out any more, see
+// Line builds the command line: serve (the default), healthcheck, config and those in More. Logs and what is printed go to out. A service goes on when nobody reads out any more, see
 // [logging.Sink]; other commands end then, as programs in a pipe do.
-func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
+func (s Command[C]) Line(environ []string, out io.Writer) *cli.Command {
 	root := &cli.Command{
 		Name:        s.Name,
 		Usage:       s.Usage,
@@ -62,7 +57,7 @@ func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
 		return func(ctx context.Context, cfg C) error {
 			sink := logging.NewSink(out)
 			defer sink.Close()
-			log, err := logging.New(s.Log(cfg), s.Name, sink)
+			log, err := logging.New(cfg.Common().Log, s.Name, sink)
 			if err != nil {
 				return err
 			}
@@ -89,7 +84,7 @@ func (s Service[C]) Command(environ []string, out io.Writer) *cli.Command {
 	root.Commands = []*cli.Command{
 		{Name: "serve", Usage: "run the service (the default)", Action: serve},
 		{Name: "healthcheck", Usage: "exit with 0 if the service on this machine is ready", Action: action(func(ctx context.Context, cfg C) error {
-			return healthcheck(ctx, s.OpsAddr(cfg), out)
+			return healthcheck(ctx, cfg.Common().Ops.Addr, out)
 		})},
 		{Name: "config", Usage: "print the configuration in effect, without secrets", Action: action(func(_ context.Context, cfg C) error {
 			_, err := out.Write(config.Masked(cfg))

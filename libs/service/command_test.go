@@ -1,4 +1,4 @@
-package command_test
+package service_test
 
 import (
 	"bytes"
@@ -14,8 +14,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
-	"github.com/srireskianita/multi-tenant-messaging/libs/command"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
+	"github.com/srireskianita/multi-tenant-messaging/libs/service"
+	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,14 +27,16 @@ type settings struct {
 	Log  logging.Config `koanf:"log"`
 }
 
-func service(serve func(context.Context, settings, *zap.Logger) error) command.Service[settings] {
-	return command.Service[settings]{
+func (s settings) Common() service.Config {
+	return service.Config{Log: s.Log, Ops: telemetry.Config{Addr: s.Addr}}
+}
+
+func binary(serve func(context.Context, settings, *zap.Logger) error) service.Command[settings] {
+	return service.Command[settings]{
 		Name: "test-service", Usage: "a service under test",
 		Defaults: func() settings { return settings{Log: logging.DefaultConfig()} },
-		Log:      func(s settings) logging.Config { return s.Log },
-		OpsAddr:  func(s settings) string { return s.Addr },
 		Serve:    serve,
-		More: map[string]command.Extra[settings]{
+		More: map[string]service.Extra[settings]{
 			"greet": {Usage: "say hello", Run: func(_ context.Context, s settings, log *zap.Logger) error {
 				log.Info("hello " + s.Addr)
 				return nil
@@ -45,10 +48,10 @@ func service(serve func(context.Context, settings, *zap.Logger) error) command.S
 func TestServeIsTheDefault(t *testing.T) {
 	for _, args := range [][]string{{"x"}, {"x", "serve"}} {
 		var got settings
-		c := service(func(_ context.Context, s settings, _ *zap.Logger) error {
+		c := binary(func(_ context.Context, s settings, _ *zap.Logger) error {
 			got = s
 			return nil
-		}).Command([]string{"ADDR=:1"}, &bytes.Buffer{})
+		}).Line([]string{"ADDR=:1"}, &bytes.Buffer{})
 		require.NoError(t, c.Run(t.Context(), args))
 		require.Equal(t, ":1", got.Addr)
 	}
@@ -57,10 +60,10 @@ func TestServeIsTheDefault(t *testing.T) {
 // Who reports a fault says which build it is, without a configuration and without a service that starts.
 func TestVersion(t *testing.T) {
 	var out bytes.Buffer
-	c := service(func(context.Context, settings, *zap.Logger) error {
+	c := binary(func(context.Context, settings, *zap.Logger) error {
 		t.Error("served")
 		return nil
-	}).Command(nil, &out)
+	}).Line(nil, &out)
 	require.NoError(t, c.Run(t.Context(), []string{"x", "--version"}))
 	require.Equal(t, "test-service version "+build.Read().String()+"\n", out.String())
 	require.Contains(t, out.String(), runtime.Version())
@@ -68,29 +71,29 @@ func TestVersion(t *testing.T) {
 
 // A typing mistake must not start a service.
 func TestUnknownCommand(t *testing.T) {
-	c := service(func(context.Context, settings, *zap.Logger) error {
+	c := binary(func(context.Context, settings, *zap.Logger) error {
 		t.Error("served")
 		return nil
-	}).Command([]string{"ADDR=:1"}, &bytes.Buffer{})
+	}).Line([]string{"ADDR=:1"}, &bytes.Buffer{})
 	require.ErrorContains(t, c.Run(t.Context(), []string{"x", "sevre"}), "sevre")
 }
 
 func TestConfigHidesSecrets(t *testing.T) {
 	var out bytes.Buffer
-	c := service(nil).Command([]string{"ADDR=:1", "KEY=hunter2hunter2"}, &out)
+	c := binary(nil).Line([]string{"ADDR=:1", "KEY=hunter2hunter2"}, &out)
 	require.NoError(t, c.Run(t.Context(), []string{"x", "config"}))
 	require.Contains(t, out.String(), ":1")
 	require.NotContains(t, out.String(), "hunter2")
 }
 
 func TestMissingConfigurationNamesTheKey(t *testing.T) {
-	c := service(nil).Command(nil, &bytes.Buffer{})
+	c := binary(nil).Line(nil, &bytes.Buffer{})
 	require.ErrorContains(t, c.Run(t.Context(), []string{"x", "config"}), "addr")
 }
 
 func TestExtraCommand(t *testing.T) {
 	var out bytes.Buffer
-	require.NoError(t, service(nil).Command([]string{"ADDR=:1"}, &out).Run(t.Context(), []string{"x", "greet"}))
+	require.NoError(t, binary(nil).Line([]string{"ADDR=:1"}, &out).Run(t.Context(), []string{"x", "greet"}))
 	require.Contains(t, out.String(), "hello :1")
 }
 
@@ -107,7 +110,7 @@ func TestHealthcheck(t *testing.T) {
 	defer server.Close()
 	addr := strings.TrimPrefix(server.URL, "http://")
 	run := func(addr string) error {
-		return service(nil).Command([]string{"ADDR=" + addr}, &bytes.Buffer{}).Run(t.Context(), []string{"x", "healthcheck"})
+		return binary(nil).Line([]string{"ADDR=" + addr}, &bytes.Buffer{}).Run(t.Context(), []string{"x", "healthcheck"})
 	}
 	require.NoError(t, run(addr))
 	status = http.StatusServiceUnavailable
