@@ -145,7 +145,7 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
-// Who limits a call gets it back in time, with the reason and not only "deadline exceeded".
+// A caller that limits a call gets it back in time, with the reason and not only "deadline exceeded".
 func TestRepeatsEnd(t *testing.T) {
 	full := refuse(503, "queue_full", "Retry-After", "5")
 	for name, tt := range map[string]struct {
@@ -199,7 +199,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// An attempt that hangs is given up by itself: the caller's deadline is for all attempts together.
+// An attempt that hangs is given up: the caller's deadline is for all attempts together.
 func TestAttemptTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _ := play(t, append(once(), client.WithAttemptTimeout(2*time.Second)), silent)

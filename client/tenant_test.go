@@ -45,7 +45,7 @@ func TestCreateTenantThatExists(t *testing.T) {
 	})
 }
 
-// Who waits for a tenant can use it afterwards, however short the wait of the service itself is.
+// A caller that waits for a tenant can use it afterwards, however short the wait of the service itself is.
 func TestWait(t *testing.T) {
 	t.Run("create", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

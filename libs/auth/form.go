@@ -54,7 +54,7 @@ func strict(token string) (string, error) {
 
 // checkHeader refuses the header parameters that change what a token means.
 //
-//   - crit names extensions, and whoever does not know them must refuse the token (RFC 7515 section 4.1.11). None is known here.
+//   - crit names extensions, and a recipient that does not know them must refuse the token (RFC 7515 section 4.1.11). None is known here.
 //   - b64 other than true is not for JWTs (RFC 7797 section 7), zip is not for signatures (RFC 7516 section 4.1.3).
 //   - cty JWT stands for a token inside this one (RFC 7519 section 5.2).
 //   - typ tells kinds of tokens apart (RFC 8725 section 3.11): a logout token or a proof of possession is no access token.

@@ -64,9 +64,9 @@ type keySet struct {
 	client *http.Client
 	log    *zap.Logger
 	pace   pace
-	asks   chan struct{} // wakes run; capacity 1: one refresh serves all who ask meanwhile
+	asks   chan struct{} // wakes run; capacity 1: one refresh serves all requests meanwhile
 
-	document   []byte // the last that was read, and why it was of no use; of whoever refreshes
+	document   []byte // the last that was read, and why it was of no use; owned by the goroutine that refreshes
 	refused    error
 	generation atomic.Uint64 // rises with each set that differs from the one before
 
@@ -196,7 +196,7 @@ func (k *keySet) usable(document []byte) ([]publicKey, error) {
 }
 
 // verificationKey turns a JWK into a public key, if it is for signatures of the algorithm that we accept
-// for its type. Symmetric keys have no place in a published set, and who publishes a private key has given it away. The id is
+// for its type. Symmetric keys have no place in a published set, and a private key that is published has been given away. The id is
 // returned with an error, too, as far as it could be read.
 func verificationKey(member json.RawMessage) (publicKey, error) {
 	var m jwkset.JWKMarshal

@@ -42,7 +42,7 @@ func (m *memory) remember(generation uint64, header []byte, claims claimSet) {
 		return // the keys have changed meanwhile
 	}
 	if generation > m.generation || len(m.claims) >= rememberedTokens || m.claims == nil {
-		m.generation, m.claims = generation, map[string]claimSet{} // who is still there comes again
+		m.generation, m.claims = generation, map[string]claimSet{} // tokens in use are added again
 	}
 	m.claims[string(header)] = claims
 }

@@ -28,7 +28,7 @@ const (
 	renewedKey
 )
 
-// Authenticate lets a request pass that has a good token, and remembers who it is. Others are 401: with
+// Authenticate lets a request pass that has a good token, and stores its identity in the request. Others are 401: with
 // code missing_token when there is no bearer token, else invalid_token. While no key could be loaded yet
 // it is 503, since a client that threw its good token away would not be helped. A request with several headers Authorization is
 // 400 repeated_header (RFC 6750 section 3.1). Tokens are read from that header and from nowhere else.
@@ -115,8 +115,8 @@ func (v *Verifier) admit(c *fiber.Ctx, claims claimSet) error {
 	return c.Next()
 }
 
-// refuse answers a request without a good token. RFC 6750 section 3: who has sent no token is told the
-// scheme, who has sent a bad one is told so.
+// refuse answers a request without a good token. RFC 6750 section 3: a request without a token is told the
+// scheme, one with a bad token is told so.
 func refuse(c *fiber.Ctx, err error) error {
 	switch {
 	case errors.Is(err, errNoKeys):
@@ -164,7 +164,7 @@ func explain(err error) string {
 	return "the token is malformed or its signature does not fit"
 }
 
-// From returns who is asking. It is the zero Identity where Authenticate has not been passed.
+// From returns the identity of the request. It is the zero Identity where Authenticate has not been passed.
 func From(c *fiber.Ctx) Identity {
 	id, _ := c.Locals(identityKey).(Identity)
 	return id

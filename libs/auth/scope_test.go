@@ -218,7 +218,7 @@ func TestAuthorizationHeader(t *testing.T) {
 				return
 			}
 			require.Equal(t, tt.code, got.code(t))
-			// RFC 6750 section 3.1: no error code for who has not tried to authenticate.
+			// RFC 6750 section 3.1: no error code for a client that has not tried to authenticate.
 			if tt.code == "missing_token" {
 				require.Equal(t, "Bearer", got.header.Get("WWW-Authenticate"))
 			} else {

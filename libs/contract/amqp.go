@@ -39,7 +39,7 @@ const (
 	ParkingQueue     = "parking"
 	// LargeDeadLettersQueue has large dead letters of the two others, so that the small ones do not wait until those are written.
 	LargeDeadLettersQueue = "dead-letters.large"
-	// QuarantineQueue keeps what was delivered too often from the others, since its delivery ends the connection of whoever
+	// QuarantineQueue keeps what was delivered too often from the others, since its delivery ends the connection of whichever consumer
 	// consumes it, and what is so large that the database never writes it in time. Nobody consumes this one: an operator looks at it
 	// and empties it.
 	QuarantineQueue = "quarantine"

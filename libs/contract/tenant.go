@@ -23,7 +23,7 @@ const (
 	// HeartbeatInterval is how often an instance repeats its heartbeat. Three fit in one lifetime, so that one lost write
 	// does not make a living instance disappear.
 	HeartbeatInterval = 10 * time.Second
-	// StatusTTL is the lifetime of a status in [StatusBucket], whoever has written it: nothing stays there for ever.
+	// StatusTTL is the lifetime of a status in [StatusBucket], whichever instance has written it: nothing stays there for ever.
 	StatusTTL = time.Hour
 	// StatusRefresh is how often an instance repeats a status that has not changed.
 	StatusRefresh = 20 * time.Minute

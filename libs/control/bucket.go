@@ -286,7 +286,7 @@ func isOutrun(err error) bool {
 		refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-// isMissing reports whether err may mean that the bucket does not exist. The stream of a missing bucket has nobody who
+// isMissing reports whether err may mean that the bucket does not exist. The stream of a missing bucket has nobody that
 // answers for it; that can also be a JetStream that is just starting, in which case making the bucket fails, too.
 func isMissing(err error) bool {
 	for _, missing := range []error{

@@ -4,7 +4,7 @@
 // What it guarantees:
 //
 //   - A connection that is never given up. NATS may be down when a service starts and may go away at any time.
-//   - A [Bucket] that is missing, because NATS lost its data or somebody deleted it, is made again by whoever needs it.
+//   - A [Bucket] that is missing, because NATS lost its data or somebody deleted it, is made again by the first that needs it.
 //   - [Bucket.Watch] tells its handler the latest value of every key at least once, also across restarts of NATS, lost
 //     connections, and wiped or recreated buckets. Values of one key arrive in the order in which they were written.
 //     Values in between may be left out: a bucket keeps one value a key.

@@ -201,7 +201,7 @@ func (b *Bucket[T]) stop(watcher jetstream.KeyWatcher) {
 		}
 	}()
 	if err := watcher.Stop(); err != nil && !errors.Is(err, nats.ErrBadSubscription) {
-		// The server removes a consumer that nobody listens to by itself.
+		// The server removes a consumer that nobody listens to without being asked.
 		b.conn.log.Debug("stop watcher", zap.String("bucket", b.config.Bucket), zap.Error(err))
 	}
 	<-drained

@@ -26,7 +26,7 @@ func Main(run func(ctx context.Context, args []string) error) {
 	p.exit(p.main(run))
 }
 
-// OutliveReaders lets the process go on when whoever reads its standard output or standard error ends: Go kills a process that
+// OutliveReaders lets the process go on when the reader of its standard output or standard error ends: Go kills a process that
 // writes to such a pipe (package os/signal, SIGPIPE) unless the signal is taken. Writes fail with EPIPE from now on. It is taken
 // and not ignored, since programs that are started inherit what is ignored.
 func OutliveReaders() {

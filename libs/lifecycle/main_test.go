@@ -62,7 +62,7 @@ func TestFirstSignalEndsTheContext(t *testing.T) {
 	}
 }
 
-// Whoever presses Ctrl-C twice does not want to wait for thirty seconds.
+// A person who presses Ctrl-C twice does not want to wait for thirty seconds.
 func TestSecondSignalExitsAtOnce(t *testing.T) {
 	p, signals, stderr, exits := newProcess()
 	release := make(chan struct{})
@@ -70,7 +70,7 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	go func() {
 		done <- p.main(func(ctx context.Context, _ []string) error {
 			<-ctx.Done()
-			<-release // does not stop by itself
+			<-release // does not stop without being killed
 			return nil
 		})
 	}()

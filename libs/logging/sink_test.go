@@ -75,7 +75,7 @@ func TestLinesOfManyStayWhole(t *testing.T) {
 	require.Equal(t, 1000, count)
 }
 
-// A pipe that nobody reads must not hold up requests; who reads on learns what is missing.
+// A pipe that nobody reads must not hold up requests; a reader that comes back learns what is missing.
 func TestAWriterThatTakesNothingHoldsUpNobody(t *testing.T) {
 	reader, writer := io.Pipe()
 	s := logging.NewShortSink(writer)

@@ -90,7 +90,7 @@ func Open(ctx context.Context, cfg Config, role string) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-// writeBuffer is how much of what is written a connection takes over at once: a batch as it usually is. By itself the kernel
+// writeBuffer is how much of what is written a connection takes over at once: a batch as it usually is. By default the kernel
 // begins with 16 KB, and half a megabyte was written in sixty pieces, with as many times of being woken. The kernel gives what
 // net.core.wmem_max allows, which may be less.
 const writeBuffer = 1 << 20

@@ -38,7 +38,7 @@ func Settings() map[string]string {
 }
 
 // MigrationSettings are [Settings] of a connection that migrates: an index over everything that is stored takes as long as
-// it takes. It waits for whoever else migrates, so it has no other limit either.
+// it takes. It waits for any other process that migrates, so it has no other limit either.
 func MigrationSettings() map[string]string {
 	settings := Settings()
 	maps.Copy(settings, map[string]string{

@@ -149,7 +149,7 @@ func TestCompressedBodies(t *testing.T) {
 		})
 	}
 	a.do(t, http.MethodPost, "/", twice, "Content-Encoding", "gzip", "Content-Encoding", "gzip").problem(t, 415, "unsupported_encoding")
-	// Nor where a body may be larger than that: whoever sends it would be told something else by the next proxy.
+	// Nor where a body may be larger than that: its sender would be told something else by the next proxy.
 	large := bodies(t, rest.Config{BodyLimit: 32 << 20}, 32<<20)
 	large.do(t, http.MethodPost, "/", wider, "Content-Encoding", "zstd").problem(t, 400, "malformed_encoding")
 }

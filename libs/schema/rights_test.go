@@ -36,7 +36,7 @@ func partition(tenant uuid.UUID) string {
 }
 
 // A function that acts as the owner of the schema must not be led to tables of its caller's choice (PostgreSQL documentation,
-// CREATE FUNCTION, "Writing SECURITY DEFINER Functions Safely"), nor be called by whoever has a login: one of another
+// CREATE FUNCTION, "Writing SECURITY DEFINER Functions Safely"), nor be called by just any login: one of another
 // application on the server could delete tenants. This holds of every function of every migration to come.
 func TestFunctionsThatActAsTheOwner(t *testing.T) {
 	connection := connect(t, backing.Postgres(t))
@@ -142,7 +142,7 @@ func waiting(t *testing.T, operator *pgx.Conn, sessions int) {
 	}, 30*time.Second, time.Millisecond)
 }
 
-// Several instances learn of a new tenant at the same time. Each must find its partition made, by whoever was first.
+// Several instances learn of a new tenant at the same time. Each must find its partition made, by whichever was first.
 func TestSeveralInstancesAttachATenant(t *testing.T) {
 	address := backing.Postgres(t)
 	operator, tenant := connect(t, address), uuid.New()

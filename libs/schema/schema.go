@@ -132,7 +132,7 @@ func checkCurrent(ctx context.Context, db querier) error {
 
 // Prepare returns once the database at cfg has the schema that this binary needs, and tries until ctx ends. It migrates
 // if cfg names an owner login (database.migrate_url), or else if the login of database.url is more than a member of
-// role; where it is not, it waits for whoever migrates. report is told the outcome of every try.
+// role; where it is not, it waits for the process that migrates. report is told the outcome of every try.
 func Prepare(ctx context.Context, cfg postgres.Config, role string, log *zap.Logger, report func(error)) error {
 	pauses := retry.Backoff(200*time.Millisecond, 5*time.Second)
 	for {

@@ -159,7 +159,7 @@ func (h *Health) ready(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, status, body)
 }
 
-// alive answers 200: whoever can answer is alive.
+// alive answers 200: a process that can answer is alive.
 func (h *Health) alive(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 }

@@ -101,7 +101,7 @@ const (
 // recorded has waits recorded at a rate only while their profile is asked for, which takes ?seconds=n: it would cost every
 // one of them. A rate of 0 records nothing.
 func recorded(record func(rate int), rate int) http.HandlerFunc {
-	var asking sync.Mutex // who comes second waits
+	var asking sync.Mutex // a second request waits
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.FormValue("seconds") == "" {
 			http.Error(w, "waits are recorded on demand: ask with ?seconds=10", http.StatusBadRequest)

@@ -195,7 +195,7 @@ func (p *process) requireUnavailable(path string) {
 }
 
 // A database that is down, frozen or restarted costs readers an error that tells them to come back, and nothing else:
-// the service starts without it, stays up, says that it is not ready, and goes on by itself.
+// the service starts without it, stays up, says that it is not ready, and resumes without intervention.
 func TestTheDatabaseComesAndGoes(t *testing.T) {
 	operator, err := url.Parse(backing.Postgres(t))
 	require.NoError(t, err)

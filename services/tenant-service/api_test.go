@@ -121,7 +121,7 @@ func TestPreferencesThatAreIgnored(t *testing.T) {
 	}
 }
 
-// Who may do what. A hole here shows one customer the tenants of another.
+// Authorization. A hole here shows one customer the tenants of another.
 func TestAccess(t *testing.T) {
 	t.Parallel()
 	r := startReady(t)

@@ -8,7 +8,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
 )
 
-// Whoever runs the service takes what the example shows for the defaults, as it says.
+// An operator takes what the example shows for the defaults, as it says.
 func TestExampleShowsTheDefaults(t *testing.T) {
 	want, got := defaultConfig(), defaultConfig()
 	require.NoError(t, config.Load(&got, "../../deployments/config/tenant-service.yaml", true, nil))

@@ -49,7 +49,7 @@ func mortal(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	defer steps.Close() //nolint:errcheck // every line was written by itself
+	defer steps.Close() //nolint:errcheck // every line was written on its own
 	return serveWith(ctx, cfg, log, func(id uuid.UUID, step relay.Step) {
 		line := stepLine(id, step)
 		if _, err := fmt.Fprintln(steps, line); err != nil {

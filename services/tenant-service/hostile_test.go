@@ -67,7 +67,7 @@ func TestSpellingsOfAnID(t *testing.T) {
 	}
 }
 
-// What is asked for in a body that nobody reads would be ignored: who sends {"workers":5} to /suspend means something.
+// What is asked for in a body that nobody reads would be ignored: a client that sends {"workers":5} to /suspend means something.
 func TestRoutesWithoutABody(t *testing.T) {
 	t.Parallel()
 	r := startReady(t)

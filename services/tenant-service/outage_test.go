@@ -15,7 +15,7 @@ import (
 )
 
 // PostgreSQL and NATS may be away at the start and at any time after it: the service stays up, says what is missing, and
-// goes on by itself.
+// resumes without intervention.
 func TestOutages(t *testing.T) {
 	t.Parallel()
 	services := backing.Dedicated(t, backing.ServicePostgres, backing.ServiceNATS)

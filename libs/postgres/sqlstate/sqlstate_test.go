@@ -85,7 +85,7 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// Who cannot connect is refused with a code of any class. That is nothing that one tenant has done.
+// A client that cannot connect is refused with a code of any class. That is nothing that one tenant has done.
 func TestWithoutAConnectionIsServerWide(t *testing.T) {
 	_, err := pgconn.Connect(t.Context(), "postgres://nobody@127.0.0.1:1/none")
 	require.ErrorAs(t, err, new(*pgconn.ConnectError))

@@ -6,7 +6,7 @@
 //	CRC-32C            4 bytes, of all before; not everywhere, see [Format]
 //
 // Each cursor has one text, and what is not such a text is refused. The checksum finds what was cut, mistyped or mixed up.
-// It is no signature, and none is needed: whose list is read follows from the token, so whoever makes up a cursor only
+// It is no signature, and none is needed: whose list is read follows from the token, so a client that makes up a cursor only
 // loses their own place. What a cursor belongs to, such as a tenant and an order, is among its fields, for the list to
 // compare.
 package cursor

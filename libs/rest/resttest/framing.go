@@ -114,7 +114,7 @@ func (t Target) line(version string) string {
 }
 
 // hiddenAs is a request whose framing is given by header lines in which # stands for the length of the hidden request, which
-// is the body: whoever does not understand these lines takes it for a request.
+// is the body: a server that does not understand these lines takes it for a request.
 func hiddenAs(header string) func(Target) string {
 	return func(t Target) string {
 		return t.start() + strings.ReplaceAll(header, "#", fmt.Sprint(len(t.Hidden))) + "\r\n" + t.Hidden
@@ -249,7 +249,7 @@ func codings() map[string]form {
 func chunks() map[string]form {
 	const header = "Transfer-Encoding: chunked\r\n"
 	refused := func(chunks string) form { return form{raw: coded(header, chunks)} }
-	// What a line of the trailer ends with is up to whoever reads it: the hidden request is a part of the trailer, or behind it.
+	// What a line of the trailer ends with is up to the server that reads it: the hidden request is a part of the trailer, or behind it.
 	either := func(trailer string) form {
 		return form{raw: coded(header, "0\r\n"+trailer+"H"), accepted: true, last: true}
 	}

@@ -35,7 +35,7 @@ const bindAndAsk = bind + `, reading_epoch()`
 
 // bound begins a batch of statements that is a transaction of its own, read-only and bound to tenant: all of a batch
 // goes to the server at once, and PostgreSQL makes one transaction of what comes before the next synchronization. It
-// ends by itself, also after an error.
+// ends with the batch, also after an error.
 func bound(tenant uuid.UUID) *pgx.Batch {
 	var batch pgx.Batch
 	batch.Queue(bind, tenant.String())

@@ -99,8 +99,8 @@ func (p *progress) await(pages int) {
 
 var errRollback = errors.New("this transaction is to be rolled back")
 
-// The promise of the contract: eight writers, some slow, some rolled back, committing in any order, and a reader who
-// follows them meets every committed message exactly once; whoever reads backwards meanwhile sees the exact reverse.
+// The promise of the contract: eight writers, some slow, some rolled back, committing in any order, and a reader that
+// follows them meets every committed message exactly once; a reader that goes backwards meanwhile sees the exact reverse.
 func TestFollowingWriters(t *testing.T) {
 	const writers, transactions = 8, 40
 	f := newFixture(t)

@@ -154,7 +154,7 @@ func (l *library) requireCheap(t *testing.T, share int) {
 	}
 }
 
-// Whoever has a hundred thousand messages written and not committed, or commits that many while another transaction is open,
+// A transaction that has a hundred thousand messages written and not committed, or a writer that commits that many while another transaction is open,
 // must not make anybody's pages dear: not the full ones, and not the last and the empty ones, which have nothing that
 // stops them but the bounds themselves.
 func TestOpenTransactionsDoNotMakeReadingDear(t *testing.T) {

@@ -4,7 +4,7 @@
 // message, ord its place in that transaction, and epoch rises whenever transaction ids may have started again lower
 // (another cluster after a restore, another timeline). A page shows only what lies before the horizon: the current
 // epoch and the oldest transaction of the cluster that is still running. Everything before the horizon is final; a
-// message that commits later takes its place behind it. So whoever follows the order from page to page meets every
+// message that commits later takes its place behind it. So a reader that follows the order from page to page meets every
 // message exactly once, however long its writer took to commit. created_at does not give that: it is when the writer
 // began, and a page can pass a message that is about to appear behind it.
 //

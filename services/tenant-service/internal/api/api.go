@@ -73,7 +73,7 @@ type CreateTenant struct {
 // create adds a tenant.
 //
 //	@summary		Create a tenant
-//	@description	Its queue, its partition and its consumer follow by themselves. With `Prefer: wait=10` it is answered when the consumer runs, or when the wait is over. An answer that got lost can be repeated with the same `id`: 409 `tenant_exists` then means that the first try was successful.
+//	@description	Its queue, its partition and its consumer follow without a further request. With `Prefer: wait=10` it is answered when the consumer runs, or when the wait is over. An answer that got lost can be repeated with the same `id`: 409 `tenant_exists` then means that the first try was successful.
 //	@tags			tenants
 //	@security		Bearer
 //	@param			tenant	body		CreateTenant	true	"the tenant"

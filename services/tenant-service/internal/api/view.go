@@ -26,7 +26,7 @@ type Tenant struct {
 
 // Status is what the instances of ingest-service observe of a tenant.
 type Status struct {
-	// The state of the instance that is furthest from what is desired; `unknown` if none reports. `paused`: the infrastructure does not allow it to run, and it goes on by itself. `failed`: the last attempt failed and is being repeated.
+	// The state of the instance that is furthest from what is desired; `unknown` if none reports. `paused`: the infrastructure does not allow it to run, and it resumes without intervention. `failed`: the last attempt failed and is being repeated.
 	State string `json:"state" example:"running" enums:"provisioning,running,paused,suspended,deleting,deleted,failed,unknown"`
 	// Workers that exist now, on all instances together: as many as desired, but for the moments in which instances come or go.
 	Workers int   `json:"workers" example:"3"`

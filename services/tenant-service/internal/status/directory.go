@@ -207,7 +207,7 @@ func (d *Directory) drop(id uuid.UUID, instance string) {
 	d.changed(id)
 }
 
-// changed tells whoever waits for it that the reports on a tenant have changed. The caller holds the lock.
+// changed tells the subscribers that the reports on a tenant have changed. The caller holds the lock.
 func (d *Directory) changed(id uuid.UUID) {
 	d.notify(id)
 	d.consider(id)

@@ -114,7 +114,7 @@ func TestDirectoryFollowsInstances(t *testing.T) {
 	requireStates(t, directory, b, map[string]contract.ConsumerState{"one": "running"})
 }
 
-// Somebody who waits for a tenant is woken by its reports, and not by those of other tenants.
+// A request that waits for a tenant is woken by its reports, and not by those of other tenants.
 func TestSubscribe(t *testing.T) {
 	t.Parallel()
 	directory, i := start(t, never)

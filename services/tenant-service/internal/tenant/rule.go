@@ -28,7 +28,7 @@ var (
 )
 
 // MaxAttemptsLimit is the highest max_attempts of a tenant. With the longest retry delay of 10 minutes it is about 17
-// hours; who wants to wait longer wants the dead letters.
+// hours; a longer wait is what dead letters are for.
 const MaxAttemptsLimit = 100
 
 // ValidationError lists what is wrong with the values of a request.

@@ -74,7 +74,7 @@ func goal(desired State) contract.ConsumerState {
 	return ""
 }
 
-// distance orders observed states by how much somebody who looks at the tenant has to know of them: what has gone wrong
+// distance orders observed states by how much an operator has to know of them: what has gone wrong
 // before what is under way before what has been reached.
 func distance(desired State, observed contract.ConsumerState) int {
 	if observed == goal(desired) {
