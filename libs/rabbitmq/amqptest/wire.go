@@ -65,21 +65,25 @@ func Long(b []byte) []byte {
 }
 
 // Tables is the value of a field of type F that has so many tables one in the other, at least one; the innermost is empty.
-func Tables(levels int) []byte {
-	return nest(levels, func(inner []byte) []byte { return Field("n", 'F', inner...) })
-}
+func Tables(levels int) []byte { return nest(levels, Field("n", 'F')) }
 
 // Arrays is the value of a field of type A that has so many arrays one in the other, at least one; the innermost is empty.
-func Arrays(levels int) []byte {
-	return nest(levels, func(inner []byte) []byte { return append([]byte{'A'}, inner...) })
-}
+func Arrays(levels int) []byte { return nest(levels, []byte{'A'}) }
 
-func nest(levels int, wrap func(inner []byte) []byte) []byte {
-	value := Long(nil)
-	for range levels - 1 {
-		value = Long(wrap(value))
+// nest is a value in so many levels, in each of which head stands before the next one.
+func nest(levels int, head []byte) []byte {
+	const length = 4
+	left := length + (levels-1)*(length+len(head))
+	value := make([]byte, 0, left)
+	for {
+		left -= length
+		value = binary.BigEndian.AppendUint32(value, uint32(left))
+		if left == 0 {
+			return value
+		}
+		value = append(value, head...)
+		left -= len(head)
 	}
-	return value
 }
 
 // Elements is the value of a field of type A with n elements that are void.
