@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -47,7 +48,7 @@ const (
 	tenantB  = "0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a12"
 )
 
-// keys are made once for a test: RSA takes its time.
+// keys are of every kind.
 type keys struct {
 	rsa, otherRSA *rsa.PrivateKey
 	ec            *ecdsa.PrivateKey
@@ -56,18 +57,19 @@ type keys struct {
 
 func newKeys(t *testing.T) keys {
 	t.Helper()
-	var k keys
-	var err error
-	k.rsa, err = rsa.GenerateKey(rand.Reader, 2048)
-	require.NoError(t, err)
-	k.otherRSA, err = rsa.GenerateKey(rand.Reader, 2048)
-	require.NoError(t, err)
-	k.ec, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	_, k.ed, err = ed25519.GenerateKey(rand.Reader)
+	k, err := generated()
 	require.NoError(t, err)
 	return k
 }
+
+// generated are keys for all tests: to make those of RSA takes a third of a second.
+var generated = sync.OnceValues(func() (k keys, err error) { //nolint:gochecknoglobals // made once for all tests
+	_, ed, errEd := ed25519.GenerateKey(rand.Reader)
+	first, errFirst := rsa.GenerateKey(rand.Reader, 2048)
+	second, errSecond := rsa.GenerateKey(rand.Reader, 2048)
+	ec, errEC := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	return keys{rsa: first, otherRSA: second, ec: ec, ed: ed}, errors.Join(errEd, errFirst, errSecond, errEC)
+})
 
 func publicPEM(t *testing.T, public crypto.PublicKey) string {
 	t.Helper()
