@@ -12,7 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/fault"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 

@@ -15,8 +15,8 @@ import (
 	"gorm.io/gorm/clause"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // gormMessage is a row of messages; all other columns have defaults.

@@ -1,8 +1,8 @@
 package deadletter
 
 import (
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // isCanary reports whether d is a test message of an instance that had gone when it came back. It is no dead letter. A producer

@@ -11,8 +11,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // headerGrowth is how many times longer headers are as JSON than as a field table, at most: a control character takes six

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgerrcode"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // moveTimeout bounds the move of a dead letter to another queue: with 128 MiB it takes seconds.
