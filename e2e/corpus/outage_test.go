@@ -11,7 +11,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
@@ -48,7 +48,7 @@ func TestOutagesOfTheDatabaseCostNothing(t *testing.T) {
 
 			w.maintenance(t, c.down)
 			const n = 50
-			messages := make([]rabbitmq.Message, n)
+			messages := make([]publish.Message, n)
 			for i := range messages {
 				messages[i] = amqpMessage(tenant, uuid.New(), `"during"`)
 			}

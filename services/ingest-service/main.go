@@ -15,8 +15,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/command"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -57,7 +58,7 @@ const service = "ingest-service"
 
 // Config is the configuration of this binary.
 type Config struct {
-	RabbitMQ        rabbitmq.Config  `koanf:"rabbitmq"`
+	RabbitMQ        conn.Config      `koanf:"rabbitmq"`
 	Database        postgres.Config  `koanf:"database"`
 	NATS            control.Config   `koanf:"nats"`
 	HTTP            rest.Config      `koanf:"http"`
@@ -98,7 +99,7 @@ func defaultConfig() Config {
 		host = "ingest"
 	}
 	cfg := Config{
-		RabbitMQ: rabbitmq.Default(),
+		RabbitMQ: conn.Default(),
 		Database: postgres.DefaultConfig(),
 		NATS:     control.DefaultConfig(),
 		HTTP:     rest.DefaultConfig(),
@@ -107,7 +108,7 @@ func defaultConfig() Config {
 		Log:      logging.DefaultConfig(),
 		Ingest: IngestConfig{
 			Instance:      instanceName(host),
-			QueueType:     rabbitmq.QueueQuorum,
+			QueueType:     amqp.QueueTypeQuorum,
 			QueueMaxBytes: 1 << 30,
 			MaxPayload:    contract.DefaultMaxPayload,
 			Prefetch:      2000,

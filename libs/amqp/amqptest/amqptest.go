@@ -1,6 +1,9 @@
-// Package amqptest is a small AMQP 0-9-1 client for tests. It sends the properties of a message as bytes, so that a test can
-// publish what no library would write: deep and doubled headers, tables that lie about their length, unknown field types.
-// It checks nothing that it sends, and reads frames of any size and depth.
+// Package amqptest is for tests of what speaks AMQP 0-9-1.
+//
+// [Conn] is a small client that sends the properties of a message as bytes, so that a test can publish what no library would write:
+// deep and doubled headers, tables that lie about their length, unknown field types. It checks nothing that it sends, and reads
+// frames of any size and depth. [Proxy] stands between a client and the broker, and does what networks and alarms do. What starts
+// with a test ends with it ([Run]).
 package amqptest
 
 import (
@@ -47,27 +50,29 @@ func (e *ExceptionError) Error() string { return fmt.Sprintf("exception %d: %s",
 
 // Class and method of the methods that are used, as in the XML of the specification.
 const (
-	connectionStart   = 10<<16 | 10
-	connectionStartOk = 10<<16 | 11
-	connectionTune    = 10<<16 | 30
-	connectionTuneOk  = 10<<16 | 31
-	connectionOpen    = 10<<16 | 40
-	connectionOpenOk  = 10<<16 | 41
-	connectionClose   = 10<<16 | 50
-	connectionCloseOk = 10<<16 | 51
-	channelOpen       = 20<<16 | 10
-	channelOpenOk     = 20<<16 | 11
-	channelClose      = 20<<16 | 40
-	channelCloseOk    = 20<<16 | 41
-	confirmSelect     = 85<<16 | 10
-	confirmSelectOk   = 85<<16 | 11
-	basicPublish      = 60<<16 | 40
-	basicReturn       = 60<<16 | 50
-	basicGet          = 60<<16 | 70
-	basicGetOk        = 60<<16 | 71
-	basicGetEmpty     = 60<<16 | 72
-	basicAck          = 60<<16 | 80
-	basicNack         = 60<<16 | 120
+	connectionStart     = 10<<16 | 10
+	connectionStartOk   = 10<<16 | 11
+	connectionTune      = 10<<16 | 30
+	connectionTuneOk    = 10<<16 | 31
+	connectionOpen      = 10<<16 | 40
+	connectionOpenOk    = 10<<16 | 41
+	connectionClose     = 10<<16 | 50
+	connectionCloseOk   = 10<<16 | 51
+	connectionBlocked   = 10<<16 | 60
+	connectionUnblocked = 10<<16 | 61
+	channelOpen         = 20<<16 | 10
+	channelOpenOk       = 20<<16 | 11
+	channelClose        = 20<<16 | 40
+	channelCloseOk      = 20<<16 | 41
+	confirmSelect       = 85<<16 | 10
+	confirmSelectOk     = 85<<16 | 11
+	basicPublish        = 60<<16 | 40
+	basicReturn         = 60<<16 | 50
+	basicGet            = 60<<16 | 70
+	basicGetOk          = 60<<16 | 71
+	basicGetEmpty       = 60<<16 | 72
+	basicAck            = 60<<16 | 80
+	basicNack           = 60<<16 | 120
 )
 
 const (

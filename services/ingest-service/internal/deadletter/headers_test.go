@@ -10,8 +10,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/amqp"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
@@ -87,7 +87,7 @@ func TestUnusualHeadersAsJSON(t *testing.T) {
 		got, err := HeadersJSON(c.headers)
 		require.Equal(t, c.want, string(got), name)
 		if c.unreadable {
-			require.ErrorIs(t, err, rabbitmq.ErrUnreadable, name)
+			require.ErrorIs(t, err, header.ErrUnreadable, name)
 		} else {
 			require.NoError(t, err, name)
 		}
