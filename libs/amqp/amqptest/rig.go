@@ -24,7 +24,7 @@ const WaitLimit = 20 * time.Second
 const Exchange = "amqptest"
 
 // Deadline is a context that ends after d, or with the test.
-func Deadline(t testing.TB, d time.Duration) context.Context {
+func Deadline(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
@@ -32,7 +32,7 @@ func Deadline(t testing.TB, d time.Duration) context.Context {
 }
 
 // Run runs a component until the end of the test or until stop is called.
-func Run(t testing.TB, component func(context.Context) error) (stop func()) {
+func Run(t *testing.T, component func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
@@ -76,7 +76,7 @@ func (r *Reports) Last() (n int, err error) {
 }
 
 // StartLink runs a link until the end of the test.
-func StartLink(t testing.TB, amqpURL string, report func(error)) *conn.Link {
+func StartLink(t *testing.T, amqpURL string, report func(error)) *conn.Link {
 	t.Helper()
 	link := conn.NewLink(conn.Config{URL: amqpURL, Heartbeat: 2 * time.Second}, t.Name(), zaptest.NewLogger(t), report)
 	Run(t, link.Run)
@@ -84,7 +84,7 @@ func StartLink(t testing.TB, amqpURL string, report func(error)) *conn.Link {
 }
 
 // StartPublisher runs a publisher until the end of the test.
-func StartPublisher(t testing.TB, link *conn.Link, channels int) *publish.Publisher {
+func StartPublisher(t *testing.T, link *conn.Link, channels int) *publish.Publisher {
 	t.Helper()
 	p := publish.New(link, channels, zaptest.NewLogger(t))
 	Run(t, p.Run)
@@ -92,7 +92,7 @@ func StartPublisher(t testing.TB, link *conn.Link, channels int) *publish.Publis
 }
 
 // Session waits for the session of a link.
-func Session(t testing.TB, link *conn.Link) *conn.Session {
+func Session(t *testing.T, link *conn.Link) *conn.Session {
 	t.Helper()
 	s, err := link.Session(Deadline(t, WaitLimit))
 	if err != nil {
@@ -102,7 +102,7 @@ func Session(t testing.TB, link *conn.Link) *conn.Session {
 }
 
 // Channel opens a channel of a link.
-func Channel(t testing.TB, link *conn.Link) *amqp.Channel {
+func Channel(t *testing.T, link *conn.Link) *amqp.Channel {
 	t.Helper()
 	ch, err := Session(t, link).Channel(Deadline(t, WaitLimit))
 	if err != nil {
@@ -115,13 +115,13 @@ func Channel(t testing.TB, link *conn.Link) *amqp.Channel {
 func Queue(key string) string { return "queue." + key }
 
 // Declare makes [Exchange], and a quorum queue for each of keys.
-func Declare(t testing.TB, link *conn.Link, keys ...string) {
+func Declare(t *testing.T, link *conn.Link, keys ...string) {
 	t.Helper()
 	DeclareWith(t, link, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}, keys...)
 }
 
 // DeclareWith is [Declare] with other arguments of the queues.
-func DeclareWith(t testing.TB, link *conn.Link, args amqp.Table, keys ...string) {
+func DeclareWith(t *testing.T, link *conn.Link, args amqp.Table, keys ...string) {
 	t.Helper()
 	err := Session(t, link).Do(Deadline(t, WaitLimit), func(ch *amqp.Channel) error { return DeclareOn(ch, args, keys...) })
 	if err != nil {
@@ -154,7 +154,7 @@ func NewMessage(key, id string) publish.Message {
 }
 
 // Drain takes everything out of a queue and returns the message ids, sorted.
-func Drain(t testing.TB, link *conn.Link, queue string) []string {
+func Drain(t *testing.T, link *conn.Link, queue string) []string {
 	t.Helper()
 	ids := []string{}
 	ch := Channel(t, link)
@@ -179,7 +179,7 @@ func Drain(t testing.TB, link *conn.Link, queue string) []string {
 
 // Request asks the management API of a broker, and decodes its answer into into unless that is nil. The login is that of amqpURL if
 // managementURL has none.
-func Request(t testing.TB, managementURL, amqpURL, method, path string, into any) {
+func Request(t *testing.T, managementURL, amqpURL, method, path string, into any) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, managementURL+path, nil)
 	if err != nil {

@@ -52,10 +52,10 @@ func TestPublishAnswersWhatBecameOfAMessage(t *testing.T) {
 			m.Publishing.Headers = amqp.Table{"a": strings.Repeat("x", 125<<10)}
 		}, nil},
 	}
+	session := amqptest.Session(t, link)
 	for how, send := range map[string]func(context.Context, publish.Message) error{
-		"publisher": publisher.Publish, "single": func(ctx context.Context, m publish.Message) error {
-			return publish.Single(ctx, amqptest.Session(t, link), m)
-		},
+		"publisher": publisher.Publish,
+		"single":    func(ctx context.Context, m publish.Message) error { return publish.Single(ctx, session, m) },
 	} {
 		for name, c := range cases {
 			m := amqptest.NewMessage(tenantA, name)
