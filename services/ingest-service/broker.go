@@ -81,8 +81,8 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	b.large = expendable("large dead letters").WithRedial(recorderRedial)
 	b.shared = link("shared")
 	b.canary = expendable("canary")
-	b.client = publish.New(link("publish"), clientChannels, log).WithTrialLink(trying)
-	b.internal = publish.New(link("publish internal"), internalChannels, log).WithTrialLink(trying)
+	b.client = publish.NewWithTrials(link("publish"), trying, clientChannels, log)
+	b.internal = publish.NewWithTrials(link("publish internal"), trying, internalChannels, log)
 	return b
 }
 

@@ -7,5 +7,5 @@
 // have been accepted: publish it again under the same message id.
 //
 // A queue that does not answer, such as a quorum queue without a leader, takes everything down that shares a channel with it.
-// [Publisher.WithTrialLink] confines it.
+// [NewWithTrials] confines it.
 package publish

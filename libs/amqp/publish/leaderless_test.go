@@ -77,7 +77,7 @@ func confirms(t *testing.T, amqpURL, tenant string) bool {
 // probed runs a publisher that tries tripped destinations apart.
 func probed(t *testing.T, link, probeLink *conn.Link, stall time.Duration) *publish.Publisher {
 	t.Helper()
-	p := publish.New(link, 2, zaptest.NewLogger(t)).WithTrialLink(probeLink).Hasten(stall, stall)
+	p := publish.NewWithTrials(link, probeLink, 2, zaptest.NewLogger(t)).Hasten(stall, stall)
 	amqptest.Run(t, p.Run)
 	return p
 }

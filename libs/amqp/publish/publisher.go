@@ -31,22 +31,27 @@ type Publisher struct {
 
 // New returns a publisher that uses so many channels of link, at least one. It publishes while Run runs.
 func New(link *conn.Link, channels int, log *zap.Logger) *Publisher {
-	cfg := confirmConfig{bound: maxUnconfirmed, stall: stallAfter, onStalled: func([]destination) {}}
-	return &Publisher{pool: newChannelPool(link, max(channels, 1), cfg, log)}
+	return &Publisher{pool: newChannelPool(link, max(channels, 1), confirmConfig{
+		bound: maxUnconfirmed, stall: stallAfter, onStalled: func([]destination) {},
+	}, log)}
 }
 
-// WithTrialLink has p try destinations whose queue may not answer on channels of q, and returns p. The channels that such
-// a queue blocks in the broker are left behind on q, and now and then q is connected anew to be rid of them. q may serve
-// several publishers, and nothing else. Call it before Run.
-func (p *Publisher) WithTrialLink(q *conn.Link) *Publisher {
-	p.breakers = newBreakers(p.pool.cfg.stall, longestRefusal, p.pool.log)
-	p.pool.cfg.onStalled = p.breakers.trip
-	cfg := p.pool.cfg
-	cfg.bound = 1 // so that it is clear which destination stalls
-	cfg.onStalled = func([]destination) {}
-	p.trialPool = newChannelPool(q, trialChannels, cfg, p.pool.log)
-	p.trials = make(chan struct{}, trialChannels)
-	return p
+// NewWithTrials is [New] for a publisher that tries destinations whose queue may not answer on channels of trials. The channels that such
+// a queue blocks in the broker are left behind on trials, and now and then it is connected anew to be rid of them. It may serve
+// several publishers, and nothing else.
+func NewWithTrials(link, trials *conn.Link, channels int, log *zap.Logger) *Publisher {
+	breakers := newBreakers(stallAfter, longestRefusal, log)
+	return &Publisher{
+		pool: newChannelPool(link, max(channels, 1), confirmConfig{
+			bound: maxUnconfirmed, stall: stallAfter, onStalled: breakers.trip,
+		}, log),
+		trialPool: newChannelPool(trials, trialChannels, confirmConfig{
+			bound: 1, // so that it is clear which destination stalls
+			stall: stallAfter, onStalled: func([]destination) {},
+		}, log),
+		breakers: breakers,
+		trials:   make(chan struct{}, trialChannels),
+	}
 }
 
 // Run keeps the channels open until ctx ends. It then closes them, giving what is unconfirmed a second. Call it once.
