@@ -12,7 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/fault"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -27,7 +27,7 @@ func TestParse(t *testing.T) {
 
 	opts, err = parse([]string{"chaos", "-soak", "-seed", "42", "-rate", "10", "-report", "x.md"})
 	require.NoError(t, err)
-	require.Equal(t, options{soak: true, duration: soakDuration, seed: 42, rate: 10, tenants: 20, report: "x.md", reader: rabbitmq.ReaderWire}, opts)
+	require.Equal(t, options{soak: true, duration: soakDuration, seed: 42, rate: 10, tenants: 20, report: "x.md", reader: conn.ReaderWire}, opts)
 
 	opts, err = parse([]string{"chaos", "-soak"})
 	require.NoError(t, err)

@@ -21,9 +21,9 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 const (
@@ -92,7 +92,7 @@ func parse(args []string) (options, error) {
 	flags.Float64Var(&opts.rate, "rate", 0, "messages a second over all tenants (default 400; with -soak half of what the machine can do)")
 	flags.IntVar(&opts.tenants, "tenants", 20, "how many tenants")
 	flags.StringVar(&opts.report, "report", "", "file to write the report to, as Markdown")
-	flags.StringVar(&opts.reader, "reader", rabbitmq.ReaderWire, "what reads deliveries in ingest-service: wire or library")
+	flags.StringVar(&opts.reader, "reader", conn.ReaderWire, "what reads deliveries in ingest-service: wire or library")
 	flags.BoolVar(&opts.version, "version", false, "print the version")
 	flags.SetOutput(io.Discard) // an error is printed once, by main
 	if err := flags.Parse(args[1:]); err != nil {
@@ -108,8 +108,8 @@ func parse(args []string) (options, error) {
 	case opts.duration < 0, opts.rate < 0, opts.tenants < 2:
 		return options{}, errors.New("-duration and -rate are not negative, and there are two tenants at least")
 	}
-	if opts.reader != rabbitmq.ReaderWire && opts.reader != rabbitmq.ReaderLibrary {
-		return options{}, fmt.Errorf("-reader is %s or %s", rabbitmq.ReaderWire, rabbitmq.ReaderLibrary)
+	if opts.reader != conn.ReaderWire && opts.reader != conn.ReaderLibrary {
+		return options{}, fmt.Errorf("-reader is %s or %s", conn.ReaderWire, conn.ReaderLibrary)
 	}
 	if opts.duration == 0 {
 		opts.duration = chaosDuration

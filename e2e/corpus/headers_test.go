@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 // headerForms are headers that a producer may send: each ends some client, or changes on the way through one.
@@ -164,10 +164,10 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadL
 			return err != nil || m != nil
 		}, waitLimit, poll, form)
 		require.NoError(t, err)
-		got, headers, err := rabbitmq.Properties(m.Properties).Decode()
+		got, headers, err := header.Properties(m.Properties).Decode()
 		require.NoError(t, err)
 		got.Headers = headers.Decode()
-		want, headers, err := rabbitmq.Properties(published[*l.MessageID]).Decode()
+		want, headers, err := header.Properties(published[*l.MessageID]).Decode()
 		require.NoError(t, err)
 		want.Headers = headers.Without(func(name string) bool { return strings.HasPrefix(name, contract.HeaderPrefix) }).Decode()
 		if len(headers) > 128_900 {
@@ -181,9 +181,9 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadL
 
 // equalProperties demands that properties are the same, except for headers that a queue adds, and their order: the broker sorts
 // the headers of what it dead-letters.
-func equalProperties(t *testing.T, want, got rabbitmq.Properties, name string) {
+func equalProperties(t *testing.T, want, got header.Properties, name string) {
 	t.Helper()
-	sorted := func(p rabbitmq.Properties) rabbitmq.Properties {
+	sorted := func(p header.Properties) header.Properties {
 		var fields []string
 		for f, err := range p.Headers().Fields() {
 			require.NoError(t, err, name)

@@ -10,8 +10,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // invalid is what cannot be stored.
@@ -192,7 +192,7 @@ func TestInvalidPayloadsOverAMQP(t *testing.T) {
 	w := newWorld(t, nil)
 	tenant, token := w.createTenant(t)
 	names := make(map[uuid.UUID]string)
-	var messages []rabbitmq.Message
+	var messages []publish.Message
 	good := 0
 	payloads := invalidPayloads()
 	for name, p := range payloads {

@@ -11,8 +11,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // maintenance runs statements about the world's database from outside of it, and ends all connections to it.
@@ -48,7 +48,7 @@ func TestOutagesOfTheDatabaseCostNothing(t *testing.T) {
 
 			w.maintenance(t, c.down)
 			const n = 50
-			messages := make([]rabbitmq.Message, n)
+			messages := make([]publish.Message, n)
 			for i := range messages {
 				messages[i] = amqpMessage(tenant, uuid.New(), `"during"`)
 			}

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/jsonvalue"
 )
 
@@ -152,7 +152,7 @@ func TestValidPayloadsComeBackEqual(t *testing.T) {
 	}
 
 	var lines [][]byte
-	var direct []rabbitmq.Message
+	var direct []publish.Message
 	for name, p := range payloads {
 		require.NoError(t, contract.CheckPayload([]byte(p.sent), contract.DefaultMaxPayload), name)
 		w.must(t, http.StatusAccepted, w.publish(t, token, envelope(next(name, overHTTP), p.sent)))
@@ -252,7 +252,7 @@ func TestPayloadsThatGrowWhenTheyAreRead(t *testing.T) {
 	a := w.publish(t, token, envelope(uuid.New(), numbers(most+1)))
 	require.Equal(t, "payload_unstorable", w.must(t, http.StatusBadRequest, a).code(t))
 
-	messages := []rabbitmq.Message{amqpMessage(tenant, uuid.New(), numbers(most+1))}
+	messages := []publish.Message{amqpMessage(tenant, uuid.New(), numbers(most+1))}
 	const count = 40
 	for range count {
 		messages = append(messages, amqpMessage(tenant, uuid.New(), numbers(most)))

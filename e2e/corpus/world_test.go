@@ -19,8 +19,9 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
@@ -55,8 +56,8 @@ type world struct {
 	admin    string
 	operator *pgxpool.Pool
 	broker   string // its URL
-	link     *rabbitmq.Link
-	amqp     *rabbitmq.Publisher
+	link     *conn.Link
+	amqp     *publish.Publisher
 }
 
 // newWorld is a platform of the test's own; ingest are further settings of ingest-service.
@@ -71,8 +72,8 @@ func newWorld(t *testing.T, ingest map[string]string) *world {
 	w.operator, err = pgxpool.New(t.Context(), opts.DatabaseURL)
 	require.NoError(t, err)
 	t.Cleanup(w.operator.Close)
-	w.link = rabbitmq.NewLink(rabbitmq.Config{URL: opts.RabbitMQURL}, "corpus", zap.NewNop(), nil)
-	w.amqp = rabbitmq.NewPublisher(w.link, 1, zap.NewNop())
+	w.link = conn.NewLink(conn.Config{URL: opts.RabbitMQURL}, "corpus", zap.NewNop(), nil)
+	w.amqp = publish.New(w.link, 1, zap.NewNop())
 	for _, component := range []func(context.Context) error{w.link.Run, w.amqp.Run} {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 		done := make(chan error, 1)
@@ -192,14 +193,14 @@ func (w *world) publishBatch(t *testing.T, token string, lines [][]byte) []lineR
 	return result.Results
 }
 
-func amqpMessage(tenant, id uuid.UUID, body string) rabbitmq.Message {
-	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
+func amqpMessage(tenant, id uuid.UUID, body string) publish.Message {
+	return publish.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 		MessageId: id.String(), DeliveryMode: amqp.Persistent, ContentType: "application/json", Body: []byte(body),
 	}}
 }
 
 // publishAMQP publishes to the broker directly.
-func (w *world) publishAMQP(t *testing.T, messages ...rabbitmq.Message) {
+func (w *world) publishAMQP(t *testing.T, messages ...publish.Message) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()

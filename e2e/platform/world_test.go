@@ -19,9 +19,10 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
@@ -57,8 +58,8 @@ type world struct {
 	own      *stack.Stack      // nil for a stack that runs already
 	backing  *backing.Services // nil unless its servers may be killed
 	operator *pgxpool.Pool
-	link     *rabbitmq.Link
-	amqp     *rabbitmq.Publisher
+	link     *conn.Link
+	amqp     *publish.Publisher
 }
 
 // newWorld is a platform of the test's own on the servers that all tests share, or the one that stackEnv names.
@@ -133,8 +134,8 @@ func (w *world) connect(t *testing.T) *world {
 	w.operator, err = pgxpool.New(t.Context(), w.DatabaseURL)
 	require.NoError(t, err)
 	t.Cleanup(w.operator.Close)
-	w.link = rabbitmq.NewLink(rabbitmq.Config{URL: w.RabbitMQURL}, "e2e", zap.NewNop(), nil)
-	w.amqp = rabbitmq.NewPublisher(w.link, 1, zap.NewNop())
+	w.link = conn.NewLink(conn.Config{URL: w.RabbitMQURL}, "e2e", zap.NewNop(), nil)
+	w.amqp = publish.New(w.link, 1, zap.NewNop())
 	for _, component := range []func(context.Context) error{w.link.Run, w.amqp.Run} {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 		done := make(chan error, 1)
@@ -185,7 +186,7 @@ func (w *world) publishMany(t *testing.T, token string, n int) map[uuid.UUID]boo
 func (w *world) publishAMQP(t *testing.T, tenant uuid.UUID, n int) map[uuid.UUID]bool {
 	t.Helper()
 	ids := make(map[uuid.UUID]bool, n)
-	messages := make([]rabbitmq.Message, 0, n)
+	messages := make([]publish.Message, 0, n)
 	for i := range n {
 		id := uuid.New()
 		ids[id] = true
@@ -205,8 +206,8 @@ func (w *world) publishRaw(t *testing.T, tenant uuid.UUID, id string, body []byt
 	require.NoError(t, w.amqp.Publish(ctx, raw(tenant, id, body)))
 }
 
-func raw(tenant uuid.UUID, id string, body []byte) rabbitmq.Message {
-	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
+func raw(tenant uuid.UUID, id string, body []byte) publish.Message {
+	return publish.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 		MessageId: id, DeliveryMode: amqp.Persistent, ContentType: "application/json", Body: body,
 	}}
 }

@@ -7,8 +7,10 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 )
@@ -31,29 +33,31 @@ const (
 // What a delivery does to its connection is no concern of declarations: nothing is consumed on theirs.
 type broker struct {
 	consume     *isolation.Connections // tenants' consumers
-	deadLetters *rabbitmq.Link         // the recorder of dead letters
-	parked      *rabbitmq.Link         // and of parked messages, whose deliveries may end the connection
-	large       *rabbitmq.Link         // and of large dead letters, to which they are moved as well
-	shared      *rabbitmq.Link         // declarations
-	canary      *rabbitmq.Link         // tests of the dead-lettering, which may cost the connection
-	links       []*rabbitmq.Link
+	deadLetters *conn.Link             // the recorder of dead letters
+	parked      *conn.Link             // and of parked messages, whose deliveries may end the connection
+	large       *conn.Link             // and of large dead letters, to which they are moved as well
+	shared      *conn.Link             // declarations
+	canary      *conn.Link             // tests of the dead-lettering, which may cost the connection
+	links       []*conn.Link
 
-	client   *rabbitmq.Publisher // the HTTP API
-	internal *rabbitmq.Publisher // retries, dead letters, replays
+	prober *consume.Prober // of queues that did not answer
+
+	client   *publish.Publisher // the HTTP API
+	internal *publish.Publisher // retries, dead letters, replays
 }
 
 func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 	check := &sharedCheck{check: health.Backing("rabbitmq")}
 	b := &broker{}
-	connect := func(name string, report func(error)) *rabbitmq.Link {
-		l := rabbitmq.NewLink(cfg.RabbitMQ, serviceName+" "+name, log, report)
+	connect := func(name string, report func(error)) *conn.Link {
+		l := conn.NewLink(cfg.RabbitMQ, serviceName+" "+name, log, report)
 		b.links = append(b.links, l)
 		return l
 	}
 	// The loss of these is a part of their work, and says nothing about the broker.
-	expendable := func(name string) *rabbitmq.Link { return connect(name, nil) }
+	expendable := func(name string) *conn.Link { return connect(name, nil) }
 	// No tenant is consumed on these.
-	link := func(name string) *rabbitmq.Link {
+	link := func(name string) *conn.Link {
 		report := check.reporter()
 		return connect(name, func(err error) {
 			report(err)
@@ -61,23 +65,24 @@ func newBroker(cfg Config, health *telemetry.Health, log *zap.Logger) *broker {
 		})
 	}
 
-	probing, trying := expendable("probes"), expendable("trials")
-	b.consume = isolation.New(cfg.RabbitMQ.Connections, func(name string, lost func(error)) *rabbitmq.Link {
+	trying := expendable("trials")
+	b.prober = consume.NewProber(expendable("probes"))
+	b.consume = isolation.New(cfg.RabbitMQ.Connections, func(name string, lost func(error)) *conn.Link {
 		report := check.reporter()
 		return connect(name, func(err error) {
 			report(err)
 			lost(err)
-		}).WithProbeLink(probing)
-	}, func(name string, lost func(error)) *rabbitmq.Link {
-		return rabbitmq.NewLink(cfg.RabbitMQ, serviceName+" "+name, log, lost).WithProbeLink(probing)
+		})
+	}, func(name string, lost func(error)) *conn.Link {
+		return conn.NewLink(cfg.RabbitMQ, serviceName+" "+name, log, lost)
 	}, log)
 	b.deadLetters = expendable("dead letters").WithRedial(recorderRedial)
 	b.parked = expendable("parked messages").WithRedial(recorderRedial)
 	b.large = expendable("large dead letters").WithRedial(recorderRedial)
-	b.shared = link("shared").WithProbeLink(probing)
+	b.shared = link("shared")
 	b.canary = expendable("canary")
-	b.client = rabbitmq.NewPublisher(link("publish"), clientChannels, log).WithTrialLink(trying)
-	b.internal = rabbitmq.NewPublisher(link("publish internal"), internalChannels, log).WithTrialLink(trying)
+	b.client = publish.NewWithTrials(link("publish"), trying, clientChannels, log)
+	b.internal = publish.NewWithTrials(link("publish internal"), trying, internalChannels, log)
 	return b
 }
 

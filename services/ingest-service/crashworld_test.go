@@ -25,9 +25,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
@@ -45,8 +47,8 @@ type crashWorld struct {
 	t        *testing.T
 	operator *pgxpool.Pool
 	broker   backing.Broker
-	link     *rabbitmq.Link
-	producer *rabbitmq.Publisher
+	link     *conn.Link
+	producer *publish.Publisher
 	specs    *control.Bucket[contract.TenantSpec]
 	statuses *control.Bucket[contract.TenantStatus]
 
@@ -71,8 +73,8 @@ func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
 	w.operator, err = pgxpool.New(t.Context(), databaseURL)
 	require.NoError(t, err)
 	t.Cleanup(w.operator.Close)
-	w.link = rabbitmq.NewLink(rabbitmq.Config{URL: w.broker.URL}, "test", zap.NewNop(), nil)
-	w.producer = rabbitmq.NewPublisher(w.link, 1, zap.NewNop())
+	w.link = conn.NewLink(conn.Config{URL: w.broker.URL}, "test", zap.NewNop(), nil)
+	w.producer = publish.New(w.link, 1, zap.NewNop())
 	w.run(w.link.Run)
 	w.run(w.producer.Run)
 	conn, err := control.Connect(control.Config{URL: natsURL}, "test", zap.NewNop(), nil)
@@ -313,9 +315,9 @@ func (v *victim) publish(n int) {
 	v.t.Helper()
 	ctx, cancel := context.WithTimeout(v.t.Context(), waitLimit)
 	defer cancel()
-	messages := make([]rabbitmq.Message, n)
+	messages := make([]publish.Message, n)
 	for i := range messages {
-		messages[i] = rabbitmq.Message{Exchange: contract.MessagesExchange, Key: v.id.String(), Publishing: amqp.Publishing{
+		messages[i] = publish.Message{Exchange: contract.MessagesExchange, Key: v.id.String(), Publishing: amqp.Publishing{
 			MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: fmt.Appendf(nil, `%d`, i),
 		}}
 	}
@@ -324,7 +326,7 @@ func (v *victim) publish(n int) {
 			v.accepted[uuid.MustParse(messages[i].Publishing.MessageId)] = true
 			continue
 		}
-		require.ErrorIs(v.t, err, rabbitmq.ErrUnroutable)
+		require.ErrorIs(v.t, err, publish.ErrUnroutable)
 	}
 }
 
@@ -398,7 +400,7 @@ func (v *victim) isProvisioned(consumers int) {
 	name := contract.QueueName(v.id.String())
 	require.Eventually(v.t, func() bool { q, there := v.queue(); return there && q.Consumers == consumers }, waitLimit, tick)
 	want := map[string]string{"": name, contract.TenantsExchange: v.id.String(), contract.RetryReturnExchange: v.id.String()}
-	if session, err := v.w.link.Session(v.t.Context()); assert.NoError(v.t, err) && !v.w.link.Screened(session) {
+	if session, err := v.w.link.Session(v.t.Context()); assert.NoError(v.t, err) && !provision.Screened("", session.Version()) {
 		want[contract.MessagesExchange] = v.id.String()
 	}
 	var bound map[string]string

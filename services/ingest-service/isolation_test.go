@@ -15,9 +15,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -56,7 +56,7 @@ func (v *victim) poison() {
 	v.t.Helper()
 	ctx, cancel := deadline(v.t)
 	defer cancel()
-	require.NoError(v.t, v.w.producer.Publish(ctx, rabbitmq.Message{
+	require.NoError(v.t, v.w.producer.Publish(ctx, publish.Message{
 		Exchange: contract.MessagesExchange, Key: v.id.String(),
 		Publishing: amqp.Publishing{MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: fmt.Appendf(nil, "%q", mark)},
 	}))

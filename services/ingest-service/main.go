@@ -15,11 +15,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 )
 
@@ -53,9 +54,9 @@ const serviceName = "ingest-service"
 // Config is the configuration of this binary.
 type Config struct {
 	service.Config
-	RabbitMQ rabbitmq.Config `koanf:"rabbitmq"`
-	NATS     control.Config  `koanf:"nats"`
-	Ingest   IngestConfig    `koanf:"ingest"`
+	RabbitMQ conn.Config    `koanf:"rabbitmq"`
+	NATS     control.Config `koanf:"nats"`
+	Ingest   IngestConfig   `koanf:"ingest"`
 }
 
 // IngestConfig is the section "ingest".
@@ -89,11 +90,11 @@ func defaultConfig() Config {
 	}
 	return Config{
 		Config:   service.DefaultConfig(":8082", "127.0.0.1:9082"),
-		RabbitMQ: rabbitmq.Default(),
+		RabbitMQ: conn.Default(),
 		NATS:     control.DefaultConfig(),
 		Ingest: IngestConfig{
 			Instance:      instanceName(host),
-			QueueType:     rabbitmq.QueueQuorum,
+			QueueType:     amqp.QueueTypeQuorum,
 			QueueMaxBytes: 1 << 30,
 			MaxPayload:    contract.DefaultMaxPayload,
 			Prefetch:      2000,

@@ -12,8 +12,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -22,7 +23,7 @@ func (w *crashWorld) send(exchange, key, expiration, body string) {
 	w.t.Helper()
 	ctx, cancel := deadline(w.t)
 	defer cancel()
-	require.NoError(w.t, w.producer.Publish(ctx, rabbitmq.Message{Exchange: exchange, Key: key, Publishing: amqp.Publishing{
+	require.NoError(w.t, w.producer.Publish(ctx, publish.Message{Exchange: exchange, Key: key, Publishing: amqp.Publishing{
 		MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Expiration: expiration, Body: []byte(body),
 	}}))
 }
@@ -162,7 +163,7 @@ func TestInstallationOlderThanTheQuarantine(t *testing.T) {
 	session, err := w.link.Session(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, session.Do(t.Context(), func(ch *amqp.Channel) error {
-		return rabbitmq.DeclareSharedUnlimited(ch, defaultConfig().Ingest.RetryDelays, rabbitmq.QueueQuorum)
+		return provision.DeclareSharedUnlimited(ch, defaultConfig().Ingest.RetryDelays, amqp.QueueTypeQuorum)
 	}))
 	w.start()
 	neighbour, stranger := w.tenants(1)[0], uuid.New()

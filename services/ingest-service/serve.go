@@ -11,7 +11,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
@@ -21,6 +20,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
@@ -92,8 +92,8 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 		deadLetterMetrics.Forget(tenant)
 		broker.consume.Forget(tenant)
 	}
-	topology := reconcile.NewTopology(broker.shared, cfg.Ingest.RetryDelays,
-		rabbitmq.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, log)
+	topology := reconcile.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays,
+		provision.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, cfg.RabbitMQ.Screen, log)
 	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, step, health, log)
 	reg.MustRegister(reconcile.NewCollector(controller), isolation.NewCollector(broker.consume))
 
@@ -158,7 +158,7 @@ func newController(
 	budget := consumer.NewBudget(in.UnackedBytes)
 	consuming := consumer.Config{
 		Prefetch: in.Prefetch, BatchMessages: in.BatchMessages, BatchBytes: in.BatchBytes, BatchDelay: in.BatchDelay,
-		MaxPayload: in.MaxPayload, HoleLimit: holeLimit,
+		MaxPayload: in.MaxPayload, HoleLimit: holeLimit, Prober: broker.prober,
 	}
 	synced := health.Check("tenants")
 	return reconcile.New(

@@ -23,7 +23,8 @@ import (
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
@@ -51,8 +52,8 @@ type Rig struct {
 	// Database logs in as an operator, who is a superuser.
 	Database *pgxpool.Pool
 	// Link is a connection to the broker for whatever the benchmark consumes itself, Publisher has another one.
-	Link      *rabbitmq.Link
-	Publisher *rabbitmq.Publisher
+	Link      *conn.Link
+	Publisher *publish.Publisher
 	Rounds    int
 	Quick     bool
 
@@ -103,10 +104,10 @@ func (r *Rig) start(ctx context.Context, opts Options) (err error) {
 	if r.Database, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return fmt.Errorf("open the database: %w", err)
 	}
-	broker := rabbitmq.Config{URL: r.Backing.RabbitMQURL}
-	r.Link = rabbitmq.NewLink(broker, "benchmark-consume", zap.NewNop(), nil)
-	publishing := rabbitmq.NewLink(broker, "benchmark-publish", zap.NewNop(), nil)
-	r.Publisher = rabbitmq.NewPublisher(publishing, 2, zap.NewNop())
+	broker := conn.Config{URL: r.Backing.RabbitMQURL}
+	r.Link = conn.NewLink(broker, "benchmark-consume", zap.NewNop(), nil)
+	publishing := conn.NewLink(broker, "benchmark-publish", zap.NewNop(), nil)
+	r.Publisher = publish.New(publishing, 2, zap.NewNop())
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r.cancel = cancel
 	for _, run := range []func(context.Context) error{r.Link.Run, publishing.Run, r.Publisher.Run} {

@@ -12,8 +12,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // atOnce is how many tenants are made or deleted at a time.
@@ -91,7 +91,7 @@ func (r *Rig) Fill(ctx context.Context, n int, payload []byte, tenants ...uuid.U
 		keys[i] = tenant.String()
 	}
 	for done := 0; done < n; {
-		messages := make([]rabbitmq.Message, min(fillBatch, n-done))
+		messages := make([]publish.Message, min(fillBatch, n-done))
 		for i := range messages {
 			messages[i] = Message(keys[(done+i)%len(keys)], payload)
 		}
@@ -104,8 +104,8 @@ func (r *Rig) Fill(ctx context.Context, n int, payload []byte, tenants ...uuid.U
 }
 
 // Message is a publishing as a producer makes it, with a new id.
-func Message(tenant string, payload []byte) rabbitmq.Message {
-	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: tenant, Publishing: amqp.Publishing{
+func Message(tenant string, payload []byte) publish.Message {
+	return publish.Message{Exchange: contract.MessagesExchange, Key: tenant, Publishing: amqp.Publishing{
 		MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, ContentType: "application/json", Body: payload,
 	}}
 }

@@ -15,8 +15,8 @@ import (
 	"gorm.io/gorm/clause"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // gormMessage is a row of messages; all other columns have defaults.
@@ -49,7 +49,7 @@ func Gorm(ctx context.Context, r *rig.Rig, tenant uuid.UUID, workers, n int) (to
 	var group errgroup.Group
 	for range workers {
 		group.Go(func() error {
-			c, err := consume(ctx, r, tenant, prefetch/workers)
+			c, err := start(ctx, r, tenant, prefetch/workers)
 			if err == nil {
 				err = errors.Join(gormWork(working, db, tenant, c, &stored, int64(n)), end(c))
 			}
@@ -66,7 +66,7 @@ func Gorm(ctx context.Context, r *rig.Rig, tenant uuid.UUID, workers, n int) (to
 }
 
 // gormWork stores until all n messages are stored or ctx ends.
-func gormWork(ctx context.Context, db *gorm.DB, tenant uuid.UUID, c *rabbitmq.Consumption, stored *atomic.Int64, n int64) error {
+func gormWork(ctx context.Context, db *gorm.DB, tenant uuid.UUID, c *consume.Consumer, stored *atomic.Int64, n int64) error {
 	rows := make([]gormMessage, 0, batch)
 	for stored.Load() < n {
 		rows = rows[:0]
@@ -92,7 +92,7 @@ func gormWork(ctx context.Context, db *gorm.DB, tenant uuid.UUID, c *rabbitmq.Co
 
 // gather gives deliveries to add until it answers false or none has come for a while. It returns the last tag. Nothing
 // gathered and no error means that ctx has ended.
-func gather(ctx context.Context, c *rabbitmq.Consumption, add func(d amqp.Delivery) bool) (last uint64, err error) {
+func gather(ctx context.Context, c *consume.Consumer, add func(d amqp.Delivery) bool) (last uint64, err error) {
 	timer := time.NewTimer(gormDelay)
 	defer timer.Stop()
 	late := (<-chan time.Time)(nil) // the first one may take as long as it likes

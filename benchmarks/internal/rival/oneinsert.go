@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 )
 
 // OneInsert is what one would write first: so many workers, each of which takes a delivery, inserts it and acknowledges
@@ -33,7 +33,7 @@ func OneInsert(ctx context.Context, r *rig.Rig, tenant uuid.UUID, workers, n int
 // Inserter consumes tenants in the way of [OneInsert].
 type Inserter struct {
 	rig          *rig.Rig
-	consumptions []*rabbitmq.Consumption
+	consumptions []*consume.Consumer
 	start        chan struct{} // closed by Go
 	cancel       context.CancelFunc
 	group        *errgroup.Group
@@ -54,7 +54,7 @@ func StartOneInsert(ctx context.Context, r *rig.Rig, workers int, tenants ...uui
 		rig: r, start: make(chan struct{}), cancel: cancel, group: group, ended: ended, reached: make(chan struct{}, 1),
 	}
 	for _, tenant := range tenants {
-		c, err := consume(ctx, r, tenant, prefetch)
+		c, err := start(ctx, r, tenant, prefetch)
 		if err != nil {
 			return nil, errors.Join(err, in.Stop())
 		}

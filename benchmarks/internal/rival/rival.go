@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 const (
@@ -39,23 +39,23 @@ type Drain func(ctx context.Context, r *rig.Rig, tenant uuid.UUID, workers, n in
 // errEnded says that the broker has ended a consumer.
 var errEnded = errors.New("the broker ended the consumer")
 
-func consume(ctx context.Context, r *rig.Rig, tenant uuid.UUID, prefetch int) (*rabbitmq.Consumption, error) {
+func start(ctx context.Context, r *rig.Rig, tenant uuid.UUID, prefetch int) (*consume.Consumer, error) {
 	session, err := r.Link.Session(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return session.Consume(ctx, contract.QueueName(tenant.String()), "benchmark-"+uuid.NewString(), prefetch)
+	return consume.Plain(ctx, session, contract.QueueName(tenant.String()), "benchmark-"+uuid.NewString(), prefetch)
 }
 
 // end closes a consumer of which nothing more is wanted.
-func end(c *rabbitmq.Consumption) error {
+func end(c *consume.Consumer) error {
 	err := c.Stop()
 	c.Release()
 	return err
 }
 
 // next is the next delivery.
-func next(ctx context.Context, c *rabbitmq.Consumption) (amqp.Delivery, error) {
+func next(ctx context.Context, c *consume.Consumer) (amqp.Delivery, error) {
 	select {
 	case d, open := <-c.Deliveries:
 		if !open {
@@ -73,7 +73,7 @@ func Discard(ctx context.Context, r *rig.Rig, tenant uuid.UUID, _, n int) (time.
 	ctx, cancel := context.WithTimeout(ctx, rig.WaitLimit)
 	defer cancel()
 	began := time.Now()
-	c, err := consume(ctx, r, tenant, prefetch)
+	c, err := start(ctx, r, tenant, prefetch)
 	if err != nil {
 		return 0, err
 	}

@@ -13,8 +13,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // RoundTrip publishes one message to every tenant that is not suspended, and returns when each has been confirmed and
@@ -277,7 +277,7 @@ func (t *Traffic) DeletedTenantInRetry(ctx context.Context) error {
 // deliverRetries publishes items into the retry tier until each is confirmed.
 func (t *Traffic) deliverRetries(ctx context.Context, a *account, items []item) error {
 	for wait := shortestPause; len(items) > 0; wait = min(2*wait, longestPause) {
-		messages := make([]rabbitmq.Message, len(items))
+		messages := make([]publish.Message, len(items))
 		for i, m := range items {
 			messages[i] = a.message(m)
 			messages[i].Exchange = contract.RetryTierName(retryDelay)

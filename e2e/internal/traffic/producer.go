@@ -8,8 +8,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // outcome is what a producer learned of one try.
@@ -179,7 +179,7 @@ func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (o
 		}
 		outcomes, err = t.client.publishBatch(ctx, a.tenant, lines)
 	case wayAMQP:
-		messages := make([]rabbitmq.Message, len(items))
+		messages := make([]publish.Message, len(items))
 		for i, m := range items {
 			messages[i] = a.message(m)
 		}
@@ -197,7 +197,7 @@ func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (o
 }
 
 // message is m as it is published to the broker.
-func (a *account) message(m item) rabbitmq.Message {
+func (a *account) message(m item) publish.Message {
 	key, headers, body := a.tenant.String(), amqp.Table(nil), a.payload(m.seq, m.revision)
 	if m.poison {
 		key, headers = a.disguise(m.seq)
@@ -207,11 +207,11 @@ func (a *account) message(m item) rabbitmq.Message {
 		MessageId: a.id(m.seq).String(), DeliveryMode: amqp.Persistent, ContentType: "application/json", Headers: headers, Body: body,
 	}
 	a.hostileOf(m.seq, m.poison).arm(&p, a.neighbour, m.maybeAccepted || m.repeat)
-	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: key, Publishing: p}
+	return publish.Message{Exchange: contract.MessagesExchange, Key: key, Publishing: p}
 }
 
 // publishAMQP publishes to the broker directly, mandatory and with confirms. The error is one of those that there were.
-func (t *Traffic) publishAMQP(ctx context.Context, messages []rabbitmq.Message) (outcomes []outcome, err error) {
+func (t *Traffic) publishAMQP(ctx context.Context, messages []publish.Message) (outcomes []outcome, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	outcomes = make([]outcome, len(messages))
@@ -220,9 +220,9 @@ func (t *Traffic) publishAMQP(ctx context.Context, messages []rabbitmq.Message) 
 		case failed == nil:
 			outcomes[i] = outcomeConfirmed
 			continue
-		case errors.Is(failed, rabbitmq.ErrInvalid):
+		case errors.Is(failed, publish.ErrInvalid):
 			outcomes[i] = outcomeRefused
-		case errors.Is(failed, rabbitmq.ErrUnroutable):
+		case errors.Is(failed, publish.ErrUnroutable):
 			outcomes[i] = outcomeReturned
 		default: // a message that one of two queues has refused may be in the other
 			outcomes[i] = outcomeUnknown

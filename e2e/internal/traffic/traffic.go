@@ -17,8 +17,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // Options say how much traffic there is.
@@ -65,7 +66,7 @@ type Traffic struct {
 	found  findings
 
 	operator  *pgxpool.Pool
-	publisher *rabbitmq.Publisher
+	publisher *publish.Publisher
 	hangUp    func() error // ends the connection to the broker
 
 	probe     *account
@@ -144,8 +145,8 @@ func (t *Traffic) Start(ctx context.Context) error {
 func (t *Traffic) dial(ctx context.Context) {
 	const channels = 4
 	ctx, cancel := context.WithCancel(ctx)
-	link := rabbitmq.NewLink(rabbitmq.Config{URL: t.site.RabbitMQURL}, "traffic", zap.NewNop(), nil)
-	t.publisher = rabbitmq.NewPublisher(link, channels, zap.NewNop())
+	link := conn.NewLink(conn.Config{URL: t.site.RabbitMQURL}, "traffic", zap.NewNop(), nil)
+	t.publisher = publish.New(link, channels, zap.NewNop())
 	var group errgroup.Group
 	group.Go(func() error { return link.Run(ctx) })
 	group.Go(func() error { return t.publisher.Run(ctx) })

@@ -16,7 +16,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
@@ -86,7 +85,7 @@ func (p plan) oneByOne(ctx context.Context, w *world, rec report.Recorder) error
 		took.Add(float64(time.Since(began))/float64(time.Millisecond), 0)
 	}
 	result := took.Result(part, p.name("one created, from the request until it is consumed"), "ms", "")
-	if p.queueType == rabbitmq.QueueQuorum {
+	if p.queueType == amqp.QueueTypeQuorum {
 		result.Note = "1 s of it until a new quorum queue is trusted"
 	}
 	rec.Add(result)

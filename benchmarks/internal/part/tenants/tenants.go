@@ -16,9 +16,10 @@ import (
 	"fmt"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 const part = "tenants"
@@ -42,11 +43,11 @@ type plan struct {
 // every consumer needs one: ten thousand take five connections, which the default is enough for.
 func plans(quick bool) []plan {
 	if quick {
-		return []plan{{queueType: rabbitmq.QueueQuorum, tenants: 500, edge: 100, cooldown: 2 * time.Second, idle: 10 * time.Second}}
+		return []plan{{queueType: amqp.QueueTypeQuorum, tenants: 500, edge: 100, cooldown: 2 * time.Second, idle: 10 * time.Second}}
 	}
 	return []plan{
-		{queueType: rabbitmq.QueueClassic, tenants: 10_000, edge: 1000, connections: 8, cooldown: 15 * time.Second, idle: 30 * time.Second},
-		{queueType: rabbitmq.QueueQuorum, tenants: 2000, edge: 500, cooldown: 15 * time.Second, idle: 30 * time.Second},
+		{queueType: amqp.QueueTypeClassic, tenants: 10_000, edge: 1000, connections: 8, cooldown: 15 * time.Second, idle: 30 * time.Second},
+		{queueType: amqp.QueueTypeQuorum, tenants: 2000, edge: 500, cooldown: 15 * time.Second, idle: 30 * time.Second},
 	}
 }
 

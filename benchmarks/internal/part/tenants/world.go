@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
@@ -67,7 +67,7 @@ func newWorld(ctx context.Context, r *rig.Rig, p plan) (w *world, err error) {
 	if p.connections > 0 {
 		ingest["RABBITMQ_CONNECTIONS"] = strconv.Itoa(p.connections)
 	} else {
-		w.connections = rabbitmq.Default().Connections
+		w.connections = conn.Default().Connections
 	}
 	options.ServiceEnv = map[string]map[string]string{stack.IngestService: ingest}
 	if w.stack, err = stack.New(ctx, options); err != nil {

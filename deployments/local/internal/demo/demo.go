@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 )
 
 // Config says what to use and what to publish.
@@ -51,7 +52,7 @@ type demo struct {
 	Config
 
 	admin     *client.Client // with the operator's token
-	publisher *rabbitmq.Publisher
+	publisher *publish.Publisher
 	corpus    *corpus
 	screen    *screen
 	subjects  []*subject
@@ -71,10 +72,10 @@ func Run(ctx context.Context, cfg Config) error {
 	defer admin.Close()
 	d := &demo{Config: cfg, corpus: corpus, screen: newScreen(cfg.Out), admin: admin}
 
-	brokerConfig := rabbitmq.Default()
+	brokerConfig := conn.Default()
 	brokerConfig.URL = cfg.RabbitMQURL
-	link := rabbitmq.NewLink(brokerConfig, "demo", zap.NewNop(), func(error) {})
-	d.publisher = rabbitmq.NewPublisher(link, 2, zap.NewNop())
+	link := conn.NewLink(brokerConfig, "demo", zap.NewNop(), func(error) {})
+	d.publisher = publish.New(link, 2, zap.NewNop())
 	brokerContext, disconnect := context.WithCancel(context.WithoutCancel(ctx))
 	var broker errgroup.Group
 	broker.Go(func() error { return link.Run(brokerContext) })

@@ -8,8 +8,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 const (
@@ -37,11 +38,11 @@ func (s *subject) publishHTTP(ctx context.Context, first, end int) error {
 
 // publishAMQP sends the messages from first up to, but not including, end: persistent, mandatory and with confirms.
 // What the broker could not take for the moment is sent again under the same id.
-func (s *subject) publishAMQP(ctx context.Context, publisher *rabbitmq.Publisher, first, end int) error {
+func (s *subject) publishAMQP(ctx context.Context, publisher *publish.Publisher, first, end int) error {
 	for ; first < end; first += amqpBatch {
-		var pending []rabbitmq.Message
+		var pending []publish.Message
 		for i := first; i < min(first+amqpBatch, end); i++ {
-			pending = append(pending, rabbitmq.Message{
+			pending = append(pending, publish.Message{
 				Exchange: contract.MessagesExchange, Key: s.id.String(),
 				Publishing: amqp.Publishing{
 					MessageId: s.ids[i].String(), ContentType: "application/json", DeliveryMode: amqp.Persistent,
@@ -50,12 +51,12 @@ func (s *subject) publishAMQP(ctx context.Context, publisher *rabbitmq.Publisher
 			})
 		}
 		for len(pending) > 0 {
-			var again []rabbitmq.Message
+			var again []publish.Message
 			for i, err := range publisher.PublishBatch(ctx, pending) {
 				switch {
 				case err == nil:
 					s.viaAMQP.Add(1)
-				case errors.Is(err, rabbitmq.ErrUnavailable), errors.Is(err, rabbitmq.ErrBlocked), errors.Is(err, rabbitmq.ErrRejected):
+				case errors.Is(err, conn.ErrUnavailable), errors.Is(err, conn.ErrBlocked), errors.Is(err, publish.ErrRejected):
 					again = append(again, pending[i])
 				default:
 					return fmt.Errorf("publish for %s over AMQP: %w", s.name, err)

@@ -6,9 +6,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 )
@@ -19,10 +19,10 @@ type Tenants interface {
 	Lookup(ctx context.Context, tenant uuid.UUID) (spec contract.TenantSpec, provisioned, ok bool)
 }
 
-// Publisher publishes with confirms; [rabbitmq.Publisher] is one.
+// Publisher publishes with confirms; [publish.Publisher] is one.
 type Publisher interface {
-	Publish(ctx context.Context, m rabbitmq.Message) error
-	PublishBatch(ctx context.Context, ms []rabbitmq.Message) []error
+	Publish(ctx context.Context, m publish.Message) error
+	PublishBatch(ctx context.Context, ms []publish.Message) []error
 }
 
 // Config are the limits of requests.

@@ -11,9 +11,9 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
 
@@ -125,7 +125,7 @@ func lines(body []byte) iter.Seq2[int, []byte] {
 // work publishes what it can of a batch.
 func (a *api) work(ctx context.Context, tenant uuid.UUID, body []byte) BatchResult {
 	batch := BatchResult{Results: []LineResult{}}
-	var chunk []rabbitmq.Message
+	var chunk []publish.Message
 	var place []int // chunk[i] is the message of batch.Results[place[i]]
 	publish := func() {
 		for i, err := range a.Publisher.PublishBatch(ctx, chunk) {

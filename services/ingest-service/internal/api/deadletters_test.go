@@ -18,11 +18,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 )
 
@@ -302,13 +303,13 @@ func TestReplayOfOneDeadLetter(t *testing.T) {
 		}
 	}
 	last := s.deadLetter(t, active, 4, "1", contract.ReasonRejected)
-	o.fail = func(context.Context, rabbitmq.Message) error { return rabbitmq.ErrBlocked }
+	o.fail = func(context.Context, publish.Message) error { return conn.ErrBlocked }
 	p = replay(last, "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
 	require.Equal(t, last.MessageID.String(), field(t, p, "id"))
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?all=true", "").problem(t, http.StatusServiceUnavailable, "broker_blocked")
-	o.fail = func(ctx context.Context, _ rabbitmq.Message) error {
+	o.fail = func(ctx context.Context, _ publish.Message) error {
 		<-ctx.Done()
-		return fmt.Errorf("%w: %w", rabbitmq.ErrUnconfirmed, ctx.Err())
+		return fmt.Errorf("%w: %w", publish.ErrUnconfirmed, ctx.Err())
 	}
 	replay(last, "").problem(t, http.StatusServiceUnavailable, "confirm_timeout")
 	require.Equal(t, http.StatusOK, s.manage(t, active, http.MethodGet, "/dead-letters/"+last.ID.String(), "").status)
@@ -347,9 +348,9 @@ func TestReplayOfManyDeadLetters(t *testing.T) {
 	s.manage(t, active, http.MethodPost, "/dead-letters/replay?reason=unstorable&cursor="+next, "").into(t, http.StatusOK, &got)
 	require.Zero(t, got.Replayed+got.Refused)
 
-	o.fail = func(_ context.Context, m rabbitmq.Message) error {
+	o.fail = func(_ context.Context, m publish.Message) error {
 		if m.Publishing.MessageId == "4" {
-			return rabbitmq.ErrRejected
+			return publish.ErrRejected
 		}
 		return nil
 	}

@@ -17,8 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -122,22 +124,22 @@ func (w *wire) cut() {
 }
 
 // faultyBroker is the API on a real broker, over a wire that can be tampered with.
-func faultyBroker(t *testing.T, opts rabbitmq.QueueOptions) (*service, *rabbitmq.Link, *wire) {
+func faultyBroker(t *testing.T, opts provision.QueueOptions) (*service, *conn.Link, *wire) {
 	t.Helper()
 	direct := backing.RabbitMQ(t).URL
-	operator := rabbitmq.NewLink(rabbitmq.Config{URL: direct}, t.Name()+" operator", zap.NewNop(), nil)
+	operator := conn.NewLink(conn.Config{URL: direct}, t.Name()+" operator", zap.NewNop(), nil)
 	start(t, operator.Run)
-	opts.Type = rabbitmq.QueueClassic
+	opts.Type = amqp.QueueTypeClassic
 	do(t, operator, func(ch *amqp.Channel) error {
-		if err := rabbitmq.DeclareShared(ch, nil, rabbitmq.QueueClassic); err != nil {
+		if err := provision.DeclareShared(ch, nil, amqp.QueueTypeClassic); err != nil {
 			return err
 		}
-		return rabbitmq.DeclareTenant(ch, active.String(), opts)
+		return provision.DeclareTenant(ch, active.String(), opts)
 	})
 	w, tampered := newWire(t, direct)
-	link := rabbitmq.NewLink(rabbitmq.Config{URL: tampered}, t.Name(), zap.NewNop(), nil)
+	link := conn.NewLink(conn.Config{URL: tampered}, t.Name(), zap.NewNop(), nil)
 	start(t, link.Run)
-	publisher := rabbitmq.NewPublisher(link, 1, zap.NewNop())
+	publisher := publish.New(link, 1, zap.NewNop())
 	start(t, publisher.Run)
 	s := serve(t, publisher, nowhere, limits)
 	require.Equal(t, http.StatusAccepted, s.publish(t, active, `{"payload":"before"}`).status)
@@ -152,29 +154,29 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 	t.Parallel()
 	const body = `{"id":"` + someID + `","payload":1}`
 	for name, c := range map[string]struct {
-		opts          rabbitmq.QueueOptions
+		opts          provision.QueueOptions
 		code          string
 		maybeAccepted bool
-		sabotage      func(t *testing.T, s *service, operator *rabbitmq.Link, w *wire)
+		sabotage      func(t *testing.T, s *service, operator *conn.Link, w *wire)
 		// cut the connection once the message has reached the queue, while its request waits.
 		cut    bool
-		repair func(t *testing.T, operator *rabbitmq.Link, w *wire)
+		repair func(t *testing.T, operator *conn.Link, w *wire)
 	}{
 		"alarm": {
 			code: "broker_blocked", maybeAccepted: true,
-			sabotage: func(t *testing.T, s *service, _ *rabbitmq.Link, w *wire) {
+			sabotage: func(t *testing.T, s *service, _ *conn.Link, w *wire) {
 				t.Helper()
 				w.say(t, append([]byte{0, 10, 0, 60, 13}, "low on memory"...)...) // connection.blocked
 				require.Eventually(t, func() bool { return s.publish(t, active, `{"payload":1}`).status != http.StatusAccepted }, waitLimit, poll)
 			},
-			repair: func(t *testing.T, _ *rabbitmq.Link, w *wire) {
+			repair: func(t *testing.T, _ *conn.Link, w *wire) {
 				t.Helper()
 				w.say(t, 0, 10, 0, 61) // connection.unblocked
 			},
 		},
 		"full queue": {
-			opts: rabbitmq.QueueOptions{MaxLengthBytes: 100}, code: "queue_full",
-			sabotage: func(t *testing.T, s *service, _ *rabbitmq.Link, _ *wire) {
+			opts: provision.QueueOptions{MaxLengthBytes: 100}, code: "queue_full",
+			sabotage: func(t *testing.T, s *service, _ *conn.Link, _ *wire) {
 				t.Helper()
 				require.Eventually(t, func() bool {
 					var batch BatchResult
@@ -182,37 +184,37 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 					return batch.Failed == 100
 				}, waitLimit, poll)
 			},
-			repair: func(t *testing.T, operator *rabbitmq.Link, _ *wire) {
+			repair: func(t *testing.T, operator *conn.Link, _ *wire) {
 				t.Helper()
 				drain(t, operator)
 			},
 		},
 		"no queue": {
 			code: "queue_missing",
-			sabotage: func(t *testing.T, _ *service, operator *rabbitmq.Link, _ *wire) {
+			sabotage: func(t *testing.T, _ *service, operator *conn.Link, _ *wire) {
 				t.Helper()
 				do(t, operator, func(ch *amqp.Channel) error {
-					_, err := rabbitmq.DeleteTenant(t.Context(), ch, active.String())
+					_, err := provision.DeleteTenant(t.Context(), ch, active.String())
 					return err
 				})
 			},
-			repair: func(t *testing.T, operator *rabbitmq.Link, _ *wire) {
+			repair: func(t *testing.T, operator *conn.Link, _ *wire) {
 				t.Helper()
 				do(t, operator, func(ch *amqp.Channel) error {
-					return rabbitmq.DeclareTenant(ch, active.String(), rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic})
+					return provision.DeclareTenant(ch, active.String(), provision.QueueOptions{Type: amqp.QueueTypeClassic})
 				})
 			},
 		},
 		"connection lost in mid-flight": {
 			code: "broker_unavailable", maybeAccepted: true,
-			sabotage: func(_ *testing.T, _ *service, _ *rabbitmq.Link, w *wire) { w.setMute(true) },
+			sabotage: func(_ *testing.T, _ *service, _ *conn.Link, w *wire) { w.setMute(true) },
 			cut:      true,
-			repair:   func(_ *testing.T, _ *rabbitmq.Link, w *wire) { w.setMute(false) },
+			repair:   func(_ *testing.T, _ *conn.Link, w *wire) { w.setMute(false) },
 		},
 		"never confirmed": {
 			code: "confirm_timeout", maybeAccepted: true,
-			sabotage: func(_ *testing.T, _ *service, _ *rabbitmq.Link, w *wire) { w.setMute(true) },
-			repair: func(_ *testing.T, _ *rabbitmq.Link, w *wire) {
+			sabotage: func(_ *testing.T, _ *service, _ *conn.Link, w *wire) { w.setMute(true) },
+			repair: func(_ *testing.T, _ *conn.Link, w *wire) {
 				w.cut() // what was kept back is lost
 				w.setMute(false)
 			},
@@ -266,7 +268,7 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 
 // cutWhenQueued cuts the connection as soon as there is a message in the active tenant's queue, of which the service has
 // not heard.
-func cutWhenQueued(ctx context.Context, over <-chan struct{}, operator *rabbitmq.Link, w *wire) error {
+func cutWhenQueued(ctx context.Context, over <-chan struct{}, operator *conn.Link, w *wire) error {
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	session, err := operator.Session(ctx)

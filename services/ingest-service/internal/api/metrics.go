@@ -10,7 +10,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 )
 
 // Results of publishing, as a label.
@@ -65,13 +66,13 @@ func resultOf(err error) string {
 	switch {
 	case err == nil:
 		return resultAccepted
-	case errors.Is(err, rabbitmq.ErrRejected):
+	case errors.Is(err, publish.ErrRejected):
 		return resultRejected
-	case errors.Is(err, rabbitmq.ErrUnroutable):
+	case errors.Is(err, publish.ErrUnroutable):
 		return resultUnroutable
-	case errors.Is(err, rabbitmq.ErrBlocked):
+	case errors.Is(err, conn.ErrBlocked):
 		return resultBlocked
-	case errors.Is(err, rabbitmq.ErrUnavailable):
+	case errors.Is(err, conn.ErrUnavailable):
 		return resultUnavailable
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return resultTimeout

@@ -9,9 +9,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 )
 
@@ -46,15 +47,15 @@ func publishProblem(err error, id string) *problem.Problem {
 	}
 	const maybeAccepted = "; it may or may not have been accepted, and is safe to repeat with the same id "
 	switch {
-	case errors.Is(err, rabbitmq.ErrBlocked):
+	case errors.Is(err, conn.ErrBlocked):
 		return unavailable("broker_blocked", "the broker has an alarm and takes no messages"+maybeAccepted+id, retryBlocked).WithField("id", id)
-	case errors.Is(err, rabbitmq.ErrUnroutable):
+	case errors.Is(err, publish.ErrUnroutable):
 		return unavailable("queue_missing", "the tenant's queue is not there at the moment; the message was not accepted", retryUnavailable)
-	case errors.Is(err, rabbitmq.ErrRejected):
+	case errors.Is(err, publish.ErrRejected):
 		return unavailable("queue_full", "the tenant's queue takes no more messages until some are stored; the message was not accepted", retryFull)
-	case errors.Is(err, rabbitmq.ErrUnanswered):
+	case errors.Is(err, conn.ErrUnanswered):
 		return unavailable("queue_unanswered", "the broker is there and the tenant's queue does not answer"+maybeAccepted+id, retryUnavailable).WithField("id", id)
-	case errors.Is(err, rabbitmq.ErrUnavailable):
+	case errors.Is(err, conn.ErrUnavailable):
 		return unavailable("broker_unavailable", "there is no connection to the broker, or it was lost"+maybeAccepted+id, retryUnavailable).WithField("id", id)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return unavailable("confirm_timeout", "the broker has not confirmed the message in time"+maybeAccepted+id, retryTimeout).WithField("id", id)
@@ -103,8 +104,8 @@ func replayProblem(err error, id string) error {
 
 func isPublishError(err error) bool {
 	for _, known := range []error{
-		rabbitmq.ErrBlocked, rabbitmq.ErrUnroutable, rabbitmq.ErrRejected, rabbitmq.ErrUnavailable, rabbitmq.ErrInvalid,
-		rabbitmq.ErrUnconfirmed,
+		conn.ErrBlocked, publish.ErrUnroutable, publish.ErrRejected, conn.ErrUnavailable, publish.ErrInvalid,
+		publish.ErrUnconfirmed,
 	} {
 		if errors.Is(err, known) {
 			return true

@@ -10,10 +10,10 @@ import (
 	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
 
@@ -122,8 +122,8 @@ func (a *api) checkPayload(payload []byte) error {
 
 // message is the publishing of a payload. Its body is the payload and nothing else, as from producers that publish over
 // AMQP.
-func message(tenant, id uuid.UUID, payload []byte, now time.Time) rabbitmq.Message {
-	return rabbitmq.Message{
+func message(tenant, id uuid.UUID, payload []byte, now time.Time) publish.Message {
+	return publish.Message{
 		Exchange: contract.TenantsExchange, Key: tenant.String(),
 		Publishing: amqp.Publishing{
 			MessageId: id.String(), ContentType: fiber.MIMEApplicationJSON, DeliveryMode: amqp.Persistent, Timestamp: now, Body: payload,

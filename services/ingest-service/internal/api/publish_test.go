@@ -15,9 +15,10 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 const someID = "0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"
@@ -126,21 +127,21 @@ func TestPublishWhenTheBrokerDoesNotTakeIt(t *testing.T) {
 		maybeAccepted bool
 		result        string
 	}{
-		"blocked":         {rabbitmq.ErrBlocked, "broker_blocked", true, "blocked"},
-		"unavailable":     {rabbitmq.ErrUnavailable, "broker_unavailable", true, "unavailable"},
-		"rejected":        {rabbitmq.ErrRejected, "queue_full", false, "rejected"},
-		"unroutable":      {rabbitmq.ErrUnroutable, "queue_missing", false, "unroutable"},
+		"blocked":         {conn.ErrBlocked, "broker_blocked", true, "blocked"},
+		"unavailable":     {conn.ErrUnavailable, "broker_unavailable", true, "unavailable"},
+		"rejected":        {publish.ErrRejected, "queue_full", false, "rejected"},
+		"unroutable":      {publish.ErrUnroutable, "queue_missing", false, "unroutable"},
 		"never confirmed": {nil, "confirm_timeout", true, "timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, o := serveFake(t)
-			o.fail = func(ctx context.Context, _ rabbitmq.Message) error {
+			o.fail = func(ctx context.Context, _ publish.Message) error {
 				if c.err != nil {
 					return fmt.Errorf("publish: %w", c.err)
 				}
 				<-ctx.Done()
-				return fmt.Errorf("%w: %w", rabbitmq.ErrUnconfirmed, ctx.Err())
+				return fmt.Errorf("%w: %w", publish.ErrUnconfirmed, ctx.Err())
 			}
 			began := time.Now()
 			p := s.publish(t, active, `{"id":"`+someID+`","payload":1}`).problem(t, http.StatusServiceUnavailable, c.code)
@@ -158,7 +159,7 @@ func TestPublishWhenTheBrokerDoesNotTakeIt(t *testing.T) {
 		})
 	}
 	s, o := serveFake(t)
-	o.fail = func(context.Context, rabbitmq.Message) error { return errors.New("password=hunter2") }
+	o.fail = func(context.Context, publish.Message) error { return errors.New("password=hunter2") }
 	p := s.publish(t, active, `{"payload":1}`).problem(t, http.StatusInternalServerError, "internal")
 	require.NotContains(t, p.Detail, "hunter2")
 	s.metrics.Forget(active)
@@ -315,12 +316,12 @@ func TestBatchRefusesBadRequests(t *testing.T) {
 func TestBatchWhenTheBrokerDoesNotTakeAll(t *testing.T) {
 	t.Parallel()
 	s, o := serveFake(t)
-	o.fail = func(_ context.Context, m rabbitmq.Message) error {
+	o.fail = func(_ context.Context, m publish.Message) error {
 		switch string(m.Publishing.Body) {
 		case "2":
-			return rabbitmq.ErrRejected
+			return publish.ErrRejected
 		case "3":
-			return fmt.Errorf("%w: %w", rabbitmq.ErrUnconfirmed, context.DeadlineExceeded)
+			return fmt.Errorf("%w: %w", publish.ErrUnconfirmed, context.DeadlineExceeded)
 		}
 		return nil
 	}

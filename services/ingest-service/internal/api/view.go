@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 )
@@ -127,7 +127,7 @@ func show(l *deadletter.Entry) DeadLetter {
 }
 
 // showProperties renders properties as they came; those of a dead letter that an earlier version has recorded are not known.
-func (l *DeadLetter) showProperties(encoded rabbitmq.Properties) {
+func (l *DeadLetter) showProperties(encoded header.Properties) {
 	if encoded == nil {
 		l.Properties.ContentType = l.ContentType
 		return

@@ -19,13 +19,15 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 )
@@ -68,15 +70,15 @@ func (directory) Lookup(_ context.Context, tenant uuid.UUID) (spec contract.Tena
 // outlet stands for the broker where a fault is to be injected.
 type outlet struct {
 	mu        sync.Mutex
-	published []rabbitmq.Message
-	fail      func(ctx context.Context, m rabbitmq.Message) error
+	published []publish.Message
+	fail      func(ctx context.Context, m publish.Message) error
 }
 
-func (o *outlet) Publish(ctx context.Context, m rabbitmq.Message) error {
-	return o.PublishBatch(ctx, []rabbitmq.Message{m})[0]
+func (o *outlet) Publish(ctx context.Context, m publish.Message) error {
+	return o.PublishBatch(ctx, []publish.Message{m})[0]
 }
 
-func (o *outlet) PublishBatch(ctx context.Context, ms []rabbitmq.Message) []error {
+func (o *outlet) PublishBatch(ctx context.Context, ms []publish.Message) []error {
 	errs := make([]error, len(ms))
 	for i, m := range ms {
 		if o.fail != nil {
@@ -178,22 +180,22 @@ func start(t *testing.T, component func(context.Context) error) (stop func()) {
 }
 
 // broker is a link and a publisher, with the shared topology and the queue of the active tenant.
-func broker(t *testing.T) (*rabbitmq.Link, *rabbitmq.Publisher) {
+func broker(t *testing.T) (*conn.Link, *publish.Publisher) {
 	t.Helper()
-	link := rabbitmq.NewLink(rabbitmq.Config{URL: backing.RabbitMQ(t).URL}, t.Name(), zap.NewNop(), nil)
+	link := conn.NewLink(conn.Config{URL: backing.RabbitMQ(t).URL}, t.Name(), zap.NewNop(), nil)
 	start(t, link.Run)
 	do(t, link, func(ch *amqp.Channel) error {
-		if err := rabbitmq.DeclareShared(ch, nil, rabbitmq.QueueClassic); err != nil {
+		if err := provision.DeclareShared(ch, nil, amqp.QueueTypeClassic); err != nil {
 			return err
 		}
-		return rabbitmq.DeclareTenant(ch, active.String(), rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic})
+		return provision.DeclareTenant(ch, active.String(), provision.QueueOptions{Type: amqp.QueueTypeClassic})
 	})
-	publisher := rabbitmq.NewPublisher(link, 2, zap.NewNop())
+	publisher := publish.New(link, 2, zap.NewNop())
 	start(t, publisher.Run)
 	return link, publisher
 }
 
-func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
+func do(t *testing.T, link *conn.Link, fn func(ch *amqp.Channel) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
@@ -203,7 +205,7 @@ func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
 }
 
 // drain takes everything out of the active tenant's queue.
-func drain(t *testing.T, link *rabbitmq.Link) (deliveries []amqp.Delivery) {
+func drain(t *testing.T, link *conn.Link) (deliveries []amqp.Delivery) {
 	t.Helper()
 	do(t, link, func(ch *amqp.Channel) error {
 		queue := contract.QueueName(active.String())

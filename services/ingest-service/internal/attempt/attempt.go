@@ -10,8 +10,9 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // most is the highest count that is written or believed.
@@ -28,7 +29,7 @@ type History struct {
 
 // Of is the history of a delivery from a tenant's queue. One that does not come back from a retry has none, and fails at
 // now for the first time if it does.
-func Of(d rabbitmq.Delivery, now time.Time) History {
+func Of(d consume.Delivery, now time.Time) History {
 	if d.Exchange != contract.RetryReturnExchange {
 		return History{FirstFailedAt: now}
 	}
@@ -36,7 +37,7 @@ func Of(d rabbitmq.Delivery, now time.Time) History {
 }
 
 // Read is the history in headers that are known to be ours. What is missing or cannot be is 0 attempts, and now.
-func Read(headers rabbitmq.Table, now time.Time) History {
+func Read(headers header.Table, now time.Time) History {
 	attempts, _ := headers.Lookup(contract.HeaderAttempt).Int()
 	millis, _ := headers.Lookup(contract.HeaderFirstFailedAt).Int()
 	first := time.UnixMilli(millis)

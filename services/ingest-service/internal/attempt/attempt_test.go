@@ -8,15 +8,15 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
 )
 
 // delivery is a message that came through an exchange with headers.
-func delivery(exchange string, headers amqp.Table) rabbitmq.Delivery {
-	return rabbitmq.Delivery{Delivery: amqp.Delivery{Exchange: exchange}, Properties: amqptest.Encode(amqp.Publishing{Headers: headers})}
+func delivery(exchange string, headers amqp.Table) consume.Delivery {
+	return consume.Delivery{Delivery: amqp.Delivery{Exchange: exchange}, Properties: amqptest.Encode(amqp.Publishing{Headers: headers})}
 }
 
 // The header counts only on what comes back from our own exchange: a producer could else skip the retries, or have none.

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 

@@ -7,19 +7,21 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
 
 // retryMessage builds the publishing that brings d back after a while, under the same id.
-func retryMessage(d rabbitmq.Delivery, tenant, id uuid.UUID, failed attempt.History, delays []time.Duration) rabbitmq.Message {
-	publishing := rabbitmq.Republishing(d)
+func retryMessage(d consume.Delivery, tenant, id uuid.UUID, failed attempt.History, delays []time.Duration) publish.Message {
+	publishing := republish.Publishing(d)
 	if publishing.MessageId == "" {
 		publishing.MessageId = id.String() // from here on it is stored at most once
 	}
 	maps.Copy(publishing.Headers, failed.Headers())
-	return rabbitmq.Message{
+	return publish.Message{
 		Exchange: contract.RetryTierName(delays[tier(failed.Attempts, len(delays))]), Key: tenant.String(), Publishing: publishing,
 	}
 }

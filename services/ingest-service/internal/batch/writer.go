@@ -22,9 +22,10 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/bisect"
@@ -37,7 +38,7 @@ type Batch struct {
 	// MaxAttempts is how often a message is tried before it becomes a dead letter.
 	MaxAttempts int
 	// Deliveries in the order of their tags. Messages[i] is what is to be stored of Deliveries[Index[i]].
-	Deliveries []rabbitmq.Delivery
+	Deliveries []consume.Delivery
 	Messages   []store.Message
 	Index      []int
 	// Rejected are the deliveries that were found to be unstorable before the database was asked.
@@ -92,13 +93,13 @@ type Inserter interface {
 	Attach(ctx context.Context, tenant uuid.UUID) error
 }
 
-// Publisher publishes with confirms; [rabbitmq.Publisher] is one.
+// Publisher publishes with confirms; [publish.Publisher] is one.
 type Publisher interface {
-	PublishBatch(ctx context.Context, messages []rabbitmq.Message) []error
+	PublishBatch(ctx context.Context, messages []publish.Message) []error
 }
 
 // DeadLetterBuilder builds the dead letter of a delivery.
-type DeadLetterBuilder func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message
+type DeadLetterBuilder func(tenant uuid.UUID, d consume.Delivery, reason contract.Reason, cause error, attempts int) publish.Message
 
 // Config is how a writer deals with faults.
 type Config struct {
@@ -242,7 +243,7 @@ func (w *write) dispose(ctx context.Context) error {
 	if len(w.rejected) == 0 {
 		return nil
 	}
-	messages := make([]rabbitmq.Message, len(w.rejected))
+	messages := make([]publish.Message, len(w.rejected))
 	dead := make([]contract.Reason, len(w.rejected)) // empty: another attempt
 	for i, rejection := range w.rejected {
 		d := w.batch.Deliveries[rejection.Delivery]
@@ -274,13 +275,13 @@ func (w *write) dispose(ctx context.Context) error {
 
 // publish repeats until every message is confirmed. One that is published twice, because its confirmation was lost, is
 // recognised by its id further on.
-func (w *write) publish(ctx context.Context, messages []rabbitmq.Message) error {
+func (w *write) publish(ctx context.Context, messages []publish.Message) error {
 	pauses := newPauses()
 	for {
 		attempt, cancel := context.WithTimeout(ctx, w.cfg.PublishTimeout)
 		results := w.publisher.PublishBatch(attempt, messages)
 		cancel()
-		var failed []rabbitmq.Message
+		var failed []publish.Message
 		var cause error
 		for i, err := range results {
 			if err != nil {

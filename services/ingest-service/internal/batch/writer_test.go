@@ -16,9 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
@@ -65,17 +67,17 @@ func (s *faultyStore) Attach(context.Context, uuid.UUID) error {
 type faultyPublisher struct {
 	mu        sync.Mutex
 	failures  int
-	published []rabbitmq.Message
+	published []publish.Message
 }
 
-func (p *faultyPublisher) PublishBatch(_ context.Context, messages []rabbitmq.Message) []error {
+func (p *faultyPublisher) PublishBatch(_ context.Context, messages []publish.Message) []error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	results := make([]error, len(messages))
 	for i, m := range messages {
 		if p.failures > 0 {
 			p.failures--
-			results[i] = rabbitmq.ErrUnavailable
+			results[i] = conn.ErrUnavailable
 			continue
 		}
 		p.published = append(p.published, m)
@@ -101,8 +103,8 @@ func newFixture(t *testing.T, probe func(context.Context) error) *fixture {
 		probe = func(context.Context) error { return nil }
 	}
 	f.gate = batch.NewGate(probe, func(error) {}, zap.NewNop())
-	deadLetter := func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, _ error, attempts int) rabbitmq.Message {
-		return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: amqp.Publishing{
+	deadLetter := func(tenant uuid.UUID, d consume.Delivery, reason contract.Reason, _ error, attempts int) publish.Message {
+		return publish.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 			MessageId: d.MessageId, Headers: amqp.Table{contract.HeaderReason: string(reason), contract.HeaderAttempt: int32(attempts)},
 		}}
 	}
@@ -407,8 +409,8 @@ func TestRetryOfAMessageWithoutAnIDHasOne(t *testing.T) {
 }
 
 // delivery is a message that came through an exchange with headers.
-func delivery(exchange string, headers amqp.Table) rabbitmq.Delivery {
-	return rabbitmq.Delivery{Delivery: amqp.Delivery{Exchange: exchange}, Properties: amqptest.Encode(amqp.Publishing{Headers: headers})}
+func delivery(exchange string, headers amqp.Table) consume.Delivery {
+	return consume.Delivery{Delivery: amqp.Delivery{Exchange: exchange}, Properties: amqptest.Encode(amqp.Publishing{Headers: headers})}
 }
 
 func TestEveryReasonHasACounter(t *testing.T) {

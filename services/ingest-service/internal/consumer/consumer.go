@@ -21,8 +21,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
@@ -43,6 +44,8 @@ type Config struct {
 	MaxPayload int
 	// HoleLimit is how long finished messages wait behind one that is not, before they are acknowledged one by one.
 	HoleLimit time.Duration
+	// Prober asks a queue that did not answer, before it is consumed again; nil: nobody asks.
+	Prober *consume.Prober
 }
 
 // State is what the outside sees of a consumer. Its fields may be read at any time.
@@ -55,8 +58,8 @@ type State struct {
 	// Consuming says that the broker delivers to this consumer.
 	Consuming atomic.Bool
 
-	taken   atomic.Int64                         // deliveries that were taken from the consumption and are not finished
-	waiting atomic.Pointer[rabbitmq.Consumption] // has those that were not taken yet; nil while there is none
+	taken   atomic.Int64                     // deliveries that were taken from the consumption and are not finished
+	waiting atomic.Pointer[consume.Consumer] // has those that were not taken yet; nil while there is none
 }
 
 // Unacked is how many deliveries have come and are not finished, those included that wait until a writer is free: for the broker none of
@@ -170,14 +173,14 @@ func (c *Consumer) begin(ctx context.Context) (*intake, error) {
 
 // start consumes queue, where that harms nobody: a queue that did not answer the last time must first answer on a connection that
 // is there for that. fault is what is said of the tenant all the same.
-func (c *Consumer) start(ctx context.Context, queue string) (consumption *rabbitmq.Consumption, fault, err error) {
+func (c *Consumer) start(ctx context.Context, queue string) (consumption *consume.Consumer, fault, err error) {
 	c.relocated.Store(false)
 	place, err := c.placement.Acquire(ctx, c.tenant, c.relocate, c.onChange)
 	if err != nil {
 		return nil, nil, err
 	}
 	if c.unanswered {
-		if err := place.Link.Probe(ctx, queue); err != nil {
+		if err := c.cfg.Prober.Probe(ctx, queue); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -189,8 +192,8 @@ func (c *Consumer) start(ctx context.Context, queue string) (consumption *rabbit
 	if place.Prefetch > 0 {
 		prefetch = min(prefetch, place.Prefetch)
 	}
-	consumption, err = session.ConsumeBatches(ctx, queue, TagPrefix+c.tenant.String(), prefetch)
-	c.unanswered = errors.Is(err, rabbitmq.ErrUnanswered)
+	consumption, err = consume.Start(ctx, session, queue, TagPrefix+c.tenant.String(), prefetch)
+	c.unanswered = errors.Is(err, conn.ErrUnanswered)
 	if err == nil && place.Began != nil {
 		place.Began()
 	}

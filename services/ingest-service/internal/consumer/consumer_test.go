@@ -18,11 +18,15 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
@@ -40,12 +44,12 @@ type rig struct {
 	tenant    uuid.UUID
 	database  string
 	operator  *pgxpool.Pool
-	link      *rabbitmq.Link
-	publisher *rabbitmq.Publisher
+	link      *conn.Link
+	publisher *publish.Publisher
 	gate      *batch.Gate
 	writer    *batch.Writer
 	budget    *consumer.Budget
-	broker    rabbitmq.Config
+	broker    conn.Config
 	state     consumer.State
 	cfg       consumer.Config
 }
@@ -58,19 +62,19 @@ func newRig(t *testing.T) *rig {
 // withEachReader runs a test with each of the readers that an installation may choose.
 func withEachReader(t *testing.T, test func(t *testing.T, r *rig)) {
 	t.Helper()
-	for _, reader := range []string{rabbitmq.ReaderWire, rabbitmq.ReaderLibrary} {
+	for _, reader := range []string{conn.ReaderWire, conn.ReaderLibrary} {
 		t.Run(reader, func(t *testing.T) {
-			test(t, newRigOn(t, rabbitmq.Config{URL: backing.RabbitMQ(t).URL, Reader: reader}))
+			test(t, newRigOn(t, conn.Config{URL: backing.RabbitMQ(t).URL, Reader: reader}))
 		})
 	}
 }
 
 func newRigAt(t *testing.T, amqpURL string) *rig {
 	t.Helper()
-	return newRigOn(t, rabbitmq.Config{URL: amqpURL})
+	return newRigOn(t, conn.Config{URL: amqpURL})
 }
 
-func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
+func newRigOn(t *testing.T, broker conn.Config) *rig {
 	t.Helper()
 	r := &rig{t: t, tenant: uuid.New(), database: backing.Postgres(t), budget: consumer.NewBudget(1 << 28)}
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
@@ -86,9 +90,9 @@ func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
 	require.NoError(t, messages.Attach(t.Context(), r.tenant))
 
 	r.broker = broker
-	r.link = rabbitmq.NewLink(r.broker, "test-consume", log, nil)
-	publishing := rabbitmq.NewLink(r.broker, "test-publish", log, nil)
-	r.publisher = rabbitmq.NewPublisher(publishing, 2, log)
+	r.link = conn.NewLink(r.broker, "test-consume", log, nil)
+	publishing := conn.NewLink(r.broker, "test-publish", log, nil)
+	r.publisher = publish.New(publishing, 2, log)
 	r.gate = batch.NewGate(messages.Ping, func(error) {}, log)
 	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, r.gate.Run} {
 		r.run(run)
@@ -101,10 +105,10 @@ func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
 		MaxPayload: 1 << 16, HoleLimit: time.Second,
 	}
 	r.onChannel(func(ch *amqp.Channel) error {
-		if err := rabbitmq.DeclareShared(ch, []time.Duration{time.Second}, rabbitmq.QueueQuorum); err != nil {
+		if err := provision.DeclareShared(ch, []time.Duration{time.Second}, amqp.QueueTypeQuorum); err != nil {
 			return err
 		}
-		return rabbitmq.DeclareTenant(ch, r.tenant.String(), rabbitmq.QueueOptions{})
+		return provision.DeclareTenant(ch, r.tenant.String(), provision.QueueOptions{})
 	})
 	return r
 }
@@ -140,13 +144,13 @@ func (r *rig) consumer() *consumer.Consumer {
 	return c
 }
 
-func deadLetter(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, _ int) rabbitmq.Message {
-	p := rabbitmq.Republishing(d)
+func deadLetter(tenant uuid.UUID, d consume.Delivery, reason contract.Reason, cause error, _ int) publish.Message {
+	p := republish.Publishing(d)
 	p.Headers[contract.HeaderReason], p.Headers[contract.HeaderError] = string(reason), cause.Error()
-	return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: p}
+	return publish.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: p}
 }
 
-func (r *rig) publish(messages ...rabbitmq.Message) {
+func (r *rig) publish(messages ...publish.Message) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
@@ -155,8 +159,8 @@ func (r *rig) publish(messages ...rabbitmq.Message) {
 	}
 }
 
-func (r *rig) message(id, body string) rabbitmq.Message {
-	return rabbitmq.Message{Exchange: contract.MessagesExchange, Key: r.tenant.String(), Publishing: amqp.Publishing{
+func (r *rig) message(id, body string) publish.Message {
+	return publish.Message{Exchange: contract.MessagesExchange, Key: r.tenant.String(), Publishing: amqp.Publishing{
 		MessageId: id, DeliveryMode: amqp.Persistent, Body: []byte(body),
 	}}
 }
@@ -165,7 +169,7 @@ func (r *rig) message(id, body string) rabbitmq.Message {
 func (r *rig) publishMany(n int) map[uuid.UUID]bool {
 	r.t.Helper()
 	ids := make(map[uuid.UUID]bool, n)
-	messages := make([]rabbitmq.Message, 0, n)
+	messages := make([]publish.Message, 0, n)
 	for i := range n {
 		id := uuid.New()
 		ids[id] = true
@@ -216,7 +220,7 @@ func testEverythingIsStoredOnceAndAcknowledged(t *testing.T, r *rig) {
 	ids := r.publishMany(2000)
 	stop := r.run(r.consumer().Run)
 	r.requireStored(ids)
-	again := make([]rabbitmq.Message, 0, 10)
+	again := make([]publish.Message, 0, 10)
 	for id := range ids {
 		if again = append(again, r.message(id.String(), `{"second":true}`)); len(again) == 10 {
 			break
@@ -245,7 +249,7 @@ func testBadMessagesBecomeDeadLetters(t *testing.T, r *rig) {
 		`1e131071`:                contract.ReasonUnstorable,
 		string(make([]byte, 1e5)): contract.ReasonTooLarge,
 	}
-	messages := make([]rabbitmq.Message, 0, len(bad))
+	messages := make([]publish.Message, 0, len(bad))
 	for body := range bad {
 		messages = append(messages, r.message(uuid.NewString(), body))
 	}
@@ -352,7 +356,7 @@ func testChannelDies(t *testing.T, r *rig) {
 	t.Helper()
 	ids := r.publishMany(2000)
 	consuming, cut := context.WithCancel(t.Context())
-	first := rabbitmq.NewLink(r.broker, "test-cut", zap.NewNop(), nil)
+	first := conn.NewLink(r.broker, "test-cut", zap.NewNop(), nil)
 	done := make(chan error, 1)
 	go func() { done <- first.Run(consuming) }()
 	own := r.link
@@ -376,7 +380,7 @@ func TestQueueDisappears(t *testing.T) {
 	go func() { done <- c.Run(t.Context()) }()
 	require.Eventually(t, r.state.Consuming.Load, waitLimit, poll)
 	r.onChannel(func(ch *amqp.Channel) error {
-		_, err := rabbitmq.DeleteTenant(r.t.Context(), ch, r.tenant.String())
+		_, err := provision.DeleteTenant(r.t.Context(), ch, r.tenant.String())
 		return err
 	})
 	select {

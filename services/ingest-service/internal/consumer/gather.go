@@ -6,9 +6,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -35,14 +36,14 @@ type gatherer struct {
 }
 
 // add takes a delivery into the batch that is being gathered.
-func (g *gatherer) add(d *rabbitmq.Delivery, now func() time.Time) {
+func (g *gatherer) add(d *consume.Delivery, now func() time.Time) {
 	if g.current == nil {
 		g.current, g.began, g.first = g.blank(), now(), d.DeliveryTag
 	}
 	g.last = d.DeliveryTag
 	b, size := g.current, int64(len(d.Body)+len(d.Properties))
 	if d.Exchange == contract.RetryReturnExchange {
-		d.Unwrap()
+		republish.Unwrap(d)
 	}
 	g.meanBytes += (size - g.meanBytes) / 16
 	b.Bytes += size
@@ -92,7 +93,7 @@ func (g *gatherer) blank() *batch.Batch {
 }
 
 // check tells why a delivery cannot be stored.
-func (g *gatherer) check(d *rabbitmq.Delivery) (contract.Reason, error) {
+func (g *gatherer) check(d *consume.Delivery) (contract.Reason, error) {
 	if d.RoutingKey != g.key {
 		return contract.ReasonForeignKey, errForeignKey
 	}
@@ -105,7 +106,7 @@ func (g *gatherer) check(d *rabbitmq.Delivery) (contract.Reason, error) {
 
 // messageID is the id under which a delivery is stored: its message id if that is a UUID, else one that follows from it
 // and the tenant, else a random one.
-func (g *gatherer) messageID(d *rabbitmq.Delivery) uuid.UUID {
+func (g *gatherer) messageID(d *consume.Delivery) uuid.UUID {
 	if d.MessageId == "" {
 		return uuid.New()
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 )
 
@@ -76,7 +76,7 @@ func TestGathererAgainstAModel(t *testing.T) {
 				}
 				pending = append(pending, want)
 				d := amqp.Delivery{DeliveryTag: tag, RoutingKey: g.key, MessageId: want.id, Body: []byte(body)}
-				g.add(&rabbitmq.Delivery{Delivery: d}, func() time.Time { return now })
+				g.add(&consume.Delivery{Delivery: d}, func() time.Time { return now })
 				require.Equal(t, begun, g.first)
 				require.Equal(t, len(pending) >= g.cfg.BatchMessages || g.current.Bytes >= g.cfg.BatchBytes, g.full())
 			},
@@ -109,7 +109,7 @@ func TestWhatMayBeStoredAlready(t *testing.T) {
 	tenant := uuid.New()
 	g := gatherer{tenant: tenant, key: tenant.String(), cfg: Config{BatchMessages: 100, BatchBytes: 1 << 20, MaxPayload: 100}}
 	add := func(redelivered bool) bool {
-		g.add(&rabbitmq.Delivery{Delivery: amqp.Delivery{RoutingKey: g.key, Body: []byte(`1`), Redelivered: redelivered}}, time.Now)
+		g.add(&consume.Delivery{Delivery: amqp.Delivery{RoutingKey: g.key, Body: []byte(`1`), Redelivered: redelivered}}, time.Now)
 		return g.current.Messages[len(g.current.Messages)-1].Again
 	}
 	require.False(t, add(false))

@@ -15,9 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
@@ -83,7 +84,7 @@ func testDeathInTheMiddleOfAWriteLosesNothing(t *testing.T, r *rig) {
 	unlock := r.lock()
 	ids := r.publishMany(300)
 	own := r.link
-	dying := rabbitmq.NewLink(r.broker, "test-dying", zap.NewNop(), nil)
+	dying := conn.NewLink(r.broker, "test-dying", zap.NewNop(), nil)
 	r.link = dying
 	cut := r.run(dying.Run)
 	stop := r.run(r.consumer().Run)
@@ -256,7 +257,7 @@ func TestLargeMessagesLowerThePrefetch(t *testing.T) {
 	r.budget = consumer.NewBudget(limit)
 	unlock := r.lock()
 	ids := make(map[uuid.UUID]bool)
-	published := make([]rabbitmq.Message, 0, messages)
+	published := make([]publish.Message, 0, messages)
 	for range messages {
 		id := uuid.New()
 		ids[id] = true

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 )
 
@@ -34,7 +34,7 @@ var (
 //	deliveries ──▶ gatherer ──▶ slot ──▶ writers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
 type intake struct {
 	*Consumer
-	consumption *rabbitmq.Consumption
+	consumption *consume.Consumer
 	fault       error // what is said of the tenant while it is consumed; nil as a rule
 	began       time.Time
 
@@ -44,7 +44,7 @@ type intake struct {
 	cancelWork, cancelWait context.CancelFunc
 
 	// arrived is what was taken from the consumption, of which the first used are in a batch already.
-	arrived []rabbitmq.Delivery
+	arrived []consume.Delivery
 	used    int
 
 	gather  gatherer
@@ -73,7 +73,7 @@ type result struct {
 	err      error
 }
 
-func newIntake(ctx context.Context, c *Consumer, consumption *rabbitmq.Consumption, fault error) *intake {
+func newIntake(ctx context.Context, c *Consumer, consumption *consume.Consumer, fault error) *intake {
 	in := &intake{
 		Consumer: c, consumption: consumption, fault: fault, began: time.Now(), ctx: ctx,
 		gather:  gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
@@ -207,7 +207,7 @@ func (in *intake) gatherArrived() error {
 			in.state.WithoutID.Add(1)
 		}
 		in.gather.add(delivery, time.Now)
-		*delivery = rabbitmq.Delivery{} // it would keep its body
+		*delivery = consume.Delivery{} // it would keep its body
 	}
 	if in.used == before {
 		return nil

@@ -12,9 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -26,7 +28,7 @@ func (r *rig) leaderless(process *backing.Process) (tenant uuid.UUID) {
 		r.onChannel(func(ch *amqp.Channel) error {
 			for range 5 {
 				tenant = uuid.New()
-				if err := rabbitmq.DeclareTenant(ch, tenant.String(), rabbitmq.QueueOptions{}); err != nil {
+				if err := provision.DeclareTenant(ch, tenant.String(), provision.QueueOptions{}); err != nil {
 					return err
 				}
 			}
@@ -46,10 +48,10 @@ func (r *rig) leaderless(process *backing.Process) (tenant uuid.UUID) {
 // answers reports whether the broker confirms a message to tenant within 3 s.
 func (r *rig) answers(tenant uuid.UUID) bool {
 	r.t.Helper()
-	conn, err := amqp.Dial(r.broker.URL)
+	dialled, err := amqp.Dial(r.broker.URL)
 	require.NoError(r.t, err)
-	defer func() { _ = conn.CloseDeadline(time.Now().Add(time.Second)) }() // it may be stuck
-	ch, err := conn.Channel()
+	defer func() { _ = dialled.CloseDeadline(time.Now().Add(time.Second)) }() // it may be stuck
+	ch, err := dialled.Channel()
 	require.NoError(r.t, err)
 	require.NoError(r.t, ch.Confirm(false))
 	confirmation, err := ch.PublishWithDeferredConfirm(contract.MessagesExchange, tenant.String(), true, false, amqp.Publishing{})
@@ -61,14 +63,14 @@ func (r *rig) answers(tenant uuid.UUID) bool {
 }
 
 // watched runs a link and counts how often its connection is lost.
-func (r *rig) watched(name string, probeLink *rabbitmq.Link) (*rabbitmq.Link, *atomic.Int64) {
+func (r *rig) watched(name string) (*conn.Link, *atomic.Int64) {
 	r.t.Helper()
 	losses := new(atomic.Int64)
-	link := rabbitmq.NewLink(r.broker, name, zaptest.NewLogger(r.t), func(err error) {
+	link := conn.NewLink(r.broker, name, zaptest.NewLogger(r.t), func(err error) {
 		if err != nil {
 			losses.Add(1)
 		}
-	}).WithProbeLink(probeLink)
+	})
 	r.run(link.Run)
 	return link, losses
 }
@@ -84,8 +86,9 @@ func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
 	r := newRigAt(t, services.RabbitMQURL)
 	broken := r.leaderless(services.Process(backing.ServiceRabbitMQ))
 
-	probeLink, probing := r.watched("test-quarantine", nil)
-	link, shared := r.watched("test-shared", probeLink)
+	probeLink, probing := r.watched("test-quarantine")
+	link, shared := r.watched("test-shared")
+	r.cfg.Prober = consume.NewProber(probeLink)
 	declaring := r.link
 	r.link = link
 	r.run(r.consumer().Run)
@@ -116,10 +119,10 @@ func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
 
 	r.link = declaring
 	r.onChannel(func(ch *amqp.Channel) error {
-		if _, err := rabbitmq.DeleteTenant(t.Context(), ch, broken.String()); err != nil {
+		if _, err := provision.DeleteTenant(t.Context(), ch, broken.String()); err != nil {
 			return err
 		}
-		return rabbitmq.DeclareTenant(ch, broken.String(), rabbitmq.QueueOptions{})
+		return provision.DeclareTenant(ch, broken.String(), provision.QueueOptions{})
 	})
 	require.Eventually(t, state.Consuming.Load, rounds, poll)
 	require.EqualValues(t, 1, shared.Load())

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 )
 
 // TagPrefix begins the tag of a consumer; the id of its tenant follows.
@@ -18,7 +18,7 @@ var ErrIsolated = errors.New("deliveries from this tenant's queue break the conn
 
 // Place is where a tenant is consumed at present.
 type Place struct {
-	Link *rabbitmq.Link
+	Link *conn.Link
 	// Prefetch lowers that of the configuration, unless it is 0.
 	Prefetch int
 	// Fault is what is said of the tenant although the broker delivers: it wraps [ErrIsolated] during a probe.
@@ -37,9 +37,9 @@ type Placement interface {
 }
 
 // On is the placement of every tenant on one connection.
-func On(link *rabbitmq.Link) Placement { return fixed{link} }
+func On(link *conn.Link) Placement { return fixed{link} }
 
-type fixed struct{ link *rabbitmq.Link }
+type fixed struct{ link *conn.Link }
 
 // Acquire is that of [Placement].
 func (f fixed) Acquire(context.Context, uuid.UUID, func(), func(error)) (Place, error) {

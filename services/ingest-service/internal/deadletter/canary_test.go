@@ -9,8 +9,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // The test messages of an instance that was killed come back to nobody. They are not dead letters, of no tenant that exists, which
@@ -21,14 +21,14 @@ func TestRecorderKeepsNoCanaryOfADeadInstance(t *testing.T) {
 	link, publisher := broker(t)
 	r := recorder(t, link, store)
 	gone := tenantB // has no queue
-	message := func(key, id string) rabbitmq.Message {
-		return rabbitmq.Message{Exchange: contract.RetryTierName(tier), Key: key, Publishing: amqp.Publishing{MessageId: id, Body: []byte(`1`)}}
+	message := func(key, id string) publish.Message {
+		return publish.Message{Exchange: contract.RetryTierName(tier), Key: key, Publishing: amqp.Publishing{MessageId: id, Body: []byte(`1`)}}
 	}
 	for range 3 {
-		publish(t, publisher, message(contract.CanaryName("dead"), "retry tier #1"))
+		publishAll(t, publisher, message(contract.CanaryName("dead"), "retry tier #1"))
 	}
 	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 3 }, waitLimit, 10*time.Millisecond)
-	publish(t, publisher, message(gone.String(), "m"), message(contract.CanaryName("dead"), "node #2"))
+	publishAll(t, publisher, message(gone.String(), "m"), message(contract.CanaryName("dead"), "node #2"))
 	start(t, r.Run)
 	entries := waitForEntries(t, store, gone, 1)
 	require.Equal(t, ReasonUnroutable, entries[0].Reason)

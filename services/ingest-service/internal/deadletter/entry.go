@@ -12,9 +12,12 @@ import (
 	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
 
 // Reasons of parked messages, beside those of [contract.Reasons].
@@ -45,7 +48,7 @@ type Entry struct {
 	ContentType string
 	// Properties are those that the producer gave the message, headers included, byte by byte as they came. They are nil if an
 	// earlier version has recorded the dead letter.
-	Properties rabbitmq.Properties
+	Properties header.Properties
 	// Headers are what an earlier version has kept of the producer's headers: a JSON object for people to read. It is empty where
 	// there are Properties.
 	Headers json.RawMessage
@@ -59,7 +62,7 @@ type Entry struct {
 	LastFailedAt  time.Time
 
 	// came is what the dead letter was read from, as its producer has sent it; nil if it was read from the table.
-	came *rabbitmq.Delivery
+	came *consume.Delivery
 	// edited says that Payload is another one than the producer's.
 	edited bool
 }
@@ -91,8 +94,8 @@ func EntryID(tenant uuid.UUID, messageID string, reason contract.Reason, body []
 
 // Publishing is the dead letter of d, which came through the queue of tenant. attempts
 // counts the one that failed last; cause is cut to [contract.MaxErrorBytes].
-func Publishing(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, cause error, attempts int) rabbitmq.Message {
-	publishing := rabbitmq.Republishing(d)
+func Publishing(tenant uuid.UUID, d consume.Delivery, reason contract.Reason, cause error, attempts int) publish.Message {
+	publishing := republish.Publishing(d)
 	text := ""
 	if cause != nil {
 		text = cut(cause.Error(), contract.MaxErrorBytes)
@@ -110,12 +113,12 @@ func Publishing(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, c
 	if len(publishing.Body) > usual().large {
 		exchange = contract.LargeDeadLettersExchange
 	}
-	return rabbitmq.Message{Exchange: exchange, Key: tenant.String(), Publishing: publishing}
+	return publish.Message{Exchange: exchange, Key: tenant.String(), Publishing: publishing}
 }
 
 // moved is the dead letter as [Publishing] would have written it, for another queue of the recorder, or for quarantine. tries is how often
 // it could not be recorded in time.
-func (l *Entry) moved(exchange string, tries int) rabbitmq.Message {
+func (l *Entry) moved(exchange string, tries int) publish.Message {
 	m := Publishing(l.TenantID, *l.came, l.Reason, nil, l.Attempts)
 	m.Exchange = exchange
 	maps.Copy(m.Publishing.Headers, attempt.History{Attempts: l.Attempts, FirstFailedAt: l.FirstFailedAt}.Headers())
@@ -130,8 +133,8 @@ func (l *Entry) size() int { return len(l.Payload) + len(l.Properties) }
 
 // fromDeadLetters reads what [Publishing] has written. A dead letter that names no tenant, which only an operator can have
 // published, is kept under the nil UUID: no tenant sees it, and it is not lost.
-func fromDeadLetters(d rabbitmq.Delivery, now time.Time) Entry {
-	d.Unwrap()
+func fromDeadLetters(d consume.Delivery, now time.Time) Entry {
+	republish.Unwrap(&d)
 	headers := d.Properties.Headers()
 	tenant, err := uuid.Parse(headers.Lookup(contract.HeaderTenant).Text())
 	if err != nil {
@@ -149,7 +152,7 @@ func fromDeadLetters(d rabbitmq.Delivery, now time.Time) Entry {
 
 // fromParking reads a message that the broker itself gave up on. Its tenant is in the name of the queue that it died in,
 // or, when it came back from a retry tier to nobody, in its routing key.
-func fromParking(d rabbitmq.Delivery, now time.Time) Entry {
+func fromParking(d consume.Delivery, now time.Time) Entry {
 	headers := d.Properties.Headers()
 	death := lastDeath(headers)
 	tenant, reason, cause := parseOrNil(d.RoutingKey), ReasonUnroutable, "the message came back from a retry when its tenant had no queue"
@@ -166,9 +169,9 @@ func fromParking(d rabbitmq.Delivery, now time.Time) Entry {
 		}
 	}
 	if returned {
-		d.Unwrap()
+		republish.Unwrap(&d)
 	} else {
-		d.Undead()
+		republish.Undead(&d)
 	}
 	l := newEntry(tenant, d, now)
 	l.Reason, l.Error = reason, cut(cause, contract.MaxErrorBytes)
@@ -188,10 +191,10 @@ func parseOrNil(s string) uuid.UUID {
 }
 
 // lastDeath is the most recent entry of x-death, which the broker keeps at the front.
-func lastDeath(headers rabbitmq.Table) rabbitmq.Table {
+func lastDeath(headers header.Table) header.Table {
 	for death, err := range headers.Lookup("x-death").Elements() {
 		if err == nil && death.Kind == 'F' {
-			return rabbitmq.Table(death.Value)
+			return header.Table(death.Value)
 		}
 		break
 	}
@@ -199,10 +202,10 @@ func lastDeath(headers rabbitmq.Table) rabbitmq.Table {
 }
 
 // newEntry has what does not depend on how a dead letter came.
-func newEntry(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Entry {
+func newEntry(tenant uuid.UUID, d consume.Delivery, now time.Time) Entry {
 	l := Entry{
 		TenantID: tenant, Payload: d.Body, PayloadSize: int64(len(d.Body)),
-		ContentType: clean(d.ContentType), Properties: d.Original(), Headers: json.RawMessage(`{}`),
+		ContentType: clean(d.ContentType), Properties: republish.Original(&d), Headers: json.RawMessage(`{}`),
 		Attempts: 1, Version: 1, FirstFailedAt: now, LastFailedAt: now, came: &d,
 	}
 	if l.Payload == nil {
@@ -219,7 +222,7 @@ func newEntry(tenant uuid.UUID, d rabbitmq.Delivery, now time.Time) Entry {
 }
 
 // setHistory takes over what headers of ours say of the attempts, the one that failed last included.
-func (l *Entry) setHistory(headers rabbitmq.Table, now time.Time) {
+func (l *Entry) setHistory(headers header.Table, now time.Time) {
 	failed := attempt.Read(headers, now)
 	l.Attempts, l.FirstFailedAt = max(failed.Attempts, 1), failed.FirstFailedAt
 }

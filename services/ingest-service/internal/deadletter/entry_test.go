@@ -12,9 +12,11 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
 
 var (
@@ -44,8 +46,8 @@ func TestDeadLetterID(t *testing.T) {
 }
 
 // delivered is p as a consumer gets it.
-func delivered(exchange, key string, p amqp.Publishing) rabbitmq.Delivery {
-	return rabbitmq.Delivery{
+func delivered(exchange, key string, p amqp.Publishing) consume.Delivery {
+	return consume.Delivery{
 		Delivery: amqp.Delivery{
 			Exchange: exchange, RoutingKey: key, ContentType: p.ContentType, MessageId: p.MessageId, ReplyTo: p.ReplyTo, Body: p.Body,
 		},
@@ -71,10 +73,10 @@ func TestPublishingAndReadingADeadLetter(t *testing.T) {
 			contract.HeaderTenant: tenantB.String(), contract.HeaderProperties: []byte("forged"),
 		},
 	}
-	failed := rabbitmq.Republishing(delivered(contract.MessagesExchange, tenantA.String(), produced))
+	failed := republish.Publishing(delivered(contract.MessagesExchange, tenantA.String(), produced))
 	failed.Headers[contract.HeaderAttempt], failed.Headers[contract.HeaderFirstFailedAt] = int32(2), first.UnixMilli()
 	d := delivered(contract.RetryReturnExchange, tenantA.String(), failed)
-	d.Unwrap()
+	republish.Unwrap(&d)
 	m := Publishing(tenantA, d, contract.ReasonMaxAttempts, errors.New(strings.Repeat("ä", 1000)), 3)
 	require.Equal(t, contract.DeadLettersExchange, m.Exchange)
 	require.Equal(t, amqp.Persistent, m.Publishing.DeliveryMode)
@@ -103,7 +105,7 @@ func TestPublishingAndReadingADeadLetter(t *testing.T) {
 	l = fromDeadLetters(delivered("", "", Publishing(tenantA, d, contract.ReasonNotJSON, nil, 1).Publishing), time.Now())
 	require.Less(t, time.Since(l.FirstFailedAt), time.Minute)
 	require.Equal(t, 1, l.Attempts)
-	require.Equal(t, rabbitmq.Properties(amqptest.Encode(failed)), l.Properties)
+	require.Equal(t, header.Properties(amqptest.Encode(failed)), l.Properties)
 }
 
 // Messages that an instance of an earlier version has published are read by this one.
@@ -118,7 +120,7 @@ func TestDeadLettersOfAnEarlierVersion(t *testing.T) {
 	require.Equal(t, 2, l.Attempts)
 	require.Equal(t, []byte("{"), l.Payload)
 	p.Headers = amqp.Table{"trace": "abc"}
-	require.Equal(t, rabbitmq.Properties(amqptest.Encode(p)), l.Properties)
+	require.Equal(t, header.Properties(amqptest.Encode(p)), l.Properties)
 }
 
 // A worker must get rid of every message, whatever a producer has put around it, and an operator may publish anything.
@@ -140,7 +142,7 @@ func TestPublishingOfHostileMessages(t *testing.T) {
 			p := amqp.Publishing{MessageId: "m", Headers: headers, Body: []byte("{")}
 			d := delivered(exchange, tenantA.String(), p)
 			if exchange == contract.RetryReturnExchange {
-				d.Unwrap()
+				republish.Unwrap(&d)
 			}
 			m := Publishing(tenantA, d, contract.ReasonNotJSON, errors.New("bad"), 1)
 			require.Less(t, len(amqptest.Encode(m.Publishing)), 120_000, name)
@@ -154,7 +156,7 @@ func TestPublishingOfHostileMessages(t *testing.T) {
 				require.Equal(t, d.Properties, l.Properties, name)
 			}
 		}
-		for _, read := range []func(rabbitmq.Delivery, time.Time) Entry{fromDeadLetters, fromParking} {
+		for _, read := range []func(consume.Delivery, time.Time) Entry{fromDeadLetters, fromParking} {
 			l := read(delivered("", "", amqp.Publishing{Headers: headers, Body: []byte("{")}), time.Now())
 			require.Equal(t, []byte("{"), l.Payload, name)
 			require.Equal(t, uuid.Nil, l.TenantID, name)
@@ -164,10 +166,10 @@ func TestPublishingOfHostileMessages(t *testing.T) {
 
 func TestDeadLettersWithoutATenantAreKept(t *testing.T) {
 	t.Parallel()
-	l := fromDeadLetters(rabbitmq.Delivery{Delivery: amqp.Delivery{Body: []byte("x")}}, time.Now())
+	l := fromDeadLetters(consume.Delivery{Delivery: amqp.Delivery{Body: []byte("x")}}, time.Now())
 	require.Equal(t, uuid.Nil, l.TenantID)
 	require.NotEqual(t, uuid.Nil, l.ID)
-	l = fromParking(rabbitmq.Delivery{Delivery: amqp.Delivery{RoutingKey: contract.ParkingRoutingKey}}, time.Now())
+	l = fromParking(consume.Delivery{Delivery: amqp.Delivery{RoutingKey: contract.ParkingRoutingKey}}, time.Now())
 	require.Equal(t, uuid.Nil, l.TenantID)
 }
 
@@ -181,7 +183,7 @@ func TestParkedMessages(t *testing.T) {
 			contract.HeaderAttempt: int32(4), contract.HeaderFirstFailedAt: first.UnixMilli(),
 		}
 	}
-	died := func(exchange, reason string) rabbitmq.Delivery {
+	died := func(exchange, reason string) consume.Delivery {
 		return delivered("", contract.ParkingRoutingKey, amqp.Publishing{MessageId: "m", AppId: "a", Body: []byte("1"), Headers: headers(amqp.Table{
 			"queue": contract.QueueName(tenantA.String()), "exchange": exchange, "reason": reason, "original-expiration": "300",
 		})})
@@ -190,7 +192,7 @@ func TestParkedMessages(t *testing.T) {
 		MessageId: "m", Body: []byte("1"), Headers: headers(amqp.Table{"queue": contract.RetryTierName(time.Second), "reason": "expired"}),
 	})
 	cases := map[string]struct {
-		d          rabbitmq.Delivery
+		d          consume.Delivery
 		reason     contract.Reason
 		attempts   int
 		first      time.Time

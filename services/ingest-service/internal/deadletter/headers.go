@@ -11,8 +11,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
 
 // headerGrowth is how many times longer headers are as JSON than as a field table, at most: a control character takes six
@@ -28,22 +29,22 @@ const headerGrowth = 6
 //	{"$encoded": "AXMA…"}    a table or an array, as on the wire in base64, that nests over 200 levels or cannot be read
 //
 // A name that is not UTF-8 is "$base64:" and its bytes. Decimals and whole numbers are exact numbers. A time is RFC 3339, as of
-// [TimeText]. The error is [rabbitmq.ErrUnreadable] if headers end with what cannot be read; what comes before is in the
+// [TimeText]. The error is [header.ErrUnreadable] if headers end with what cannot be read; what comes before is in the
 // object.
-func HeadersJSON(headers rabbitmq.Table) (json.RawMessage, error) {
-	named, err := collect(headers.Fields(), rabbitmq.AddedHeader)
+func HeadersJSON(headers header.Table) (json.RawMessage, error) {
+	named, err := collect(headers.Fields(), republish.Added)
 	return named.appendJSON(nil, 0), err
 }
 
 // object are the fields of a table by name, in the order of their names' first occurrence.
 type object struct {
 	names  []string
-	values map[string][]rabbitmq.Field
+	values map[string][]header.Field
 }
 
 // collect reads fields, as far as they can be read, without those that skip says.
-func collect(fields iter.Seq2[rabbitmq.Field, error], skip func(name string) bool) (object, error) {
-	o := object{values: map[string][]rabbitmq.Field{}}
+func collect(fields iter.Seq2[header.Field, error], skip func(name string) bool) (object, error) {
+	o := object{values: map[string][]header.Field{}}
 	for f, err := range fields {
 		if err != nil {
 			return o, err
@@ -81,7 +82,7 @@ func (o object) appendJSON(out []byte, depth int) []byte {
 	return append(out, '}')
 }
 
-func appendArray(out []byte, elements []rabbitmq.Field, depth int) []byte {
+func appendArray(out []byte, elements []header.Field, depth int) []byte {
 	out = append(out, '[')
 	for i, element := range elements {
 		if i > 0 {
@@ -93,7 +94,7 @@ func appendArray(out []byte, elements []rabbitmq.Field, depth int) []byte {
 }
 
 // appendValue renders the value of f, which lies in depth tables and arrays within the headers.
-func appendValue(out []byte, f rabbitmq.Field, depth int) []byte {
+func appendValue(out []byte, f header.Field, depth int) []byte {
 	switch f.Kind {
 	case 't':
 		return strconv.AppendBool(out, f.Value[0] != 0)
@@ -119,7 +120,7 @@ func appendValue(out []byte, f rabbitmq.Field, depth int) []byte {
 	return strconv.AppendInt(out, n, 10)
 }
 
-func appendContainer(out []byte, f rabbitmq.Field, depth int) []byte {
+func appendContainer(out []byte, f header.Field, depth int) []byte {
 	if depth > contract.MaxDepth {
 		return appendBytes(out, "$encoded", f.Value)
 	}
@@ -130,7 +131,7 @@ func appendContainer(out []byte, f rabbitmq.Field, depth int) []byte {
 		}
 		return o.appendJSON(out, depth)
 	}
-	var elements []rabbitmq.Field
+	var elements []header.Field
 	for element, err := range f.Elements() {
 		if err != nil {
 			return appendBytes(out, "$encoded", f.Value)

@@ -10,9 +10,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 // Whoever looks for the reason of a failure sees what the producer has sent, digit by digit.
@@ -87,7 +87,7 @@ func TestUnusualHeadersAsJSON(t *testing.T) {
 		got, err := HeadersJSON(c.headers)
 		require.Equal(t, c.want, string(got), name)
 		if c.unreadable {
-			require.ErrorIs(t, err, rabbitmq.ErrUnreadable, name)
+			require.ErrorIs(t, err, header.ErrUnreadable, name)
 		} else {
 			require.NoError(t, err, name)
 		}

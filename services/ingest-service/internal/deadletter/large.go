@@ -9,22 +9,23 @@ import (
 	"github.com/jackc/pgerrcode"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // moveTimeout bounds the move of a dead letter to another queue: with 128 MiB it takes seconds.
 const moveTimeout = time.Minute
 
 // sizeOf is what a delivery takes, in bytes.
-func sizeOf(d rabbitmq.Delivery) int { return len(d.Body) + len(d.Properties) }
+func sizeOf(d consume.Delivery) int { return len(d.Body) + len(d.Properties) }
 
 // large tells what does not stay among the small ones.
-func (r *Recorder) large(d rabbitmq.Delivery) bool { return sizeOf(d) > r.limits.large }
+func (r *Recorder) large(d consume.Delivery) bool { return sizeOf(d) > r.limits.large }
 
 // tries is how often a dead letter from the queue of large ones could not be recorded in time.
-func tries(d rabbitmq.Delivery) int {
+func tries(d consume.Delivery) int {
 	n, _ := d.Properties.Headers().Lookup(contract.HeaderRecordTries).Int()
 	return int(min(max(n, 0), 1<<20))
 }
@@ -49,7 +50,7 @@ func (r *Recorder) move(ctx context.Context, l Entry, exchange string, tries int
 	if err != nil {
 		return err
 	}
-	return session.Publish(ctx, l.moved(exchange, tries))
+	return publish.Single(ctx, session, l.moved(exchange, tries))
 }
 
 // recordLarge records a dead letter from the queue of large ones. One that alone takes too long, while the database commits other writes,

@@ -16,16 +16,17 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // largeInTests is the size above which dead letters are large in these tests.
 const largeInTests = 10_000
 
 // ofSize is a dead letter of that size, as a worker publishes it.
-func ofSize(tenant uuid.UUID, id string, size int) rabbitmq.Message {
+func ofSize(tenant uuid.UUID, id string, size int) publish.Message {
 	d := delivered("", "", amqp.Publishing{
 		MessageId: id, ContentType: "text/plain", Expiration: "60000", Headers: amqp.Table{"h": "of " + id}, Body: bytes.Repeat([]byte{'{'}, size),
 	})
@@ -53,7 +54,7 @@ func TestDeadLetterThatIsNeverRecordedInTime(t *testing.T) {
 	link, publisher := broker(t)
 	r := recorder(t, link, s)
 	r.limits, r.ping = limits{prefetch: 16, large: largeInTests / 2, tries: 3}, s.Ping
-	publish(t, publisher, ofSize(tenantA, "huge", largeInTests+1), ofSize(tenantB, "large", largeInTests), ofSize(tenantB, "small", 1))
+	publishAll(t, publisher, ofSize(tenantA, "huge", largeInTests+1), ofSize(tenantB, "large", largeInTests), ofSize(tenantB, "small", 1))
 	stop := start(t, r.Run)
 	waitForEntries(t, s, tenantB, 2)
 	require.Eventually(t, func() bool { return depth(t, link, contract.QuarantineQueue) == 1 }, waitLimit, 10*time.Millisecond, "it is not in quarantine")
@@ -84,7 +85,7 @@ func TestDeadLetterThatIsNeverRecordedInTime(t *testing.T) {
 }
 
 // deliveryIn is how a message arrives.
-func deliveryIn(m rabbitmq.Message) rabbitmq.Delivery {
+func deliveryIn(m publish.Message) consume.Delivery {
 	return delivered(m.Exchange, m.Key, m.Publishing)
 }
 
@@ -101,7 +102,7 @@ func TestLargeDeadLetterWaitsForTheDatabase(t *testing.T) {
 		pings <- struct{}{}
 		return errors.New("nothing is written")
 	}
-	publish(t, publisher, ofSize(tenantA, "huge", largeInTests+1))
+	publishAll(t, publisher, ofSize(tenantA, "huge", largeInTests+1))
 	stop := start(t, r.Run)
 	<-pings
 	<-pings
@@ -119,7 +120,7 @@ func TestLargeParkedMessageIsMoved(t *testing.T) {
 	r := recorder(t, link, s)
 	r.limits.large = largeInTests
 	body := bytes.Repeat([]byte{'1'}, largeInTests+1)
-	publish(t, publisher, rabbitmq.Message{Exchange: contract.TenantsExchange, Key: tenantA.String(), Publishing: amqp.Publishing{
+	publishAll(t, publisher, publish.Message{Exchange: contract.TenantsExchange, Key: tenantA.String(), Publishing: amqp.Publishing{
 		MessageId: "m", Expiration: "1", Headers: amqp.Table{"h": "x"}, Body: body,
 	}})
 	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 1 }, waitLimit, 10*time.Millisecond)
@@ -158,13 +159,13 @@ func TestLargeDeadLettersAreHeldOneAtATime(t *testing.T) {
 	r.limits = limits{prefetch: 4, large: largeInTests, tries: 1}
 	start(t, r.Run)
 	for n := range probation { // from now on four at a time
-		publish(t, publisher, ofSize(tenantB, fmt.Sprint(n), 1))
+		publishAll(t, publisher, ofSize(tenantB, fmt.Sprint(n), 1))
 	}
 	waitForEntries(t, s, tenantB, probation)
 	hold.Store(true)
 	const all = 8
 	for n := range all {
-		publish(t, publisher, ofSize(tenantA, fmt.Sprint(n), largeInTests+1))
+		publishAll(t, publisher, ofSize(tenantA, fmt.Sprint(n), largeInTests+1))
 	}
 	for n := range all {
 		require.Equal(t, 1, <-held)

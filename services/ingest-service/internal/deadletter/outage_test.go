@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 )
 
 // recording is a store that fails as a test wants it to.
@@ -55,7 +55,7 @@ func TestRecorderLetsGoWhenTheConnectionIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := make(chan struct{})
 		r := &Recorder{store: recording(func([]Entry) error { close(lost); return errors.New("connection refused") }), metrics: NewMetrics(prometheus.NewPedanticRegistry()), log: zap.NewNop()}
-		require.ErrorIs(t, r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, lost, never), rabbitmq.ErrUnavailable)
+		require.ErrorIs(t, r.record(t.Context(), zap.NewNop(), []Entry{newTestEntry(tenantA, 1)}, lost, never), conn.ErrUnavailable)
 	})
 }
 

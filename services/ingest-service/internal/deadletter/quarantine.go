@@ -10,8 +10,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
@@ -60,7 +60,7 @@ type losses struct {
 
 // lost notes that the connection was lost with err.
 func (l *losses) lost(err error) {
-	if lost, ok := errors.AsType[*rabbitmq.LostError](err); !ok || lost.Explained {
+	if lost, ok := errors.AsType[*conn.LostError](err); !ok || lost.Explained {
 		return
 	}
 	if l.count++; l.count == 1 {

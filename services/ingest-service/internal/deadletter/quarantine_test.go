@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
 // What ends the connection counts as a delivery of everything that was held with it. So a new connection begins with one dead letter: a
@@ -40,7 +40,7 @@ func TestRecorderBeginsWithOneLetterAtATime(t *testing.T) {
 	sent := 0
 	send := func(n int) {
 		for range n {
-			publish(t, publisher, deadMessage(tenantA, fmt.Sprint(sent)))
+			publishAll(t, publisher, deadMessage(tenantA, fmt.Sprint(sent)))
 			sent++
 		}
 	}
@@ -72,15 +72,15 @@ func TestBrokenConnectionsAreReported(t *testing.T) {
 	gauge := func() float64 { return testutil.ToFloat64(r.metrics.blocked.WithLabelValues(contract.ParkingQueue)) }
 	cause := &amqp.Error{Code: amqp.InternalError, Reason: "INTERNAL_ERROR", Server: true}
 	for range 3 {
-		l.lost(&rabbitmq.LostError{Cause: cause, Explained: true})
-		l.lost(rabbitmq.ErrUnavailable) // given up from this side
+		l.lost(&conn.LostError{Cause: cause, Explained: true})
+		l.lost(conn.ErrUnavailable) // given up from this side
 	}
-	l.lost(&rabbitmq.LostError{Cause: cause})
+	l.lost(&conn.LostError{Cause: cause})
 	require.NoError(t, last(), "one loss is no proof")
 	l.held()
-	l.lost(&rabbitmq.LostError{Cause: cause})
+	l.lost(&conn.LostError{Cause: cause})
 	require.NoError(t, last())
-	l.lost(&rabbitmq.LostError{Cause: cause})
+	l.lost(&conn.LostError{Cause: cause})
 	require.ErrorIs(t, last(), cause)
 	require.ErrorContains(t, last(), "parking: the deliveries of this queue break the connection (2 lost")
 	require.InDelta(t, 1, gauge(), 0)

@@ -10,8 +10,9 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/bisect"
 )
@@ -54,9 +55,9 @@ type recorderStore interface {
 // Links are the connections of a [Recorder]. Each queue has one to itself: there are messages that the broker cannot deliver without
 // ending the connection.
 type Links struct {
-	Letters, Parked, Large *rabbitmq.Link
+	Letters, Parked, Large *conn.Link
 	// Shared is for looks at the quarantine. Nothing is consumed on it.
-	Shared *rabbitmq.Link
+	Shared *conn.Link
 }
 
 // Recorder moves dead letters and parked messages from the broker into the table.
@@ -100,11 +101,11 @@ func (r *Recorder) Run(ctx context.Context) error {
 }
 
 // reading makes a dead letter of a delivery.
-type reading func(d rabbitmq.Delivery, now time.Time) Entry
+type reading func(d consume.Delivery, now time.Time) Entry
 
 // source is a queue of dead letters.
 type source struct {
-	link  *rabbitmq.Link
+	link  *conn.Link
 	queue string
 	read  reading
 	large bool // it has the large ones
@@ -160,7 +161,7 @@ func (r *Recorder) awaitDatabase(ctx context.Context) {
 }
 
 // consume records what comes from s until ctx ends or something fails for good. held is called when deliveries do no harm.
-func (r *Recorder) consume(ctx context.Context, log *zap.Logger, session *rabbitmq.Session, s source, held func()) error {
+func (r *Recorder) consume(ctx context.Context, log *zap.Logger, session *conn.Session, s source, held func()) error {
 	const one = 1
 	for {
 		if err := r.consumeSome(ctx, log, session, s, held, one); err != nil {
@@ -175,9 +176,9 @@ func (r *Recorder) consume(ctx context.Context, log *zap.Logger, session *rabbit
 // consumeSome is consume with a prefetch, as long as it is the right one: one, until [probation] small ones have come, and
 // more until a large one has.
 func (r *Recorder) consumeSome(
-	ctx context.Context, log *zap.Logger, session *rabbitmq.Session, s source, held func(), prefetch int,
+	ctx context.Context, log *zap.Logger, session *conn.Session, s source, held func(), prefetch int,
 ) error {
-	consumption, err := session.ConsumeBatches(ctx, s.queue, "recorder", prefetch)
+	consumption, err := consume.Start(ctx, session, s.queue, "recorder", prefetch)
 	if err != nil {
 		return err
 	}
@@ -189,9 +190,9 @@ func (r *Recorder) consumeSome(
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), consumption.Stop())
 		case <-consumption.Deliveries: // only ever closed
-			return fmt.Errorf("%w: the consumer was cancelled", rabbitmq.ErrUnavailable)
+			return fmt.Errorf("%w: the consumer was cancelled", conn.ErrUnavailable)
 		case <-consumption.Done():
-			return fmt.Errorf("%w: the connection was lost", rabbitmq.ErrUnavailable)
+			return fmt.Errorf("%w: the connection was lost", conn.ErrUnavailable)
 		case <-harmless.C:
 			held()
 			continue
@@ -214,7 +215,7 @@ func (r *Recorder) consumeSome(
 
 // recordArrived records and acknowledges what has arrived, until ctx ends.
 func (r *Recorder) recordArrived(
-	ctx context.Context, log *zap.Logger, consumption *rabbitmq.Consumption, s source, arrived []rabbitmq.Delivery,
+	ctx context.Context, log *zap.Logger, consumption *consume.Consumer, s source, arrived []consume.Delivery,
 ) error {
 	for len(arrived) > 0 && ctx.Err() == nil {
 		deliveries := arrived[:batch(arrived)]
@@ -231,7 +232,7 @@ func (r *Recorder) recordArrived(
 }
 
 // recordAll records deliveries: the small ones first, together, then each large one.
-func (r *Recorder) recordAll(ctx context.Context, log *zap.Logger, s source, deliveries []rabbitmq.Delivery, lost <-chan struct{}) error {
+func (r *Recorder) recordAll(ctx context.Context, log *zap.Logger, s source, deliveries []consume.Delivery, lost <-chan struct{}) error {
 	entries := make([]Entry, 0, len(deliveries))
 	for _, d := range deliveries {
 		if !isCanary(d) && !s.large && !r.large(d) {
@@ -258,7 +259,7 @@ func (r *Recorder) recordAll(ctx context.Context, log *zap.Logger, s source, del
 }
 
 // batch is how many of what has arrived are recorded together.
-func batch(arrived []rabbitmq.Delivery) (n int) {
+func batch(arrived []consume.Delivery) (n int) {
 	for size := 0; n < len(arrived) && size < batchBytes; n++ {
 		size += sizeOf(arrived[n])
 	}
@@ -293,7 +294,7 @@ func (r *Recorder) record(ctx context.Context, log *zap.Logger, entries []Entry,
 		select {
 		case <-time.After(pauses.NextBackOff()):
 		case <-lost:
-			return fmt.Errorf("%w while dead letters were held", rabbitmq.ErrUnavailable)
+			return fmt.Errorf("%w while dead letters were held", conn.ErrUnavailable)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -18,13 +18,16 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
-func deliveryOf(s string) rabbitmq.Delivery {
+func deliveryOf(s string) consume.Delivery {
 	return delivered("", "", amqp.Publishing{MessageId: s, ContentType: s, Body: []byte(s), Headers: amqp.Table{"h": s}})
 }
 
@@ -50,33 +53,33 @@ func start(t *testing.T, component func(context.Context) error) (stop func()) {
 const tier = 100 * time.Millisecond
 
 // broker is a link and a publisher, with the shared topology and the queues of tenants.
-func broker(t *testing.T, tenants ...uuid.UUID) (*rabbitmq.Link, *rabbitmq.Publisher) {
+func broker(t *testing.T, tenants ...uuid.UUID) (*conn.Link, *publish.Publisher) {
 	t.Helper()
 	return brokerAt(t, backing.RabbitMQ(t).URL, tenants...)
 }
 
 // brokerAt is as broker, at the URL of a virtual host.
-func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*rabbitmq.Link, *rabbitmq.Publisher) {
+func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*conn.Link, *publish.Publisher) {
 	t.Helper()
-	link := rabbitmq.NewLink(rabbitmq.Config{URL: url}, t.Name(), zaptest.NewLogger(t), nil)
+	link := conn.NewLink(conn.Config{URL: url}, t.Name(), zaptest.NewLogger(t), nil)
 	start(t, link.Run)
 	do(t, link, func(ch *amqp.Channel) error {
-		if err := rabbitmq.DeclareShared(ch, []time.Duration{tier}, rabbitmq.QueueClassic); err != nil {
+		if err := provision.DeclareShared(ch, []time.Duration{tier}, amqp.QueueTypeClassic); err != nil {
 			return err
 		}
 		for _, tenant := range tenants {
-			if err := rabbitmq.DeclareTenant(ch, tenant.String(), rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}); err != nil {
+			if err := provision.DeclareTenant(ch, tenant.String(), provision.QueueOptions{Type: amqp.QueueTypeClassic}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	publisher := rabbitmq.NewPublisher(link, 1, zaptest.NewLogger(t))
+	publisher := publish.New(link, 1, zaptest.NewLogger(t))
 	start(t, publisher.Run)
 	return link, publisher
 }
 
-func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
+func do(t *testing.T, link *conn.Link, fn func(ch *amqp.Channel) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
@@ -86,7 +89,7 @@ func do(t *testing.T, link *rabbitmq.Link, fn func(ch *amqp.Channel) error) {
 }
 
 // depth is how many messages wait in a queue.
-func depth(t *testing.T, link *rabbitmq.Link, queue string) (messages int) {
+func depth(t *testing.T, link *conn.Link, queue string) (messages int) {
 	t.Helper()
 	do(t, link, func(ch *amqp.Channel) error {
 		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
@@ -96,14 +99,14 @@ func depth(t *testing.T, link *rabbitmq.Link, queue string) (messages int) {
 	return messages
 }
 
-func publish(t *testing.T, publisher *rabbitmq.Publisher, messages ...rabbitmq.Message) {
+func publishAll(t *testing.T, publisher *publish.Publisher, messages ...publish.Message) {
 	t.Helper()
 	for _, err := range publisher.PublishBatch(t.Context(), messages) {
 		require.NoError(t, err)
 	}
 }
 
-func deadMessage(tenant uuid.UUID, id string) rabbitmq.Message {
+func deadMessage(tenant uuid.UUID, id string) publish.Message {
 	d := delivered("", "", amqp.Publishing{MessageId: id, Body: []byte("{" + id)})
 	return Publishing(tenant, d, contract.ReasonNotJSON, errors.New("bad"), 1)
 }
@@ -138,7 +141,7 @@ func (f *faulty) set(before, after func(entries []Entry) error) {
 	f.before, f.after = before, after
 }
 
-func recorder(t *testing.T, link *rabbitmq.Link, store recorderStore) *Recorder {
+func recorder(t *testing.T, link *conn.Link, store recorderStore) *Recorder {
 	t.Helper()
 	return &Recorder{
 		limits: usual(), links: Links{Letters: link, Parked: link, Large: link, Shared: link}, store: store, ping: func(context.Context) error { return nil },
@@ -166,12 +169,12 @@ func TestRecorderRecordsDeadLettersAndParkedMessages(t *testing.T) {
 	stop := start(t, r.Run)
 
 	for n := range 200 {
-		publish(t, publisher, deadMessage(tenantA, fmt.Sprint(n)))
+		publishAll(t, publisher, deadMessage(tenantA, fmt.Sprint(n)))
 	}
-	waiting := rabbitmq.Message{Exchange: contract.RetryTierName(tier), Key: tenantB.String(), Publishing: amqp.Publishing{
+	waiting := publish.Message{Exchange: contract.RetryTierName(tier), Key: tenantB.String(), Publishing: amqp.Publishing{
 		MessageId: "m", Body: []byte("1"), Headers: amqp.Table{contract.HeaderAttempt: int32(3)},
 	}}
-	publish(t, publisher, waiting)
+	publishAll(t, publisher, waiting)
 
 	for _, l := range waitForEntries(t, s, tenantA, 200) {
 		require.Equal(t, contract.ReasonNotJSON, l.Reason)
@@ -213,7 +216,7 @@ func TestRecorderTakesAnything(t *testing.T) {
 			require.NoError(t, producer.Publish(exchange, "key", amqptest.Properties{Headers: headers, AppID: "a"}.Encode(), []byte("body")))
 			sent++
 		}
-		publish(t, publisher, deadMessage(tenantA, exchange))
+		publishAll(t, publisher, deadMessage(tenantA, exchange))
 	}
 	waitForEntries(t, s, tenantA, 2)
 	for _, l := range waitForEntries(t, s, uuid.Nil, sent) {
@@ -234,7 +237,7 @@ func TestRecorderWaitsForTheDatabase(t *testing.T) {
 	}, nil)
 	r := recorder(t, link, f)
 	stop := start(t, r.Run)
-	publish(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantA, "2"))
+	publishAll(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantA, "2"))
 	<-tried
 	<-tried // it goes on trying
 	stop()
@@ -256,7 +259,7 @@ func TestRecorderThatDiesBeforeItAcknowledges(t *testing.T) {
 	f := &faulty{Store: s}
 	f.set(nil, func([]Entry) error { return errors.New("connection lost during the commit") })
 	stop := start(t, recorder(t, link, f).Run)
-	publish(t, publisher, deadMessage(tenantA, "1"))
+	publishAll(t, publisher, deadMessage(tenantA, "1"))
 	waitForEntries(t, s, tenantA, 1)
 	stop()
 	start(t, recorder(t, link, s).Run)
@@ -278,11 +281,11 @@ func TestRecorderFindsTheDeadLetterThatTheDatabaseRefuses(t *testing.T) {
 		}
 		return nil
 	}, nil)
-	var messages []rabbitmq.Message
+	var messages []publish.Message
 	for n := range 40 {
 		messages = append(messages, deadMessage(tenantA, fmt.Sprint(n)))
 	}
-	publish(t, publisher, messages...)
+	publishAll(t, publisher, messages...)
 	start(t, recorder(t, link, f).Run)
 	bare := 0
 	for _, l := range waitForEntries(t, s, tenantA, 40) {
@@ -304,7 +307,7 @@ func TestRecorderCountsWhatItDiscards(t *testing.T) {
 	link, publisher := broker(t)
 	r := recorder(t, link, s)
 	start(t, r.Run)
-	publish(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantB, "1"))
+	publishAll(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantB, "1"))
 	waitForEntries(t, s, tenantB, 1)
 	require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.discarded) == 1 }, waitLimit, time.Millisecond)
 	require.Empty(t, list(t, s, tenantA, Filter{}))

@@ -11,8 +11,9 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
 
 // Result says what a replay has come to.
@@ -43,9 +44,9 @@ const (
 	removeTimeout = 5 * time.Second
 )
 
-// Publisher publishes with confirms; [rabbitmq.Publisher] is one.
+// Publisher publishes with confirms; [publish.Publisher] is one.
 type Publisher interface {
-	PublishBatch(ctx context.Context, messages []rabbitmq.Message) []error
+	PublishBatch(ctx context.Context, messages []publish.Message) []error
 }
 
 // Replayer publishes the messages of dead letters again. It is safe for concurrent use.
@@ -77,7 +78,7 @@ type Replayed struct {
 }
 
 // Replay publishes the message of a dead letter again, with edited as its payload unless that is nil. The errors are
-// [ErrNotFound], a [*contract.PayloadError] for a payload that cannot be stored, those of [rabbitmq.Publisher], and
+// [ErrNotFound], a [*contract.PayloadError] for a payload that cannot be stored, those of [publish.Publisher], and
 // those of the database.
 func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []byte) (Replayed, error) {
 	entry, err := r.store.Find(ctx, tenant, id, r.maxPayload)
@@ -195,7 +196,7 @@ func (r *Replayer) replay(ctx context.Context, tenant uuid.UUID, entries []Entry
 	if err != nil {
 		return results, errs, err
 	}
-	var messages []rabbitmq.Message
+	var messages []publish.Message
 	var published []int // messages[k] is that of dead letters[published[k]]
 	for i := range entries {
 		if stored[ids[i]] {
@@ -252,13 +253,13 @@ func (r *Replayer) check(l *Entry) error {
 }
 
 // replayMessage is the message of a dead letter, under its old id and with the properties of its producer, as far as
-// [rabbitmq.Replaying] publishes them again. Its attempts start again.
-func replayMessage(tenant uuid.UUID, l *Entry) rabbitmq.Message {
+// [republish.Replay] publishes them again. Its attempts start again.
+func replayMessage(tenant uuid.UUID, l *Entry) publish.Message {
 	id := l.OriginalMessageID
 	if id == "" {
 		id = l.ReplayID().String()
 	}
-	publishing := rabbitmq.Replaying(l.Properties, id)
+	publishing := republish.Replay(l.Properties, id)
 	if l.Properties == nil { // recorded by an earlier version
 		publishing.ContentType, publishing.Timestamp = cut(l.ContentType, 255), time.Now()
 	}
@@ -266,5 +267,5 @@ func replayMessage(tenant uuid.UUID, l *Entry) rabbitmq.Message {
 		publishing.ContentType, publishing.ContentEncoding = "application/json", ""
 	}
 	publishing.Body = l.Payload
-	return rabbitmq.Message{Exchange: contract.TenantsExchange, Key: tenant.String(), Publishing: publishing}
+	return publish.Message{Exchange: contract.TenantsExchange, Key: tenant.String(), Publishing: publishing}
 }

@@ -14,19 +14,20 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq/amqptest"
 )
 
 // outlet publishes nothing and remembers what it was given.
 type outlet struct {
-	published []rabbitmq.Message
-	fail      func(m rabbitmq.Message) error
+	published []publish.Message
+	fail      func(m publish.Message) error
 	during    func()
 }
 
-func (o *outlet) PublishBatch(_ context.Context, messages []rabbitmq.Message) []error {
+func (o *outlet) PublishBatch(_ context.Context, messages []publish.Message) []error {
 	if o.during != nil {
 		o.during()
 	}
@@ -85,7 +86,7 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound, "another tenant's dead letter")
 	record(t, s, newTestEntry(tenantB, 1))
 	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantB, 1).ID, nil)
-	require.ErrorIs(t, err, rabbitmq.ErrUnroutable, "a tenant without a queue")
+	require.ErrorIs(t, err, publish.ErrUnroutable, "a tenant without a queue")
 	require.Len(t, list(t, s, tenantB, Filter{}), 1)
 }
 
@@ -150,9 +151,9 @@ func TestReplayThatCannotPublishKeepsTheDeadLetter(t *testing.T) {
 	s, _ := database(t)
 	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
-	o := outlet{fail: func(rabbitmq.Message) error { return rabbitmq.ErrBlocked }}
+	o := outlet{fail: func(publish.Message) error { return conn.ErrBlocked }}
 	_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
-	require.ErrorIs(t, err, rabbitmq.ErrBlocked)
+	require.ErrorIs(t, err, conn.ErrBlocked)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
 }
 
@@ -276,14 +277,14 @@ func TestReplayAllStopsAtAnErrorAndSaysWhatIsDone(t *testing.T) {
 		all = append(all, newTestEntry(tenantA, n))
 	}
 	record(t, s, all...)
-	o := outlet{fail: func(m rabbitmq.Message) error {
+	o := outlet{fail: func(m publish.Message) error {
 		if m.Publishing.MessageId == "120" {
-			return fmt.Errorf("publish: %w", rabbitmq.ErrRejected)
+			return fmt.Errorf("publish: %w", publish.ErrRejected)
 		}
 		return nil
 	}}
 	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{}, Position{})
-	require.ErrorIs(t, err, rabbitmq.ErrRejected)
+	require.ErrorIs(t, err, publish.ErrRejected)
 	require.Equal(t, Outcome{Replayed: 149, Next: Position{all[99].FirstFailedAt, all[99].ID}, More: true}, outcome)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
 }

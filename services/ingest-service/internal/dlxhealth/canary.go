@@ -11,9 +11,12 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 )
 
 // The ways that are tested, as the cause of a fault names them.
@@ -53,9 +56,9 @@ var (
 // canaries are those of one connection.
 type canaries struct {
 	*Watch
-	session *rabbitmq.Session
+	session *conn.Session
 	queue   string // into which canaries come back
-	returns *rabbitmq.Consumption
+	returns *consume.Consumer
 	ended   bool // nothing comes from returns any more
 }
 
@@ -117,7 +120,7 @@ func (c *canaries) awaitReturns(ctx context.Context) error {
 		return err
 	}
 	c.queue = <-name
-	c.returns, err = c.session.Consume(ctx, c.queue, "", prefetch)
+	c.returns, err = consume.Plain(ctx, c.session, c.queue, "", prefetch)
 	return err
 }
 
@@ -146,7 +149,7 @@ func (c *canaries) round(ctx context.Context, number int) map[string]error {
 			results[path] = err
 		}
 	}
-	if c.link.Screened(c.session) {
+	if provision.Screened(c.cfg.Broker.Screen, c.session.Version()) {
 		note(screen, c.tryScreen(ctx))
 	}
 	key := contract.CanaryName(c.cfg.Instance)
@@ -211,10 +214,10 @@ func (c *canaries) collect(ctx context.Context, awaited map[string]time.Duration
 func (c *canaries) tryScreen(ctx context.Context) error {
 	err := c.publish(ctx, contract.MessagesExchange, contract.CanaryName(c.cfg.Instance), screen, amqp.Table{"x-death": nil})
 	switch {
-	case errors.Is(err, rabbitmq.ErrRejected):
+	case errors.Is(err, publish.ErrRejected):
 		return nil
-	case err == nil || errors.Is(err, rabbitmq.ErrUnroutable):
-		return fmt.Errorf("%w: %w", rabbitmq.ErrUnroutable, errNotRefused)
+	case err == nil || errors.Is(err, publish.ErrUnroutable):
+		return fmt.Errorf("%w: %w", publish.ErrUnroutable, errNotRefused)
 	default:
 		return err
 	}
@@ -223,7 +226,7 @@ func (c *canaries) tryScreen(ctx context.Context) error {
 func (c *canaries) publish(ctx context.Context, exchange, key, id string, headers amqp.Table) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return c.publisher.Publish(ctx, rabbitmq.Message{Exchange: exchange, Key: key, Publishing: amqp.Publishing{
+	return c.publisher.Publish(ctx, publish.Message{Exchange: exchange, Key: key, Publishing: amqp.Publishing{
 		MessageId: id, DeliveryMode: amqp.Persistent, Headers: headers, Timestamp: time.Now(), AppId: "canary",
 	}})
 }

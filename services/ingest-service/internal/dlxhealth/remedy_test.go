@@ -16,8 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
@@ -59,13 +62,13 @@ func remedy(t *testing.T, variables map[string]string) [][]string {
 }
 
 // topology is that of an instance.
-func (r *rig) topology(cfg rabbitmq.Config) *reconcile.Topology {
+func (r *rig) topology(cfg conn.Config) *reconcile.Topology {
 	r.t.Helper()
-	probing := rabbitmq.NewLink(cfg, "quarantine", zap.NewNop(), nil)
-	link := rabbitmq.NewLink(cfg, "topology", zap.NewNop(), nil).WithProbeLink(probing)
+	probing := conn.NewLink(cfg, "quarantine", zap.NewNop(), nil)
+	link := conn.NewLink(cfg, "topology", zap.NewNop(), nil)
 	r.run(probing.Run)
 	r.run(link.Run)
-	return reconcile.NewTopology(link, []time.Duration{tier}, rabbitmq.QueueOptions{}, zap.NewNop())
+	return reconcile.NewTopology(link, consume.NewProber(probing), []time.Duration{tier}, provision.QueueOptions{}, cfg.Screen, zap.NewNop())
 }
 
 func (r *rig) publish(queue string, headers amqp.Table, expiration string) {
@@ -77,7 +80,7 @@ func (r *rig) tryPublish(queue string, headers amqp.Table, expiration string) er
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
-	return r.publisher.Publish(ctx, rabbitmq.Message{Key: queue, Publishing: amqp.Publishing{
+	return r.publisher.Publish(ctx, publish.Message{Key: queue, Publishing: amqp.Publishing{
 		MessageId: queue, Headers: headers, Expiration: expiration, DeliveryMode: amqp.Persistent, Body: []byte(`1`),
 	}})
 }
@@ -106,7 +109,7 @@ func (r *rig) kill(broker *backing.Process, queue string) {
 	r.t.Helper()
 	session, err := r.link.Session(r.t.Context())
 	require.NoError(r.t, err)
-	if r.link.Screened(session) {
+	if r.screened(session) {
 		r.publish(queue, amqp.Table{"x-death": []any{"a"}}, "200") // to the queue itself, past the screen
 		return
 	}
@@ -127,11 +130,11 @@ func TestRemedyOfTheRunbook(t *testing.T) {
 	if _, err := broker.Tool(t.Context(), "rabbitmqctl", "version"); errors.Is(err, backing.ErrNoTools) {
 		t.Skip("NOT TESTED: the remedy of the runbook. The broker runs in a container, where its rabbitmqctl is out of reach; BACKING=native tests it")
 	}
-	cfg := rabbitmq.Config{URL: services.RabbitMQURL}
+	cfg := conn.Config{URL: services.RabbitMQURL}
 	r := newRig(t, cfg)
 	poisoned, neighbour, late := uuid.NewString(), uuid.NewString(), uuid.New()
 	for _, tenant := range []string{poisoned, neighbour} {
-		require.NoError(t, r.do(func(ch *amqp.Channel) error { return rabbitmq.DeclareTenant(ch, tenant, rabbitmq.QueueOptions{}) }))
+		require.NoError(t, r.do(func(ch *amqp.Channel) error { return provision.DeclareTenant(ch, tenant, provision.QueueOptions{}) }))
 	}
 	topology := r.topology(cfg)
 	r.start()
@@ -187,7 +190,7 @@ func TestRemedyOfTheRunbook(t *testing.T) {
 	}, waitLimit, poll, "tenants can be made again")
 	halfMade = slices.DeleteFunc(halfMade, func(queue string) bool {
 		err := r.tryPublish(queue, nil, "")
-		if errors.Is(err, rabbitmq.ErrUnroutable) {
+		if errors.Is(err, publish.ErrUnroutable) {
 			return true // RabbitMQ 4.3 leaves nothing of a queue that it could not make
 		}
 		require.NoError(t, err)

@@ -17,7 +17,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
@@ -45,7 +45,7 @@ type management struct {
 }
 
 // newManagement reads where the API is. Without a login of its own it is asked with that of AMQP.
-func newManagement(cfg rabbitmq.Config) (*management, error) {
+func newManagement(cfg conn.Config) (*management, error) {
 	broker, err := amqp.ParseURI(cfg.URL)
 	if err != nil {
 		return nil, errors.New("rabbitmq.url is not a valid URL")

@@ -12,7 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -66,7 +66,7 @@ func TestQueuesThatFallBetweenTwoLooksAreNotStuck(t *testing.T) {
 			}
 			_ = json.NewEncoder(w).Encode(map[string]any{"name": "q", "messages_dlx": now})
 		}))
-		api, err := newManagement(rabbitmq.Config{URL: "amqp://127.0.0.1:1", ManagementURL: server.URL})
+		api, err := newManagement(conn.Config{URL: "amqp://127.0.0.1:1", ManagementURL: server.URL})
 		require.NoError(t, err)
 		require.Equal(t, test.want, api.isStuck(t.Context(), "q", 5, 1), name)
 		server.Close()
@@ -96,14 +96,14 @@ func TestAllPagesOfTheOwnVirtualHostAreLookedAt(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"page_count": (count + size - 1) / size, "items": items})
 	}))
 	defer server.Close()
-	api, err := newManagement(rabbitmq.Config{URL: "amqp://u:p%40@127.0.0.1:1/own%2Fhost", ManagementURL: server.URL + "/prefix/"})
+	api, err := newManagement(conn.Config{URL: "amqp://u:p%40@127.0.0.1:1/own%2Fhost", ManagementURL: server.URL + "/prefix/"})
 	require.NoError(t, err)
 	waiting, err := api.waiting(t.Context())
 	require.NoError(t, err)
 	require.Len(t, waiting, count/1000)
 	require.Equal(t, int64(9999), waiting["tenant.9999"])
 
-	api, err = newManagement(rabbitmq.Config{URL: "amqp://u:hunter2@127.0.0.1:1/other", ManagementURL: server.URL})
+	api, err = newManagement(conn.Config{URL: "amqp://u:hunter2@127.0.0.1:1/other", ManagementURL: server.URL})
 	require.NoError(t, err)
 	_, err = api.waiting(t.Context())
 	require.EqualError(t, err, "ask the management API: status 401")
@@ -117,7 +117,7 @@ func TestAllPagesOfTheOwnVirtualHostAreLookedAt(t *testing.T) {
 func TestQueueThatCannotDeadLetterIsTold(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)
-	r := newRig(t, rabbitmq.Config{URL: broker.URL, ManagementURL: broker.ManagementURL})
+	r := newRig(t, conn.Config{URL: broker.URL, ManagementURL: broker.ManagementURL})
 	const queue, target = "stuck", "nowhere"
 	require.NoError(t, r.do(func(ch *amqp.Channel) error {
 		if err := ch.ExchangeDeclare(target, amqp.ExchangeFanout, true, false, false, false, nil); err != nil {

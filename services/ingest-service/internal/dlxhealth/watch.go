@@ -12,15 +12,16 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 )
 
 // misses is how many canaries in a row have to be missed: a broker that is busy or starting may lose one.
 const misses = 3
 
-// Publisher publishes with confirms; [rabbitmq.Publisher] is one.
+// Publisher publishes with confirms; [publish.Publisher] is one.
 type Publisher interface {
-	Publish(ctx context.Context, m rabbitmq.Message) error
+	Publish(ctx context.Context, m publish.Message) error
 }
 
 // Config is what a [Watch] watches.
@@ -29,8 +30,8 @@ type Config struct {
 	Instance string
 	// Tier is the delay of the shortest retry tier. One over a minute is not watched.
 	Tier time.Duration
-	// Broker says where the management API is, if anywhere, and which virtual host is ours.
-	Broker rabbitmq.Config
+	// Broker says where the management API is, if anywhere, which virtual host is ours, and whether there is a screen.
+	Broker conn.Config
 	// Every is the time between two canaries, Grace how long one may take beyond its delay, and Look the time between two
 	// looks at the queues; 10 s, 5 s and a minute if 0.
 	Every, Grace, Look time.Duration
@@ -52,7 +53,7 @@ func (c Config) withDefaults() Config {
 // Watch watches the dead-lettering of the broker.
 type Watch struct {
 	cfg       Config
-	link      *rabbitmq.Link
+	link      *conn.Link
 	publisher Publisher
 	report    func(error)
 	log       *zap.Logger
@@ -65,7 +66,7 @@ type Watch struct {
 // New returns a watch over link, which it should have to itself: while the dead-lettering is dead the broker closes the connection
 // on which its queue is declared. Canaries are published by publisher. report is called with what is wrong, nil for nothing,
 // whenever that may have changed, and once before New returns.
-func New(cfg Config, link *rabbitmq.Link, publisher Publisher, report func(error), reg prometheus.Registerer, log *zap.Logger) *Watch {
+func New(cfg Config, link *conn.Link, publisher Publisher, report func(error), reg prometheus.Registerer, log *zap.Logger) *Watch {
 	w := &Watch{
 		cfg: cfg.withDefaults(), link: link, publisher: publisher, report: report, log: log, faults: make(map[string]error),
 		up: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -127,7 +128,7 @@ func isAway(err error) bool {
 	if refused, ok := errors.AsType[*amqp.Error](err); ok && refused.Server {
 		return refused.Code == amqp.ConnectionForced // anything else is an answer
 	}
-	for _, answer := range []error{rabbitmq.ErrUnanswered, rabbitmq.ErrUnroutable, rabbitmq.ErrRejected} {
+	for _, answer := range []error{conn.ErrUnanswered, publish.ErrUnroutable, publish.ErrRejected} {
 		if errors.Is(err, answer) {
 			return false
 		}

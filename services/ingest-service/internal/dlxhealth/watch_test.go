@@ -18,8 +18,10 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -34,8 +36,9 @@ const (
 // rig is a watch over a broker, with everything that an instance has declared there.
 type rig struct {
 	t         *testing.T
-	link      *rabbitmq.Link
-	publisher *rabbitmq.Publisher
+	screen    string // the mode
+	link      *conn.Link
+	publisher *publish.Publisher
 	watch     *Watch
 
 	mu    sync.Mutex
@@ -43,12 +46,12 @@ type rig struct {
 }
 
 // newRig declares what all tenants share. The watch begins with start.
-func newRig(t *testing.T, cfg rabbitmq.Config) *rig {
+func newRig(t *testing.T, cfg conn.Config) *rig {
 	t.Helper()
 	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
-	r := &rig{t: t, link: rabbitmq.NewLink(cfg, "test", log, nil)}
-	r.publisher = rabbitmq.NewPublisher(r.link, 1, log)
-	own := rabbitmq.NewLink(cfg, "canary", log, nil)
+	r := &rig{t: t, screen: cfg.Screen, link: conn.NewLink(cfg, "test", log, nil)}
+	r.publisher = publish.New(r.link, 1, log)
+	own := conn.NewLink(cfg, "canary", log, nil)
 	for _, component := range []func(context.Context) error{r.link.Run, r.publisher.Run, own.Run} {
 		r.run(component)
 	}
@@ -94,11 +97,16 @@ func (r *rig) do(fn func(ch *amqp.Channel) error) error {
 func (r *rig) declare() {
 	r.t.Helper()
 	require.NoError(r.t, r.do(func(ch *amqp.Channel) error {
-		return rabbitmq.DeclareShared(ch, []time.Duration{tier}, rabbitmq.QueueQuorum)
+		return provision.DeclareShared(ch, []time.Duration{tier}, amqp.QueueTypeQuorum)
 	}))
 	session, err := r.link.Session(r.t.Context())
 	require.NoError(r.t, err)
-	require.NoError(r.t, session.DeclareScreen(r.t.Context(), r.link.Screened(session)))
+	require.NoError(r.t, provision.DeclareScreen(r.t.Context(), session, r.screened(session)))
+}
+
+// screened reports whether producers publish through a screen.
+func (r *rig) screened(session *conn.Session) bool {
+	return provision.Screened(r.screen, session.Version())
 }
 
 func (r *rig) reported() error {
@@ -154,7 +162,7 @@ func (r *rig) fine() {
 // must not be called again once that is mended.
 func TestFaultsAreReportedAndCleared(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, rabbitmq.Config{URL: backing.RabbitMQ(t).URL, Screen: rabbitmq.ScreenOn})
+	r := newRig(t, conn.Config{URL: backing.RabbitMQ(t).URL, Screen: provision.ScreenOn})
 	require.NoError(t, r.reported(), "an instance is not held up by what has not been tried")
 	r.start()
 	r.fine()
@@ -187,12 +195,12 @@ func TestABrokerThatIsAwayIsNotTakenForOneThatDoesNotDeadLetter(t *testing.T) {
 	t.Parallel()
 	for away, errs := range map[bool][]error{
 		true: {
-			rabbitmq.ErrUnavailable, rabbitmq.ErrBlocked, fmt.Errorf("%w: %w", rabbitmq.ErrUnconfirmed, context.DeadlineExceeded), context.Canceled,
-			amqp.ErrClosed, &amqp.Error{Code: amqp.ConnectionForced, Server: true}, fmt.Errorf("%w: %w", rabbitmq.ErrUnavailable, &amqp.Error{Code: amqp.FrameError}),
+			conn.ErrUnavailable, conn.ErrBlocked, fmt.Errorf("%w: %w", publish.ErrUnconfirmed, context.DeadlineExceeded), context.Canceled,
+			amqp.ErrClosed, &amqp.Error{Code: amqp.ConnectionForced, Server: true}, fmt.Errorf("%w: %w", conn.ErrUnavailable, &amqp.Error{Code: amqp.FrameError}),
 		},
 		false: {
 			&amqp.Error{Code: amqp.InternalError, Server: true}, &amqp.Error{Code: amqp.AccessRefused, Server: true},
-			fmt.Errorf("%w: %w", rabbitmq.ErrUnavailable, rabbitmq.ErrUnanswered), rabbitmq.ErrUnroutable, rabbitmq.ErrRejected,
+			fmt.Errorf("%w: %w", conn.ErrUnavailable, conn.ErrUnanswered), publish.ErrUnroutable, publish.ErrRejected,
 		},
 	} {
 		for _, err := range errs {

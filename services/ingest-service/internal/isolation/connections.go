@@ -11,12 +11,12 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 )
 
-// Open makes a link, which is run by whoever has it made. report is as in [rabbitmq.NewLink].
-type Open func(name string, report func(error)) *rabbitmq.Link
+// Open makes a link, which is run by whoever has it made. report is as in [conn.NewLink].
+type Open func(name string, report func(error)) *conn.Link
 
 // Depths calls observe with the number of messages that wait in the queue of each of tenants, as far as it can be told; -1 for a
 // queue that does not exist.
@@ -29,14 +29,14 @@ const depthsTimeout = 5 * time.Second
 type Connections struct {
 	open   Open
 	log    *zap.Logger
-	shared []*rabbitmq.Link
+	shared []*conn.Link
 
 	wake chan struct{} // capacity 1: something has happened, look again
 
 	mu      sync.Mutex
-	plan    *plan                  // guarded by mu
-	groups  map[int]*rabbitmq.Link // guarded by mu: by the number of their group
-	changed chan struct{}          // guarded by mu: closed when a consumer that waits should ask again
+	plan    *plan              // guarded by mu
+	groups  map[int]*conn.Link // guarded by mu: by the number of their group
+	changed chan struct{}      // guarded by mu: closed when a consumer that waits should ask again
 }
 
 // New returns count shared connections, which are for the caller to run, and those that [Connections.Run] makes and runs when
@@ -48,7 +48,7 @@ func New(count int, share, open Open, log *zap.Logger) *Connections {
 func newConnections(l limits, count int, share, open Open, log *zap.Logger) *Connections {
 	c := &Connections{
 		open: open, log: log, wake: make(chan struct{}, 1), plan: newPlan(l, count),
-		groups: make(map[int]*rabbitmq.Link), changed: make(chan struct{}),
+		groups: make(map[int]*conn.Link), changed: make(chan struct{}),
 	}
 	for i := range count {
 		c.shared = append(c.shared, share(fmt.Sprintf("consume %d", i+1), func(err error) { c.onReport(i, 0, err) }))
@@ -64,11 +64,11 @@ func (c *Connections) sharedBy(tenant uuid.UUID) int {
 
 // onReport takes in what a link reports: the shared one with that index, or the one of the group with that number if it is not 0.
 func (c *Connections) onReport(index, group int, err error) {
-	if err == nil || errors.Is(err, rabbitmq.ErrBlocked) {
+	if err == nil || errors.Is(err, conn.ErrBlocked) {
 		return
 	}
 	now := time.Now()
-	lost, isLost := errors.AsType[*rabbitmq.LostError](err)
+	lost, isLost := errors.AsType[*conn.LostError](err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -107,7 +107,7 @@ func tenantOf(tag string) uuid.UUID {
 
 // Unrelated is told what a link that no tenant is consumed on reports: a loss there explains others at the same time.
 func (c *Connections) Unrelated(err error) {
-	if _, isLost := errors.AsType[*rabbitmq.LostError](err); !isLost {
+	if _, isLost := errors.AsType[*conn.LostError](err); !isLost {
 		return
 	}
 	c.mu.Lock()
@@ -184,7 +184,7 @@ func (c *Connections) Run(ctx context.Context, depths Depths) error {
 	defer links.Wait()
 	ctx, stop := context.WithCancel(ctx) // of the links, too
 	defer stop()
-	run := func(link *rabbitmq.Link) (stop func()) {
+	run := func(link *conn.Link) (stop func()) {
 		ctx, stop := context.WithCancel(ctx)
 		links.Go(func() {
 			defer link.End() // a consumer may be about to use it
@@ -285,7 +285,7 @@ func (c *Connections) look(ctx context.Context, depths Depths, tenants []uuid.UU
 
 // connect runs the links of the groups that have one by now, and stops those of groups that are no more. Then whoever waits asks
 // again.
-func (c *Connections) connect(run func(*rabbitmq.Link) func(), running map[int]func()) {
+func (c *Connections) connect(run func(*conn.Link) func(), running map[int]func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, stop := range running {

@@ -13,7 +13,7 @@
 // A thousand tenants are four rounds; fewer, since a queue in which nothing waits is grouped apart from those with messages. A
 // delivery that our own reader could not read names its tenant, which skips all rounds.
 //
-// Only losses without another explanation count: see [rabbitmq.LostError], and a loss explains itself by others at the same
+// Only losses without another explanation count: see [conn.LostError], and a loss explains itself by others at the same
 // time (a connection that no tenant is consumed on was lost within a second) and by a broker that cannot be dialled either. What
 // is wrong all the same, because a network cuts single connections, clears by itself: at most 16 connections are
 // used for groups and probes at a time, further groups wait for their turn.

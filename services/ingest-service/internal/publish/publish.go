@@ -12,14 +12,14 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 )
 
-// Broker publishes with confirms; [rabbitmq.Publisher] is one.
+// Broker publishes with confirms; [publish.Publisher] is one.
 type Broker interface {
-	Publish(ctx context.Context, m rabbitmq.Message) error
-	PublishBatch(ctx context.Context, ms []rabbitmq.Message) []error
+	Publish(ctx context.Context, m publish.Message) error
+	PublishBatch(ctx context.Context, ms []publish.Message) []error
 }
 
 // Publisher publishes to [contract.TenantsExchange]. It is safe for concurrent use.
@@ -34,9 +34,9 @@ func New(broker Broker, verify func(tenant uuid.UUID)) *Publisher {
 	return &Publisher{broker: broker, verify: verify}
 }
 
-// Publish publishes m, with the errors of [rabbitmq.Publisher.Publish]. After [rabbitmq.ErrUnroutable] it is worth another try in
+// Publish publishes m, with the errors of [publish.Publisher.Publish]. After [publish.ErrUnroutable] it is worth another try in
 // a second or two, if the tenant exists.
-func (p *Publisher) Publish(ctx context.Context, m rabbitmq.Message) error {
+func (p *Publisher) Publish(ctx context.Context, m publish.Message) error {
 	err := p.broker.Publish(ctx, m)
 	if !p.misses(&m, err) {
 		return err
@@ -45,10 +45,10 @@ func (p *Publisher) Publish(ctx context.Context, m rabbitmq.Message) error {
 	return p.broker.Publish(ctx, m)
 }
 
-// PublishBatch publishes ms as [rabbitmq.Publisher.PublishBatch] does. Those that take the other way come after the rest.
-func (p *Publisher) PublishBatch(ctx context.Context, ms []rabbitmq.Message) []error {
+// PublishBatch publishes ms as [publish.Publisher.PublishBatch] does. Those that take the other way come after the rest.
+func (p *Publisher) PublishBatch(ctx context.Context, ms []publish.Message) []error {
 	errs := p.broker.PublishBatch(ctx, ms)
-	var again []rabbitmq.Message
+	var again []publish.Message
 	var place []int // again[k] is ms[place[k]]
 	for i, err := range errs {
 		if p.misses(&ms[i], err) {
@@ -66,8 +66,8 @@ func (p *Publisher) PublishBatch(ctx context.Context, ms []rabbitmq.Message) []e
 }
 
 // misses reports whether a message has not found its queue, and has the tenant verified then.
-func (p *Publisher) misses(m *rabbitmq.Message, err error) bool {
-	if m.Exchange != contract.TenantsExchange || !errors.Is(err, rabbitmq.ErrUnroutable) {
+func (p *Publisher) misses(m *publish.Message, err error) bool {
+	if m.Exchange != contract.TenantsExchange || !errors.Is(err, publish.ErrUnroutable) {
 		return false
 	}
 	if tenant, err := uuid.Parse(m.Key); err == nil {

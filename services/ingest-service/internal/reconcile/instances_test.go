@@ -9,9 +9,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 )
 
@@ -21,8 +23,8 @@ import (
 func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	probing := rabbitmq.NewLink(r.broker, "maker quarantine", zap.NewNop(), nil)
-	link := rabbitmq.NewLink(r.broker, "maker", zap.NewNop(), nil).WithProbeLink(probing)
+	probing := conn.NewLink(r.broker, "maker quarantine", zap.NewNop(), nil)
+	link := conn.NewLink(r.broker, "maker", zap.NewNop(), nil)
 	r.run(probing.Run)
 	disconnect := r.run(link.Run)
 	declared, held := make(chan struct{}), make(chan struct{})
@@ -32,7 +34,7 @@ func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 		<-held
 	})
 	deps := r.deps
-	deps.Topology = reconcile.NewTopology(link, []time.Duration{time.Second}, rabbitmq.QueueOptions{}, zap.NewNop())
+	deps.Topology = reconcile.NewTopology(link, consume.NewProber(probing), []time.Duration{time.Second}, provision.QueueOptions{}, "", zap.NewNop())
 	deps.Step = func(_ uuid.UUID, _ int64, step reconcile.Step) {
 		if step == reconcile.StepDeclared {
 			hold()

@@ -18,12 +18,14 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
@@ -39,11 +41,11 @@ const (
 
 // rig is one instance on real services.
 type rig struct {
-	broker     rabbitmq.Config
+	broker     conn.Config
 	t          *testing.T
 	operator   *pgxpool.Pool
-	link       *rabbitmq.Link
-	publisher  *rabbitmq.Publisher
+	link       *conn.Link
+	publisher  *publish.Publisher
 	conn       *control.Conn
 	specs      *control.Bucket[contract.TenantSpec]
 	statuses   *control.Bucket[contract.TenantStatus]
@@ -91,9 +93,9 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(r.operator.Close)
 	messages := store.New(pool, 5*time.Second)
 
-	r.broker = rabbitmq.Config{URL: backing.RabbitMQ(t).URL}
-	r.link = rabbitmq.NewLink(r.broker, "test", log, nil)
-	r.publisher = rabbitmq.NewPublisher(r.link, 1, log)
+	r.broker = conn.Config{URL: backing.RabbitMQ(t).URL}
+	r.link = conn.NewLink(r.broker, "test", log, nil)
+	r.publisher = publish.New(r.link, 1, log)
 	gate := batch.NewGate(messages.Ping, func(error) {}, log)
 	r.run(r.link.Run)
 	r.run(r.publisher.Run)
@@ -115,7 +117,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.deps = reconcile.Dependencies{
 		Specs: r.specs, Statuses: r.statuses, Partitions: messages,
-		Topology: reconcile.NewTopology(r.link, delays, rabbitmq.QueueOptions{}, log),
+		Topology: reconcile.NewTopology(r.link, nil, delays, provision.QueueOptions{}, "", log),
 		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
 			return consumer.New(consuming, tenant, consumer.On(r.link), gate, writer, budget, state, onChange, log)
 		},
@@ -217,9 +219,9 @@ func (r *rig) publish(tenant uuid.UUID, n int) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
-	messages := make([]rabbitmq.Message, n)
+	messages := make([]publish.Message, n)
 	for i := range messages {
-		messages[i] = rabbitmq.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
+		messages[i] = publish.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 			MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: fmt.Appendf(nil, `%d`, i),
 		}}
 	}
@@ -480,7 +482,7 @@ func (r *rig) unbind(tenant uuid.UUID) {
 func (r *rig) routes(tenant uuid.UUID) bool {
 	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
-	return r.publisher.PublishBatch(ctx, []rabbitmq.Message{{
+	return r.publisher.PublishBatch(ctx, []publish.Message{{
 		Exchange: contract.MessagesExchange, Key: tenant.String(),
 		Publishing: amqp.Publishing{MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: []byte(`1`)},
 	}})[0] == nil

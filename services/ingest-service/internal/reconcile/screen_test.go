@@ -11,9 +11,11 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
+	tenantpublish "github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
 )
 
 // do has fn work on a channel.
@@ -49,7 +51,7 @@ func (r *rig) asBeforeTheScreen(tenants ...uuid.UUID) {
 func (r *rig) hostile(tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
 	defer cancel()
-	return r.publisher.Publish(ctx, rabbitmq.Message{
+	return r.publisher.Publish(ctx, publish.Message{
 		Exchange: contract.MessagesExchange, Key: tenant.String(),
 		Publishing: amqp.Publishing{MessageId: uuid.NewString(), Headers: amqp.Table{"x-death": nil}, Body: []byte(`2`)},
 	})
@@ -70,14 +72,14 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 	r.asBeforeTheScreen(tenants...)
 
 	var accepted atomic.Int64
-	produce := func(exchange string, publisher publish.Broker) func() {
+	produce := func(exchange string, publisher tenantpublish.Broker) func() {
 		return r.run(func(ctx context.Context) error {
 			for n := 0; ctx.Err() == nil; n++ {
-				err := publisher.Publish(context.WithoutCancel(ctx), rabbitmq.Message{
+				err := publisher.Publish(context.WithoutCancel(ctx), publish.Message{
 					Exchange: exchange, Key: tenants[n%len(tenants)].String(),
 					Publishing: amqp.Publishing{MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: []byte(`1`)},
 				})
-				if exchange == contract.TenantsExchange && errors.Is(err, rabbitmq.ErrUnavailable) {
+				if exchange == contract.TenantsExchange && errors.Is(err, conn.ErrUnavailable) {
 					continue // its channel was closed over the missing exchange, as another message was told
 				}
 				if err != nil {
@@ -89,9 +91,9 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 		})
 	}
 	stopAMQP := produce(contract.MessagesExchange, r.publisher)
-	own := rabbitmq.NewPublisher(r.link, 1, r.deps.Log)
+	own := publish.New(r.link, 1, r.deps.Log)
 	r.run(own.Run)
-	stopHTTP := produce(contract.TenantsExchange, publish.New(own, func(uuid.UUID) {}))
+	stopHTTP := produce(contract.TenantsExchange, tenantpublish.New(own, func(uuid.UUID) {}))
 	more := func() {
 		t.Helper()
 		before := accepted.Load()
@@ -102,8 +104,8 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 	session, err := r.link.Session(t.Context())
 	require.NoError(t, err)
 	for _, tenant := range tenants {
-		if r.link.Screened(session) {
-			require.Eventually(t, func() bool { return errors.Is(r.hostile(tenant), rabbitmq.ErrRejected) }, waitLimit, poll)
+		if provision.Screened(r.broker.Screen, session.Version()) {
+			require.Eventually(t, func() bool { return errors.Is(r.hostile(tenant), publish.ErrRejected) }, waitLimit, poll)
 		}
 	}
 	more()
@@ -130,11 +132,11 @@ func TestTenantThatCannotBeRoutedIsVerified(t *testing.T) {
 		r.want(id, contract.DesiredActive, 1, 1)
 		r.observed(id, contract.StateRunning, 1)
 	}
-	publisher := publish.New(r.publisher, r.controller.Verify)
+	publisher := tenantpublish.New(r.publisher, r.controller.Verify)
 	try := func(id uuid.UUID) error {
 		ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 		defer cancel()
-		return publisher.Publish(ctx, rabbitmq.Message{
+		return publisher.Publish(ctx, publish.Message{
 			Exchange: contract.TenantsExchange, Key: id.String(),
 			Publishing: amqp.Publishing{MessageId: uuid.NewString(), DeliveryMode: amqp.Persistent, Body: []byte(`1`)},
 		})
@@ -145,7 +147,7 @@ func TestTenantThatCannotBeRoutedIsVerified(t *testing.T) {
 		require.NoError(t, try(neighbour))
 		err := try(tenant)
 		if err != nil {
-			require.ErrorIs(t, err, rabbitmq.ErrUnroutable)
+			require.ErrorIs(t, err, publish.ErrUnroutable)
 		}
 		return err == nil
 	}, waitLimit, poll)

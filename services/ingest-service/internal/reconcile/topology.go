@@ -11,9 +11,11 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 )
 
 // requestTimeout bounds one declaration. A quorum queue takes milliseconds, on a busy cluster seconds.
@@ -21,25 +23,27 @@ const requestTimeout = 20 * time.Second
 
 // Topology makes and removes what tenants need in the broker.
 type Topology struct {
-	link    *rabbitmq.Link
+	link    *conn.Link
+	prober  *consume.Prober
 	delays  []time.Duration
-	options rabbitmq.QueueOptions
+	options provision.QueueOptions
+	screen  string // the mode
 	log     *zap.Logger
 
 	declared chan struct{} // closed once the shared exchanges and queues have been declared for the first time
 
 	mu      sync.Mutex
-	shared  *rabbitmq.Session          // guarded by mu: on which the shared exchanges and queues were declared
+	shared  *conn.Session              // guarded by mu: on which the shared exchanges and queues were declared
 	warned  bool                       // guarded by mu: that the queues of the recorder have no quarantine
 	unbound map[uuid.UUID]*declaration // guarded by mu: queues that are declared and not bound yet
 }
 
 // declaration is what this instance knows of a queue that it has not bound.
 type declaration struct {
-	at      time.Time         // it was there by then
-	session *rabbitmq.Session // on which that was seen
-	ours    bool              // this instance has made it, on this connection or on one that it has lost since
-	found   bool              // on this connection it was there already
+	at      time.Time     // it was there by then
+	session *conn.Session // on which that was seen
+	ours    bool          // this instance has made it, on this connection or on one that it has lost since
+	found   bool          // on this connection it was there already
 }
 
 // trustAfter is how long a new quorum queue has to live before anything is entrusted to it. RabbitMQ saves the register of
@@ -54,9 +58,13 @@ const trustAfter = time.Second
 // errLost says that a queue was lost with its broker before anybody could use it.
 var errLost = errors.New("the broker has lost the queue, which was new; it is made again")
 
-// NewTopology returns the topology with retry tiers of the given delays.
-func NewTopology(link *rabbitmq.Link, delays []time.Duration, options rabbitmq.QueueOptions, log *zap.Logger) *Topology {
-	return &Topology{link: link, delays: delays, options: options, log: log, declared: make(chan struct{}), unbound: make(map[uuid.UUID]*declaration)}
+// NewTopology returns the topology with retry tiers of the given delays. prober asks queues that may be lost; nil: nobody asks. screen
+// is a mode of the screen.
+func NewTopology(link *conn.Link, prober *consume.Prober, delays []time.Duration, options provision.QueueOptions, screen string, log *zap.Logger) *Topology {
+	return &Topology{
+		link: link, prober: prober, delays: delays, options: options, screen: screen, log: log,
+		declared: make(chan struct{}), unbound: make(map[uuid.UUID]*declaration),
+	}
 }
 
 // Run makes what all tenants share as soon as there is a connection, and again on every new one and every half a minute,
@@ -101,7 +109,7 @@ const (
 	declareInterval = 30 * time.Second
 )
 
-func (t *Topology) declareSoon(ctx context.Context) (*rabbitmq.Session, error) {
+func (t *Topology) declareSoon(ctx context.Context) (*conn.Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return t.DeclareShared(ctx)
@@ -116,22 +124,22 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	if t.options.Type == rabbitmq.QueueClassic {
+	if t.options.Type == amqp.QueueTypeClassic {
 		return t.declareClassic(ctx, session, tenant)
 	}
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
 		if _, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil); err != nil {
 			return fmt.Errorf("look for the queue: %w", err)
 		}
-		return rabbitmq.DeclareTenantQueue(ch, tenant.String(), t.options) // tells whether its arguments are others
+		return provision.DeclareTenantQueue(ch, tenant.String(), t.options) // tells whether its arguments are others
 	})
 	found := !isNotFound(err)
 	if !found {
 		err = session.Do(ctx, func(ch *amqp.Channel) error {
-			return rabbitmq.DeclareTenantQueue(ch, tenant.String(), t.options)
+			return provision.DeclareTenantQueue(ch, tenant.String(), t.options)
 		})
 	}
-	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
+	if errors.Is(err, provision.ErrQueueMismatch) {
 		t.warnOfMismatch(tenant, err)
 		err = nil
 	}
@@ -142,11 +150,11 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 }
 
 // declareClassic makes a queue that can be trusted at once.
-func (t *Topology) declareClassic(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) error {
+func (t *Topology) declareClassic(ctx context.Context, session *conn.Session, tenant uuid.UUID) error {
 	err := session.Do(ctx, func(ch *amqp.Channel) error {
-		return rabbitmq.DeclareTenantQueue(ch, tenant.String(), t.options)
+		return provision.DeclareTenantQueue(ch, tenant.String(), t.options)
 	})
-	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
+	if errors.Is(err, provision.ErrQueueMismatch) {
 		t.warnOfMismatch(tenant, err)
 		err = nil
 	}
@@ -163,7 +171,7 @@ func (t *Topology) warnOfMismatch(tenant uuid.UUID, err error) {
 	t.log.Warn("a queue exists with other arguments and is used as it is", zap.Stringer("tenant_id", tenant), zap.Error(err))
 }
 
-func (t *Topology) noteDeclared(tenant uuid.UUID, session *rabbitmq.Session, found bool) {
+func (t *Topology) noteDeclared(tenant uuid.UUID, session *conn.Session, found bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.unbound[tenant]
@@ -196,9 +204,9 @@ func (t *Topology) Bind(ctx context.Context, tenant uuid.UUID) error {
 }
 
 // bindOn binds the queue of a tenant on a connection on which what all tenants share has been declared.
-func (t *Topology) bindOn(ctx context.Context, session *rabbitmq.Session, tenant uuid.UUID) error {
+func (t *Topology) bindOn(ctx context.Context, session *conn.Session, tenant uuid.UUID) error {
 	return session.Do(ctx, func(ch *amqp.Channel) error {
-		return rabbitmq.BindTenant(ch, tenant.String(), t.link.Screened(session))
+		return provision.BindTenant(ch, tenant.String(), provision.Screened(t.screen, session.Version()))
 	})
 }
 
@@ -233,13 +241,13 @@ func (t *Topology) trust(ctx context.Context, tenant uuid.UUID, declared *declar
 // so that one comes too late only by moments (seen with 3.10.8 and 4.0.5), and meets a queue that is too young to be bound.
 func (t *Topology) replaceLost(ctx context.Context, tenant uuid.UUID) error {
 	queue := contract.QueueName(tenant.String())
-	if err := t.ask(ctx, queue); !errors.Is(err, rabbitmq.ErrUnanswered) {
+	if err := t.ask(ctx, queue); !errors.Is(err, conn.ErrUnanswered) {
 		return err
 	}
 	if err := t.ask(ctx, contract.DeadLettersQueue); err != nil {
 		return err
 	}
-	if err := t.ask(ctx, queue); !errors.Is(err, rabbitmq.ErrUnanswered) {
+	if err := t.ask(ctx, queue); !errors.Is(err, conn.ErrUnanswered) {
 		return err
 	}
 	t.log.Warn("a queue that was new was lost with its broker; it is deleted and made again", zap.Stringer("tenant_id", tenant))
@@ -253,7 +261,7 @@ func (t *Topology) replaceLost(ctx context.Context, tenant uuid.UUID) error {
 func (t *Topology) ask(ctx context.Context, queue string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return t.link.Probe(ctx, queue)
+	return t.prober.Probe(ctx, queue)
 }
 
 func (t *Topology) forgetDeclared(tenant uuid.UUID) {
@@ -269,7 +277,7 @@ func isNotFound(err error) bool {
 }
 
 // DeclareShared makes what all tenants share, unless that was done on the living connection, which it returns.
-func (t *Topology) DeclareShared(ctx context.Context) (*rabbitmq.Session, error) {
+func (t *Topology) DeclareShared(ctx context.Context) (*conn.Session, error) {
 	session, err := t.link.Session(ctx)
 	if err != nil {
 		return nil, err
@@ -280,11 +288,11 @@ func (t *Topology) DeclareShared(ctx context.Context) (*rabbitmq.Session, error)
 		return session, nil
 	}
 	// The tiers are few, and what waits in them must survive the loss of a node: always quorum queues.
-	err = session.Do(ctx, func(ch *amqp.Channel) error { return rabbitmq.DeclareShared(ch, t.delays, rabbitmq.QueueQuorum) })
-	if errors.Is(err, rabbitmq.ErrQueueMismatch) {
+	err = session.Do(ctx, func(ch *amqp.Channel) error { return provision.DeclareShared(ch, t.delays, amqp.QueueTypeQuorum) })
+	if errors.Is(err, provision.ErrQueueMismatch) {
 		mismatch := err
 		err = session.Do(ctx, func(ch *amqp.Channel) error {
-			return rabbitmq.DeclareSharedUnlimited(ch, t.delays, rabbitmq.QueueQuorum)
+			return provision.DeclareSharedUnlimited(ch, t.delays, amqp.QueueTypeQuorum)
 		})
 		if err == nil && !t.warned {
 			t.warned = true
@@ -292,7 +300,7 @@ func (t *Topology) DeclareShared(ctx context.Context) (*rabbitmq.Session, error)
 		}
 	}
 	if err == nil {
-		err = session.DeclareScreen(ctx, t.link.Screened(session))
+		err = provision.DeclareScreen(ctx, session, provision.Screened(t.screen, session.Version()))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("declare the shared exchanges and queues: %w", err)
@@ -301,7 +309,7 @@ func (t *Topology) DeclareShared(ctx context.Context) (*rabbitmq.Session, error)
 	return session, nil
 }
 
-func (t *Topology) forgetShared(session *rabbitmq.Session) {
+func (t *Topology) forgetShared(session *conn.Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.shared == session {
@@ -318,7 +326,7 @@ func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
 		return err
 	}
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
-		_, err := rabbitmq.DeleteTenant(ctx, ch, tenant.String())
+		_, err := provision.DeleteTenant(ctx, ch, tenant.String())
 		return err
 	})
 	if err == nil {

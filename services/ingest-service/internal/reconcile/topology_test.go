@@ -7,21 +7,25 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // topology is that of an instance with a connection of its own, which it may lose.
-func (r *rig) topology(name string) (topology *reconcile.Topology, link *rabbitmq.Link, disconnect func()) {
+func (r *rig) topology(name string) (topology *reconcile.Topology, link *conn.Link, disconnect func()) {
 	r.t.Helper()
-	probing := rabbitmq.NewLink(r.broker, name+" quarantine", zap.NewNop(), nil)
-	link = rabbitmq.NewLink(r.broker, name, zap.NewNop(), nil).WithProbeLink(probing)
+	probing := conn.NewLink(r.broker, name+" quarantine", zap.NewNop(), nil)
+	link = conn.NewLink(r.broker, name, zap.NewNop(), nil)
 	r.run(probing.Run)
-	return reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{}, zap.NewNop()), link, r.run(link.Run)
+	return reconcile.NewTopology(link, consume.NewProber(probing), nil, provision.QueueOptions{}, "", zap.NewNop()), link, r.run(link.Run)
 }
 
 // A queue that the broker may still forget must not take a message that it confirms, whichever instance has made it and
@@ -36,7 +40,7 @@ func TestQueueTakesNothingBeforeItCanBeTrusted(t *testing.T) {
 	require.NoError(t, finder.Declare(t.Context(), tenant))
 	require.False(t, r.routes(tenant))
 	disconnect()
-	require.ErrorIs(t, maker.Bind(t.Context(), tenant), rabbitmq.ErrUnavailable)
+	require.ErrorIs(t, maker.Bind(t.Context(), tenant), conn.ErrUnavailable)
 	require.False(t, r.routes(tenant), "the broker may have gone with the connection")
 	require.NoError(t, finder.Bind(t.Context(), tenant))
 	require.True(t, r.routes(tenant))
@@ -48,7 +52,7 @@ func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	quorum, link, _ := r.topology("quorum")
-	classic := reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}, zap.NewNop())
+	classic := reconcile.NewTopology(link, nil, nil, provision.QueueOptions{Type: amqp.QueueTypeClassic}, "", zap.NewNop())
 	for _, order := range [][]*reconcile.Topology{{classic, quorum}, {quorum, classic}} {
 		tenant := uuid.New()
 		for before, topology := range order {
@@ -92,9 +96,9 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	}
 	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
 	broker := services.Process(backing.ServiceRabbitMQ)
-	r := &rig{t: t, broker: rabbitmq.Config{URL: services.RabbitMQURL}}
-	r.link = rabbitmq.NewLink(r.broker, "test", zap.NewNop(), nil)
-	r.publisher = rabbitmq.NewPublisher(r.link, 1, zap.NewNop())
+	r := &rig{t: t, broker: conn.Config{URL: services.RabbitMQURL}}
+	r.link = conn.NewLink(r.broker, "test", zap.NewNop(), nil)
+	r.publisher = publish.New(r.link, 1, zap.NewNop())
 	r.run(r.link.Run)
 	r.run(r.publisher.Run)
 	var makers []*reconcile.Topology

@@ -1,8 +1,0 @@
-//go:build !unix
-
-package rabbitmq
-
-// readSocket leaves the reading to the one that waits.
-func readSocket(uintptr, []byte) int { return -1 }
-
-func setLowWater(uintptr, int) {}
