@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // listLimit bounds the broker's list of connections; one takes a kilobyte.
@@ -36,7 +38,7 @@ func closeConnections(ctx context.Context, management string) error {
 			_, err := ask(ctx, client, http.MethodDelete, connections)
 			return err
 		}
-		if err := hold(ctx, recoveryPoll); err != nil { // the services may be about to come back
+		if err := retry.Sleep(ctx, recoveryPoll); err != nil { // the services may be about to come back
 			return fmt.Errorf("no AMQP connection to close: %w", err)
 		}
 	}

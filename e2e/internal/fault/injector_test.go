@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -187,7 +188,7 @@ func (u *user) RoundTrip(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if hold(ctx, poll) != nil {
+		if retry.Sleep(ctx, poll) != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // auditTimeout bounds each step of an audit. Nothing is disturbed any more by then; reading millions of rows takes a while.
@@ -72,7 +73,7 @@ func (t *Traffic) retry(ctx context.Context, fn func() error) error {
 		if err == nil {
 			return nil
 		}
-		if pause(ctx, longestPause); ctx.Err() != nil {
+		if retry.Sleep(ctx, longestPause) != nil {
 			return errors.Join(err, ctx.Err())
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // RoundTrip publishes one message to every tenant that is not suspended, and returns when each has been confirmed and
@@ -47,7 +48,7 @@ func (t *Traffic) await(ctx context.Context, a *account, items []item) error {
 		if missing < 0 || a.isQuiet() {
 			return nil
 		}
-		if pause(ctx, probePause); ctx.Err() != nil {
+		if retry.Sleep(ctx, probePause) != nil {
 			return fmt.Errorf("tenant %s: message %d was confirmed and is not read: %w", a.tenant, items[missing].seq, context.Cause(ctx))
 		}
 	}
@@ -75,7 +76,7 @@ func (t *Traffic) choose(ctx context.Context, dice *rand.Rand, n int) (chosen []
 				return chosen, release, nil
 			}
 		}
-		if pause(ctx, probePause); ctx.Err() != nil {
+		if retry.Sleep(ctx, probePause) != nil {
 			release()
 			return nil, nil, fmt.Errorf("wait for a tenant that nobody changes: %w", ctx.Err())
 		}
@@ -177,7 +178,7 @@ func (t *Traffic) CreateUseDelete(ctx context.Context) (created time.Duration, e
 	background.Go(func() { // in flight while it is deleted; what becomes of them does not matter
 		for following.Err() == nil {
 			t.try(following, a, wayAMQP, a.offer(each, never))
-			pause(following, shortestPause)
+			_ = retry.Sleep(following, shortestPause)
 		}
 	})
 	return created, t.remove(ctx, a)
@@ -209,7 +210,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 		if left := t.deliver(ctx, a, wayBatch, a.offer(each, never), ignore); len(left) > 0 {
 			return fmt.Errorf("tenant %s: a suspended tenant takes no messages: %w", a.tenant, ctx.Err())
 		}
-		pause(ctx, hold)
+		_ = retry.Sleep(ctx, hold)
 		return t.requireNothingFrom(ctx, a, from)
 	}()
 	// Whatever went wrong, the tenant is not left suspended.
@@ -295,7 +296,7 @@ func (t *Traffic) deliverRetries(ctx context.Context, a *account, items []item) 
 		if items = left; len(items) == 0 {
 			return nil
 		}
-		if pause(ctx, wait); ctx.Err() != nil {
+		if retry.Sleep(ctx, wait) != nil {
 			return fmt.Errorf("tenant %s: publish into a retry tier: %w", a.tenant, errors.Join(err, context.Cause(ctx)))
 		}
 	}

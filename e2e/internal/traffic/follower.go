@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // follower reads one tenant in ascending order for the whole run, with the one cursor that goes from page to page.
@@ -22,9 +24,9 @@ func (t *Traffic) follow(ctx context.Context, a *account, every time.Duration) {
 		switch {
 		case err != nil && ctx.Err() == nil:
 			t.remark(a, err)
-			pause(ctx, longestPause)
+			_ = retry.Sleep(ctx, longestPause)
 		case !more:
-			pause(ctx, every)
+			_ = retry.Sleep(ctx, every)
 		}
 	}
 }

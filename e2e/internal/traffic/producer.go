@@ -10,6 +10,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // outcome is what a producer learned of one try.
@@ -75,7 +76,7 @@ func (p *producer) run(ctx context.Context) {
 				began, offered, due = time.Now(), 0, 1
 			}
 			if want := p.portion(); due < want {
-				pause(ctx, time.Duration((want-due)/p.rate*float64(time.Second)))
+				_ = retry.Sleep(ctx, time.Duration((want-due)/p.rate*float64(time.Second)))
 				continue
 			}
 			n = min(int(due), largestBatch)
@@ -151,7 +152,7 @@ func (t *Traffic) deliver(ctx context.Context, a *account, way way, items []item
 			}
 		}
 		if items = left; len(items) > 0 {
-			pause(ctx, wait)
+			_ = retry.Sleep(ctx, wait)
 			wait = min(2*wait, longestPause)
 		}
 	}
@@ -230,14 +231,4 @@ func (t *Traffic) publishAMQP(ctx context.Context, messages []rabbitmq.Message) 
 		err = failed
 	}
 	return outcomes, err
-}
-
-// pause waits until d is over or ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // Options say how much traffic there is.
@@ -274,7 +275,7 @@ func (t *Traffic) Drain(ctx context.Context, say func(format string, args ...any
 		if tick%10 == 0 {
 			say("draining: %s", left)
 		}
-		pause(ctx, drainPoll)
+		_ = retry.Sleep(ctx, drainPoll)
 	}
 }
 
@@ -287,7 +288,7 @@ func (t *Traffic) clear(ctx context.Context, a *account) {
 		}
 		t.deliver(ctx, a, wayBatch, good, ignore)
 		t.deliver(ctx, a, wayAMQP, poison, ignore)
-		pause(ctx, shortestPause) // what is refused now may have been accepted before, and stays without an outcome
+		_ = retry.Sleep(ctx, shortestPause) // what is refused now may have been accepted before, and stays without an outcome
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
@@ -79,7 +80,7 @@ func (o operator) AwaitDeleted(ctx context.Context, id uuid.UUID) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		pause(ctx, probePause)
+		_ = retry.Sleep(ctx, probePause)
 	}
 }
 
@@ -118,7 +119,7 @@ func (o operator) AwaitState(ctx context.Context, id uuid.UUID, state string, wo
 		if s := view.Status; s.State == state && s.ObservedGeneration == view.Generation && (workers == 0 || s.Workers == workers) {
 			return nil
 		}
-		pause(ctx, probePause)
+		_ = retry.Sleep(ctx, probePause)
 	}
 }
 
@@ -185,7 +186,7 @@ func TestTrafficOnAPlatform(t *testing.T) {
 		require.NoError(t, traffic.DeletedTenantInRetry(ctx))
 		require.NoError(t, traffic.RoundTrip(ctx))
 		for traffic.Progress().Met < 2000 && ctx.Err() == nil {
-			pause(ctx, followPause)
+			_ = retry.Sleep(ctx, followPause)
 		}
 	})
 	v := verdict(t, traffic)
