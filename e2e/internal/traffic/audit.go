@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
@@ -51,14 +51,16 @@ func (t *Traffic) trespass(ctx context.Context, stranger, owner *account) error 
 		return nil
 	}
 	return t.retry(ctx, func() error {
-		status, body, err := t.client.do(ctx, stranger.tenant, http.MethodGet, t.site.QueryURL+"/messages/"+owner.id(seq).String(), "", nil)
+		of, err := t.clients.client(stranger.tenant)
+		if err != nil {
+			return err
+		}
+		_, err = of.Message(ctx, client.ID(owner.id(seq)))
 		switch {
-		case err != nil:
-			return fmt.Errorf("ask for a message of another tenant: %w", err)
-		case status == http.StatusOK:
+		case err == nil:
 			t.found.add(faultForeign, "the token of tenant %s reads message %d of tenant %s", stranger.tenant, seq, owner.tenant)
-		case status != http.StatusNotFound:
-			return fmt.Errorf("ask for a message of another tenant: %w", refusal(status, body))
+		case !errors.Is(err, client.ErrNotStored):
+			return fmt.Errorf("ask for a message of another tenant: %w", err)
 		}
 		return nil
 	})

@@ -13,6 +13,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
@@ -104,7 +105,7 @@ func (t *Traffic) ResizeStorm(ctx context.Context) error {
 					return err
 				}
 			}
-			return t.site.Admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), sizes[times-1])
+			return t.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, sizes[times-1])
 		})
 	}
 	return group.Wait()
@@ -123,7 +124,7 @@ func (t *Traffic) Reconfigure(ctx context.Context) error {
 	if err := t.site.Admin.Resize(ctx, chosen[0].tenant, size); err != nil {
 		return err
 	}
-	return t.site.Admin.AwaitState(ctx, chosen[0].tenant, string(contract.StateRunning), size)
+	return t.site.Admin.AwaitState(ctx, chosen[0].tenant, client.ConsumerRunning, size)
 }
 
 // create makes a tenant of its own for one call, and tells how long it took until it ran.
@@ -133,7 +134,7 @@ func (t *Traffic) create(ctx context.Context) (a *account, took time.Duration, e
 	if err := t.site.Admin.Create(ctx, a.tenant, workers); err != nil {
 		return a, 0, err
 	}
-	if err := t.site.Admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), workers); err != nil {
+	if err := t.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, workers); err != nil {
 		return a, 0, err
 	}
 	return a, time.Since(began), nil
@@ -201,7 +202,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 		return err
 	}
 	failed := func() error {
-		if err := admin.AwaitState(ctx, a.tenant, string(contract.StateSuspended), 0); err != nil {
+		if err := admin.AwaitState(ctx, a.tenant, client.ConsumerSuspended, 0); err != nil {
 			return err
 		}
 		from := a.hush()
@@ -219,7 +220,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 	if err := admin.Resume(ctx, a.tenant); err != nil {
 		return errors.Join(failed, err)
 	}
-	return errors.Join(failed, admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), 0))
+	return errors.Join(failed, admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, 0))
 }
 
 // requireNothingFrom looks into the table: readers see what is stored a little later.

@@ -78,7 +78,7 @@ func (t *Traffic) management(ctx context.Context, path string, answer any) error
 	if err != nil {
 		return errors.New("the URL of the broker's management is not valid")
 	}
-	response, err := t.client.http.Do(request)
+	response, err := (&http.Client{Transport: t.site.Transport, Timeout: callTimeout}).Do(request)
 	if err != nil {
 		return fmt.Errorf("ask the broker's management: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
@@ -168,17 +169,12 @@ const (
 func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (outcomes []outcome) {
 	var err error
 	switch way {
-	case wayHTTP:
-		for _, m := range items {
-			o, failed := t.client.publish(ctx, a.tenant, a.id(m.seq), a.payload(m.seq, m.revision))
-			outcomes, err = append(outcomes, o), errors.Join(err, failed)
-		}
-	case wayBatch:
-		lines := make([]line, len(items))
+	case wayHTTP, wayBatch:
+		messages := make([]client.Publishing, len(items))
 		for i, m := range items {
-			lines[i] = line{id: a.id(m.seq), payload: a.payload(m.seq, m.revision)}
+			messages[i] = a.publishing(m)
 		}
-		outcomes, err = t.client.publishBatch(ctx, a.tenant, lines)
+		outcomes, err = t.clients.publish(ctx, a.tenant, messages, way == wayBatch)
 	case wayAMQP:
 		messages := make([]rabbitmq.Message, len(items))
 		for i, m := range items {
