@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
@@ -31,7 +32,7 @@ type world struct {
 	rig      *rig.Rig // of the whole run
 	own      *rig.Rig // the same servers with our services, to ask what processes use
 	stack    *stack.Stack
-	token    string
+	operator *client.Client
 	database *pgxpool.Pool // of an operator
 	amqpURL  string
 	nats     *backing.Services
@@ -74,8 +75,8 @@ func newWorld(ctx context.Context, r *rig.Rig, p plan) (w *world, err error) {
 		return nil, fmt.Errorf("start the services: %w", err)
 	}
 	w.own = &rig.Rig{Backing: r.Backing, Stack: w.stack}
-	if w.token, err = w.stack.AdminToken(); err != nil {
-		return nil, fmt.Errorf("make a token: %w", err)
+	if w.operator, err = rig.Operator(w.stack, requests); err != nil {
+		return nil, err
 	}
 	return w, nil
 }
