@@ -14,12 +14,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-// goClient is the public client with the operator's token, and with that of one tenant.
+// goClient is the public client as programs use it, with repeats: with the operator's token, and with that of one tenant.
 func (w *world) goClient(t *testing.T) (admin *client.Client, of func(client.ID) *client.Client) {
 	t.Helper()
-	admin, err := client.New(client.URLs{Tenant: w.TenantURL, Ingest: w.IngestURL, Query: w.QueryURL}, client.StaticToken(w.admin))
-	require.NoError(t, err)
-	t.Cleanup(admin.Close)
+	admin = w.api.With(client.WithRetry(client.Retry{}))
 	return admin, func(tenant client.ID) *client.Client {
 		token := w.token(t, uuid.UUID(tenant), "messages:read messages:write deadletters:manage")
 		return admin.With(client.WithToken(client.StaticToken(token)))
