@@ -1,7 +1,6 @@
 package tenants
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -118,28 +118,19 @@ func (w *world) makeVHost(ctx context.Context) (address string, err error) {
 }
 
 // manage makes a request to the management API of RabbitMQ.
-func (w *world) manage(ctx context.Context, method, path, body string) (err error) {
+func (w *world) manage(ctx context.Context, method, path, body string) error {
 	base, err := url.Parse(w.rig.Backing.RabbitMQManagementURL)
 	if err != nil || base.Host == "" {
 		return errors.New("the management API of RabbitMQ is needed, for a virtual host: set RABBITMQ_MANAGEMENT_URL")
 	}
-	login := base.User
-	base.User = nil
-	request, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(base.String(), "/")+path, bytes.NewBufferString(body))
+	got, err := raw.Do(ctx, http.DefaultTransport, raw.Request{
+		Method: method, URL: strings.TrimSuffix(base.String(), "/") + path, ContentType: "application/json", Body: []byte(body),
+	})
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	request.Header.Set("Content-Type", "application/json")
-	if password, ok := login.Password(); ok {
-		request.SetBasicAuth(login.Username(), password)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	defer func() { err = errors.Join(err, response.Body.Close()) }()
-	if response.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("%s %s: %w", method, path, refusal(response.StatusCode))
+	if got.Status >= http.StatusMultipleChoices {
+		return fmt.Errorf("%s %s: %w", method, path, refusal(got.Status))
 	}
 	return nil
 }
