@@ -68,7 +68,10 @@ func newWorldOn(t *testing.T, databaseURL, natsURL string, settings ...string) *
 	w.admin, err = w.AdminToken()
 	require.NoError(t, err)
 	w.api = w.at(client.URLs{Tenant: w.Tenant.URL, Ingest: w.Ingest.URL, Query: w.Query.URL})
-	w.operator, err = pgxpool.New(t.Context(), databaseURL)
+	config, err := pgxpool.ParseConfig(databaseURL)
+	require.NoError(t, err)
+	config.ConnConfig.RuntimeParams["idle_session_timeout"] = "0" // one that was opened in advance is not ended by a hostile default
+	w.operator, err = pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(w.operator.Close)
 	return w
@@ -77,7 +80,7 @@ func newWorldOn(t *testing.T, databaseURL, natsURL string, settings ...string) *
 // closeConnections closes those that are kept for later requests.
 func (w *world) closeConnections() { (&http.Client{Transport: w.transport}).CloseIdleConnections() }
 
-// at is the administrator's client of one service. It repeats nothing: a request that fails fails the test.
+// at is the administrator's client of some services. It repeats nothing: a request that fails fails the test.
 func (w *world) at(services client.URLs) *client.Client {
 	w.t.Helper()
 	api, err := client.New(services, client.StaticToken(w.admin),
