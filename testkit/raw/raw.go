@@ -1,6 +1,6 @@
-// Package raw sends HTTP requests as a test has written them: malformed ones, which the public client cannot make, and those
-// to what the public client does not cover, such as /metrics and the management API of the broker. A well-formed request to
-// the APIs of the platform is one for package client.
+// Package raw sends HTTP requests as a test has written them: malformed ones, which the public client cannot make, down to
+// their framing, and those to what the public client does not cover, such as /metrics and the management API of the broker.
+// A well-formed request to the APIs of the platform is one for package client.
 package raw
 
 import (

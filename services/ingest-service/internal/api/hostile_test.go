@@ -15,7 +15,6 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
@@ -216,7 +215,7 @@ func TestNoRequestIsHiddenInAnother(t *testing.T) {
 	require.NoError(t, err)
 	header := "Authorization: Bearer " + token(t, active, auth.ScopeMessagesWrite) + "\r\nContent-Type: application/json\r\n"
 	hidden := `{"payload":"hidden"}`
-	resttest.Framing(t, resttest.Target{
+	raw.Framing(t, raw.Target{
 		Addr: address.Host, Method: http.MethodPost, Path: "/messages", Header: header, Body: `{"payload":"open"}`,
 		Hidden: "POST /messages HTTP/1.1\r\nHost: x\r\n" + header + "Content-Length: " + strconv.Itoa(len(hidden)) + "\r\n\r\n" + hidden,
 	})

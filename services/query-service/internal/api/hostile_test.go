@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
@@ -116,7 +115,7 @@ func TestNoRequestIsHiddenInAnother(t *testing.T) {
 	s := start(t)
 	tenant, _ := s.tenant(t, `1`)
 	header := "Authorization: Bearer " + token(t, tenant, auth.ScopeMessagesRead) + "\r\n"
-	resttest.Framing(t, resttest.Target{
+	raw.Framing(t, raw.Target{
 		Addr: strings.TrimPrefix(s.url, "http://"), Method: http.MethodGet, Path: "/messages", Header: header, Body: "{}",
 		Hidden: "GET /messages HTTP/1.1\r\nHost: x\r\n" + header + "\r\n",
 	})
