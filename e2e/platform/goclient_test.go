@@ -104,6 +104,10 @@ func goPublish(ctx context.Context, t *testing.T, w *world, c *client.Client, te
 	order := client.Publishing{ID: client.NameID(tenant, "order-17"), Payload: json.RawMessage(`{"order":17,"total":9007199254740993.10}`)}
 	id, err := c.Publish(ctx, order)
 	require.NoError(t, err)
+	require.Eventually(t, func() bool { // of two workers either may be the first to store
+		_, err := c.Message(ctx, id)
+		return err == nil
+	}, waitLimit, poll)
 	w.publishRaw(t, uuid.UUID(tenant), "order-17", []byte(`{"order":"the same id over AMQP, stored once"}`)) //nolint:contextcheck // has the test's
 	want := []client.ID{id}
 
