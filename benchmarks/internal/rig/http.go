@@ -39,7 +39,7 @@ type Request struct {
 // Send makes a request and passes the body of the response to read, which must not keep it.
 //
 // It is the path of what is measured request by request, and of looks at metrics meanwhile. The public client is no
-// alternative there, since load generator and platform share the machine: by BenchmarkRequest it takes almost twice as long
+// alternative there, since load generator and platform share the machine: by BenchmarkRequest it takes twice as long
 // for a message, and several times as long for a batch or a page, which it encodes and decodes. Everything else goes through
 // the public client.
 func (r *Rig) Send(ctx context.Context, q Request, read func(body []byte) error) error {
