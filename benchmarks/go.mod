@@ -2,6 +2,8 @@ module github.com/srireskianita/multi-tenant-messaging/benchmarks
 
 go 1.26.0
 
+replace github.com/srireskianita/multi-tenant-messaging/client => ../client
+
 replace github.com/srireskianita/multi-tenant-messaging/libs => ../libs
 
 replace github.com/srireskianita/multi-tenant-messaging/testkit => ../testkit
@@ -16,6 +18,7 @@ require (
 	github.com/ory/dockertest/v3 v3.12.0
 	github.com/prometheus/procfs v0.22.0
 	github.com/rabbitmq/amqp091-go v1.16.0
+	github.com/srireskianita/multi-tenant-messaging/client v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/libs v0.0.0
 	github.com/srireskianita/multi-tenant-messaging/testkit v0.0.0
 	github.com/stretchr/testify v1.12.1

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/fault"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -26,7 +27,7 @@ func (e *experiment) chaos(ctx context.Context) error {
 	var results []fault.Result
 	var disturbed time.Time
 	err := e.during(ctx, func(ctx context.Context) error {
-		if err := hold(ctx, warmUp); err != nil {
+		if err := retry.Sleep(ctx, warmUp); err != nil {
 			return err
 		}
 		disturbed = time.Now()
@@ -36,7 +37,7 @@ func (e *experiment) chaos(ctx context.Context) error {
 			}
 		}
 		results = fault.New(e.platform, e.traffic, e.traffic, say).Run(ctx, events)
-		return hold(ctx, time.Until(disturbed.Add(e.duration)))
+		return retry.Sleep(ctx, time.Until(disturbed.Add(e.duration)))
 	})
 	if err != nil {
 		return fmt.Errorf("interrupted: %w", err)
@@ -51,18 +52,6 @@ func (e *experiment) chaos(ctx context.Context) error {
 		e.report.fail("%s ended by itself after %s", d.service, d.at.Round(time.Millisecond))
 	}
 	return nil
-}
-
-// hold waits for d, or returns the error of a ctx that ends before.
-func hold(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 // faults adds the table of faults, and fails what was not injected or not recovered from.

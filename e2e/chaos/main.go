@@ -146,9 +146,12 @@ func (o options) run(ctx context.Context, s *screen) (r *report, err error) {
 		defer cancel()
 		err = errors.Join(err, p.Close(ctx))
 	}()
-	t := traffic.New(p, traffic.Options{
+	t, err := traffic.New(p, traffic.Options{
 		Tenants: o.tenants, Seed: o.seed, HTTPRate: o.rate / 2, AMQPRate: o.rate / 2, PoisonShare: poisonShare,
 	})
+	if err != nil {
+		return nil, err
+	}
 	defer func() { err = errors.Join(err, t.Close()) }()
 	if err := t.Start(ctx); err != nil {
 		return nil, err

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,6 +13,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -67,29 +66,19 @@ func (e *experiment) sample(ctx context.Context, service *stack.Service) (sample
 func scrape(ctx context.Context, url string, names ...string) (values map[string]float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return nil, fmt.Errorf("make the request: %w", err)
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
+	got, err := raw.Do(ctx, &http.Transport{DisableKeepAlives: true}, raw.Request{URL: url})
 	if err != nil {
 		return nil, fmt.Errorf("scrape: %w", err)
 	}
-	defer func() { err = errors.Join(err, response.Body.Close()) }()
 	values = make(map[string]float64)
-	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() {
+	for line := range strings.Lines(string(got.Body)) {
 		for _, name := range names {
-			if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-				if values[name], err = strconv.ParseFloat(text, 64); err != nil {
+			if text, ok := strings.CutPrefix(line, name+" "); ok {
+				if values[name], err = strconv.ParseFloat(strings.TrimSpace(text), 64); err != nil {
 					return nil, fmt.Errorf("scrape %s: %w", name, err)
 				}
 			}
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("scrape: %w", err)
 	}
 	if len(values) < len(names) {
 		return nil, fmt.Errorf("scrape: %d of %d metrics are there", len(values), len(names))

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -50,7 +51,7 @@ func (e *experiment) measure(ctx context.Context) error {
 	e.screen.say("soak: measuring the rate of this machine for %s", flatOut)
 	var machine float64
 	err := e.during(ctx, func(ctx context.Context) error {
-		err := hold(ctx, flatOut)
+		err := retry.Sleep(ctx, flatOut)
 		machine = float64(e.traffic.Progress().Met-e.base.Met) / time.Since(e.began).Seconds()
 		return err
 	})

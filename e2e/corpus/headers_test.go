@@ -2,9 +2,9 @@ package corpus_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/header"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -89,8 +90,10 @@ func TestHeadersOnTheWayToDeadLettersAndBack(t *testing.T) {
 	defer func() { _ = producer.Close() }() // it may have been replaced
 	tenant, token := w.createTenant(t)
 	asleep, asleepToken := w.createTenant(t)
-	w.must(t, http.StatusOK, w.call(t, http.MethodPost, w.Tenant.URL+"/tenants/"+asleep.String()+"/suspend", w.admin, "", nil))
-	w.awaitState(t, asleep, "suspended")
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
+	defer cancel()
+	_, err = w.api.SuspendTenant(ctx, client.ID(asleep), client.Wait())
+	require.NoError(t, err)
 
 	sent := map[uuid.UUID]string{} // the names of the forms, by message id
 	published := map[uuid.UUID][]byte{}
@@ -126,10 +129,10 @@ func TestHeadersOnTheWayToDeadLettersAndBack(t *testing.T) {
 
 	deadLetters := append(w.awaitDeadLetters(t, token, 2*len(accepted)), w.awaitDeadLetters(t, asleepToken, len(accepted))...)
 	for _, l := range deadLetters {
-		form := sent[*l.MessageID]
+		form := sent[uuid.UUID(l.MessageID)]
 		var kept []byte
-		require.NoError(t, w.operator.QueryRow(t.Context(), `SELECT properties FROM dead_letters WHERE id = $1`, l.ID).Scan(&kept))
-		equalProperties(t, published[*l.MessageID], kept, form+", "+string(l.Reason))
+		require.NoError(t, w.operator.QueryRow(t.Context(), `SELECT properties FROM dead_letters WHERE id = $1`, uuid.UUID(l.ID)).Scan(&kept))
+		equalProperties(t, published[uuid.UUID(l.MessageID)], kept, form+", "+l.Reason)
 		require.Equal(t, "application/json", l.ContentType, form)
 		want := `{"content_type":"application/json","content_encoding":"identity","delivery_mode":2,"priority":3,"correlation_id":"correlation",
 			"reply_to":"reply","message_id":"` + l.MessageID.String() + `","timestamp":"2023-11-14T22:13:20.000Z","type":"type","app_id":"app"`
@@ -142,7 +145,7 @@ func TestHeadersOnTheWayToDeadLettersAndBack(t *testing.T) {
 }
 
 // checkReplays replays what the database has refused, and compares what is published with what was.
-func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadLetters []deadLetter, sent map[uuid.UUID]string, published map[uuid.UUID][]byte) {
+func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadLetters []client.DeadLetter, sent map[uuid.UUID]string, published map[uuid.UUID][]byte) {
 	t.Helper()
 	_, err := w.operator.Exec(t.Context(), `UPDATE allowed SET transient = true`)
 	require.NoError(t, err)
@@ -152,11 +155,13 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadL
 	w.bind(t, "observer", tenant)
 	replayed := 0
 	for _, l := range deadLetters {
-		if l.Reason != contract.ReasonMaxAttempts {
+		if l.Reason != string(contract.ReasonMaxAttempts) {
 			continue
 		}
-		form := sent[*l.MessageID]
-		w.must(t, http.StatusAccepted, w.call(t, http.MethodPost, w.Ingest.URL+"/dead-letters/"+l.ID.String()+"/replay", token, "", nil))
+		form := sent[uuid.UUID(l.MessageID)]
+		result, err := w.as(token).ReplayDeadLetter(t.Context(), l.ID)
+		require.NoError(t, err)
+		require.Equal(t, client.Replayed, result.Result)
 		replayed++
 		var m *amqptest.Message
 		require.Eventually(t, func() bool {
@@ -167,7 +172,7 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadL
 		got, headers, err := header.Properties(m.Properties).Decode()
 		require.NoError(t, err)
 		got.Headers = headers.Decode()
-		want, headers, err := header.Properties(published[*l.MessageID]).Decode()
+		want, headers, err := header.Properties(published[uuid.UUID(l.MessageID)]).Decode()
 		require.NoError(t, err)
 		want.Headers = headers.Without(func(name string) bool { return strings.HasPrefix(name, contract.HeaderPrefix) }).Decode()
 		if len(headers) > 128_900 {

@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
@@ -210,50 +211,48 @@ func TestInvalidPayloadsOverAMQP(t *testing.T) {
 	w.publishAMQP(t, append(messages, foreign)...)
 
 	w.awaitAll(t, token, good)
+	api := w.as(token)
 	for _, l := range w.awaitDeadLetters(t, token, len(names)) {
-		require.NotNil(t, l.MessageID)
-		name := names[*l.MessageID]
+		require.False(t, l.MessageID.IsZero())
+		name := names[uuid.UUID(l.MessageID)]
 		p, known := payloads[name]
-		require.True(t, known, "a letter of nobody's: %+v", l)
+		require.True(t, known, "a dead letter of nobody's: %+v", l)
 		delete(payloads, name)
-		require.Equal(t, p.reason, l.Reason, "%s: %s", name, l.Error)
+		require.Equal(t, p.reason, contract.Reason(l.Reason), "%s: %s", name, l.Error)
 		require.NotEmpty(t, l.Error, name)
 		require.Equal(t, 1, l.Attempts, name)
-		require.Equal(t, len(p.body), l.PayloadSize, name)
+		require.EqualValues(t, len(p.body), l.PayloadSize, name)
 		require.Equal(t, "application/json", l.ContentType, name)
 		require.False(t, l.LastFailedAt.Before(l.FirstFailedAt), name)
 		switch {
 		case l.PayloadOmitted:
 			require.Greater(t, len(p.body), 64<<10, name)
-			w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Ingest.URL+"/dead-letters/"+l.ID.String(), token, "", nil)).into(t, &l)
-			require.Equal(t, p.body, string(l.PayloadBase64), name)
+			whole, err := api.DeadLetter(t.Context(), l.ID)
+			require.NoError(t, err)
+			require.Equal(t, p.body, string(whole.PayloadBytes), name)
 		case name == "foreign key":
 			require.JSONEq(t, p.body, string(l.Payload))
 		default:
-			require.Equal(t, p.body, string(l.PayloadBase64), "%s: every byte is kept", name)
+			require.Equal(t, p.body, string(l.PayloadBytes), "%s: every byte is kept", name)
 		}
 	}
-	require.Empty(t, payloads, "these have no letter")
+	require.Empty(t, payloads, "these have no dead letter")
 
 	// Their own reason finds them, as they are they cannot be replayed, and dropping them leaves nothing.
-	var counted struct {
-		Count int `json:"count"`
-	}
 	for reason, n := range map[contract.Reason]int{contract.ReasonForeignKey: 1, contract.ReasonTooDeep: 3, contract.ReasonTooLarge: 0} {
-		url := w.Ingest.URL + "/dead-letters/replay?dry_run=true&reason=" + string(reason)
-		w.must(t, http.StatusOK, w.call(t, http.MethodPost, url, token, "", nil)).into(t, &counted)
-		require.Equal(t, n, counted.Count, reason)
-		require.Len(t, w.deadLetters(t, token, "reason="+string(reason)), n)
+		filter := client.DeadLetterFilter{Reason: string(reason)}
+		count, err := api.CountDeadLetters(t.Context(), filter)
+		require.NoError(t, err)
+		require.EqualValues(t, n, count, reason)
+		require.Len(t, w.deadLetters(t, token, filter), n)
 	}
-	var replayed struct {
-		Replayed int `json:"replayed"`
-		Refused  int `json:"refused"`
-	}
-	w.must(t, http.StatusOK, w.call(t, http.MethodPost, w.Ingest.URL+"/dead-letters/replay?reason=not_json", token, "", nil)).into(t, &replayed)
+	replayed, err := api.ReplayDeadLetters(t.Context(), client.DeadLetterFilter{Reason: string(contract.ReasonNotJSON)})
+	require.NoError(t, err)
 	require.Zero(t, replayed.Replayed)
 	require.Positive(t, replayed.Refused)
-	w.must(t, http.StatusOK, w.call(t, http.MethodDelete, w.Ingest.URL+"/dead-letters?all=true", token, "", nil))
-	require.Empty(t, w.deadLetters(t, token, ""))
+	_, err = api.DropDeadLetters(t.Context(), client.DeadLetterFilter{All: true})
+	require.NoError(t, err)
+	require.Empty(t, w.deadLetters(t, token, client.DeadLetterFilter{}))
 	w.awaitAll(t, token, good)
 }
 
@@ -272,7 +271,7 @@ func TestInvalidPayloadsOverHTTP(t *testing.T) {
 	var names []string
 	for name, p := range payloads {
 		body := envelope(uuid.New(), p.body)
-		require.Equal(t, p.code, w.must(t, http.StatusBadRequest, w.publish(t, token, body)).code(t), name)
+		require.Equal(t, p.code, w.publish(t, http.StatusBadRequest, token, body).Code(t), name)
 		require.NotContains(t, p.body, "\n", "%s is more than a line", name)
 		lines = append(lines, envelope(uuid.New(), `{"neighbour":true}`), body)
 		names = append(names, "", name)
@@ -300,9 +299,9 @@ func TestInvalidPayloadsOverHTTP(t *testing.T) {
 		}
 		require.Equal(t, http.StatusBadRequest, line.Status, "line %d", i+1)
 	}
-	require.Equal(t, "malformed_json", w.must(t, http.StatusBadRequest, w.publish(t, token, []byte("\uFEFF"+`{"payload":1}`))).code(t))
-	require.Equal(t, "empty_body", w.must(t, http.StatusBadRequest, w.publish(t, token, nil)).code(t))
-	require.Equal(t, "empty_body", w.must(t, http.StatusBadRequest, w.publish(t, token, bytes.Repeat([]byte(" "), 100))).code(t))
+	require.Equal(t, "malformed_json", w.publish(t, http.StatusBadRequest, token, []byte("\uFEFF"+`{"payload":1}`)).Code(t))
+	require.Equal(t, "empty_body", w.publish(t, http.StatusBadRequest, token, nil).Code(t))
+	require.Equal(t, "empty_body", w.publish(t, http.StatusBadRequest, token, bytes.Repeat([]byte(" "), 100)).Code(t))
 	w.awaitAll(t, token, accepted)
-	require.Empty(t, w.deadLetters(t, token, ""), "what was refused at once is no dead letter")
+	require.Empty(t, w.deadLetters(t, token, client.DeadLetterFilter{}), "what was refused at once is no dead letter")
 }

@@ -11,8 +11,11 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // maintenance runs statements about the world's database from outside of it, and ends all connections to it.
@@ -56,20 +59,38 @@ func TestOutagesOfTheDatabaseCostNothing(t *testing.T) {
 			require.Eventually(t, func() bool { return w.depth(t, tenant) == 0 }, waitLimit, poll, "they are taken")
 			require.Eventually(t, func() bool { return w.depth(t, tenant) == n }, waitLimit, poll, "they go back")
 			require.Eventually(t, func() bool {
-				return w.call(t, http.MethodGet, w.Ingest.OpsURL+"/readyz", token, "", nil).status == http.StatusServiceUnavailable
+				return w.ready(t, w.Ingest) == http.StatusServiceUnavailable
 			}, waitLimit, poll, "readiness says so")
-			w.must(t, http.StatusAccepted, w.publish(t, token, envelope(uuid.New(), `"accepted meanwhile"`)))
+			w.send(t, token, uuid.New(), `"accepted meanwhile"`)
 
 			w.maintenance(t, c.up)
-			for _, sign := range []string{w.Ingest.OpsURL + "/readyz", w.Query.OpsURL + "/readyz", w.Query.URL + "/messages", w.Ingest.URL + "/dead-letters"} {
-				require.Eventually(t, func() bool {
-					return w.call(t, http.MethodGet, sign, token, "", nil).status == http.StatusOK
-				}, waitLimit, poll, "%s is well again", sign)
+			api := w.as(token)
+			for sign, well := range map[string]func() bool{
+				"ingest-service": func() bool { return w.ready(t, w.Ingest) == http.StatusOK },
+				"query-service":  func() bool { return w.ready(t, w.Query) == http.StatusOK },
+				"reading": func() bool {
+					_, err := api.Messages(client.MessageQuery{}).Next(t.Context())
+					return err == nil
+				},
+				"listing dead letters": func() bool {
+					_, err := api.DeadLetters(client.DeadLetterQuery{}).Next(t.Context())
+					return err == nil
+				},
+			} {
+				require.Eventually(t, well, waitLimit, poll, "%s works again", sign)
 			}
 			w.awaitAll(t, token, n+2)
-			require.Empty(t, w.deadLetters(t, token, ""))
+			require.Empty(t, w.deadLetters(t, token, client.DeadLetterFilter{}))
 		})
 	}
+}
+
+// ready is what the readiness check of a service answers.
+func (w *world) ready(t *testing.T, service *stack.Service) (status int) {
+	t.Helper()
+	got, err := raw.Do(t.Context(), w.transport, raw.Request{URL: service.OpsURL + "/readyz"})
+	require.NoError(t, err)
+	return got.Status
 }
 
 // depth is how many messages wait in a tenant's queue, without those that a consumer holds.

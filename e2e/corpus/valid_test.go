@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/jsonvalue"
@@ -155,7 +156,7 @@ func TestValidPayloadsComeBackEqual(t *testing.T) {
 	var direct []publish.Message
 	for name, p := range payloads {
 		require.NoError(t, contract.CheckPayload([]byte(p.sent), contract.DefaultMaxPayload), name)
-		w.must(t, http.StatusAccepted, w.publish(t, token, envelope(next(name, overHTTP), p.sent)))
+		w.publish(t, http.StatusAccepted, token, envelope(next(name, overHTTP), p.sent))
 		if !strings.Contains(p.sent, "\n") { // a line of NDJSON has none
 			lines = append(lines, envelope(next(name, overBatch), p.sent))
 		}
@@ -181,21 +182,11 @@ func TestValidPayloadsComeBackEqual(t *testing.T) {
 		if s.way != overAMQP {
 			continue
 		}
-		var one struct {
-			Payload jsonText `json:"payload"`
-		}
-		w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Query.URL+"/messages/"+id.String(), token, "", nil)).into(t, &one)
+		one, err := w.as(token).Message(t.Context(), client.ID(id))
+		require.NoError(t, err)
 		require.Equal(t, all[id], string(one.Payload), s.name)
 	}
-	require.Empty(t, w.deadLetters(t, token, ""))
-}
-
-// jsonText is a value as it is written.
-type jsonText string
-
-func (s *jsonText) UnmarshalJSON(text []byte) error {
-	*s = jsonText(text)
-	return nil
+	require.Empty(t, w.deadLetters(t, token, client.DeadLetterFilter{}))
 }
 
 // The limits are the ones that are promised, to the byte: over HTTP for the body as a whole, over AMQP for the payload.
@@ -210,10 +201,10 @@ func TestLimitsToTheByte(t *testing.T) {
 	around := len(envelope(id, ""))
 	body := envelope(id, text(limit-around))
 	require.Len(t, body, limit)
-	w.must(t, http.StatusAccepted, w.publish(t, token, body))
+	w.publish(t, http.StatusAccepted, token, body)
 	sent[id] = text(limit - around)
-	a := w.publish(t, token, envelope(uuid.New(), text(limit-around+1)))
-	require.Equal(t, "body_too_large", w.must(t, http.StatusRequestEntityTooLarge, a).code(t))
+	a := w.publish(t, http.StatusRequestEntityTooLarge, token, envelope(uuid.New(), text(limit-around+1)))
+	require.Equal(t, "body_too_large", a.Code(t))
 
 	id, small := uuid.New(), uuid.New()
 	lines := w.publishBatch(t, token, [][]byte{
@@ -233,12 +224,12 @@ func TestLimitsToTheByte(t *testing.T) {
 		require.Equal(t, payload, all[id])
 	}
 	dead := w.awaitDeadLetters(t, token, 1)[0]
-	require.Equal(t, tooLarge, *dead.MessageID)
-	require.Equal(t, contract.ReasonTooLarge, dead.Reason)
-	require.Equal(t, limit+1, dead.PayloadSize)
+	require.Equal(t, tooLarge, uuid.UUID(dead.MessageID))
+	require.Equal(t, contract.ReasonTooLarge, contract.Reason(dead.Reason))
+	require.EqualValues(t, limit+1, dead.PayloadSize)
 	require.True(t, dead.PayloadOmitted, "a list does not carry the largest payloads")
-	var whole deadLetter
-	w.must(t, http.StatusOK, w.call(t, http.MethodGet, w.Ingest.URL+"/dead-letters/"+dead.ID.String(), token, "", nil)).into(t, &whole)
+	whole, err := w.as(token).DeadLetter(t.Context(), dead.ID)
+	require.NoError(t, err)
 	require.Equal(t, text(limit+1), string(whole.Payload), "it is JSON, and it is all there")
 }
 
@@ -249,8 +240,8 @@ func TestPayloadsThatGrowWhenTheyAreRead(t *testing.T) {
 	tenant, token := w.createTenant(t)
 	numbers := func(n int) string { return "[" + strings.TrimSuffix(strings.Repeat("1e399,", n), ",") + "]" }
 	const most = contract.DefaultMaxPayload / contract.MaxNumberDigits
-	a := w.publish(t, token, envelope(uuid.New(), numbers(most+1)))
-	require.Equal(t, "payload_unstorable", w.must(t, http.StatusBadRequest, a).code(t))
+	a := w.publish(t, http.StatusBadRequest, token, envelope(uuid.New(), numbers(most+1)))
+	require.Equal(t, "payload_unstorable", a.Code(t))
 
 	messages := []publish.Message{amqpMessage(tenant, uuid.New(), numbers(most+1))}
 	const count = 40
@@ -258,7 +249,7 @@ func TestPayloadsThatGrowWhenTheyAreRead(t *testing.T) {
 		messages = append(messages, amqpMessage(tenant, uuid.New(), numbers(most)))
 	}
 	w.publishAMQP(t, messages...)
-	require.Equal(t, contract.ReasonUnstorable, w.awaitDeadLetters(t, token, 1)[0].Reason)
+	require.Equal(t, contract.ReasonUnstorable, contract.Reason(w.awaitDeadLetters(t, token, 1)[0].Reason))
 	first := ""
 	for _, got := range w.awaitAll(t, token, count) {
 		if first == "" {

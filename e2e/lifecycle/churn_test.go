@@ -137,7 +137,7 @@ func (w *world) services() []*stack.Service { return []*stack.Service{w.Tenant, 
 
 // traces looks everywhere.
 func (w *world) traces(c *assert.CollectT, conn *control.Conn) traces {
-	w.client.CloseIdleConnections() // ours
+	w.closeConnections() // ours
 	found := traces{Goroutines: map[string]int{}, Descriptors: map[string]int{}, Series: map[string]int{}}
 	for _, s := range w.services() {
 		metrics := string(w.get(c, s.OpsURL+"/metrics"))

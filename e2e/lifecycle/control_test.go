@@ -3,8 +3,6 @@ package lifecycle_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
@@ -118,25 +117,28 @@ func (w *world) holds(id uuid.UUID, want desire) {
 	observed := map[contract.DesiredState]contract.ConsumerState{
 		contract.DesiredActive: contract.StateRunning, contract.DesiredSuspended: contract.StateSuspended,
 	}[want.state]
-	require.NoError(w.t, w.await(w.t.Context(), id, func(view tenantView) bool {
-		fine := view.State == string(want.state) && view.Workers == want.workers
-		fine = fine && view.Status.State == string(observed) && view.Status.ObservedGeneration == view.Generation
-		return fine && (want.state != contract.DesiredActive || view.Status.Workers == want.workers)
+	require.NoError(w.t, w.await(w.t.Context(), id, func(tenant client.Tenant) bool {
+		fine := string(tenant.State) == string(want.state) && tenant.Workers == want.workers
+		fine = fine && string(tenant.Status.State) == string(observed) && tenant.Status.ObservedGeneration == tenant.Generation
+		return fine && (want.state != contract.DesiredActive || tenant.Status.Workers == want.workers)
 	}))
 	if want.state == contract.DesiredActive {
 		require.NoError(w.t, w.use(w.t.Context(), id))
 	}
 }
 
-// resize asks a replica for a number of workers.
-func (w *world) resize(replica *stack.Service, id uuid.UUID, workers int) error {
-	_, err := w.call(w.t.Context(), http.MethodPut, tenantURL(replica, id)+"/config/concurrency", fmt.Sprintf(`{"workers":%d}`, workers), nil)
+func resize(ctx context.Context, replica *client.Client, id uuid.UUID, workers int) error {
+	_, err := replica.ResizeTenant(ctx, client.ID(id), workers)
 	return err
 }
 
-// ask asks a replica for an action without a body.
-func (w *world) ask(replica *stack.Service, id uuid.UUID, action string) error {
-	_, err := w.call(w.t.Context(), http.MethodPost, tenantURL(replica, id)+action, "", nil)
+func suspend(ctx context.Context, replica *client.Client, id uuid.UUID) error {
+	_, err := replica.SuspendTenant(ctx, client.ID(id))
+	return err
+}
+
+func resume(ctx context.Context, replica *client.Client, id uuid.UUID) error {
+	_, err := replica.ResumeTenant(ctx, client.ID(id))
 	return err
 }
 
@@ -145,8 +147,9 @@ func (w *world) ask(replica *stack.Service, id uuid.UUID, action string) error {
 func TestDesiredStateWins(t *testing.T) {
 	c := startChannel(t)
 	w := newWorld(t, c.url(), "NATS_RESYNC=2s") // as little as there may be, since it is waited for
-	second, err := w.Add(t.Context(), stack.TenantService)
+	replica, err := w.Add(t.Context(), stack.TenantService)
 	require.NoError(t, err)
+	first, second := w.api, w.at(client.URLs{Tenant: replica.URL})
 	bucket := control.Tenants(w.connect())
 	id, untouched := uuid.New(), uuid.New()
 	require.NoError(t, w.create(t.Context(), id, 2))
@@ -176,18 +179,18 @@ func TestDesiredStateWins(t *testing.T) {
 
 	t.Run("NATS is wiped", func(t *testing.T) {
 		c.stop()
-		require.NoError(t, w.resize(second, id, 4), "the registry does not need it")
+		require.NoError(t, resize(t.Context(), second, id, 4), "the registry does not need it")
 		c.wipe()
 		c.start()
 		check(t, desire{contract.DesiredActive, 4})
 	})
 	t.Run("the bucket is made again with old values", func(t *testing.T) {
 		old := spec(t)
-		require.NoError(t, w.resize(w.Tenant, id, 5))
+		require.NoError(t, resize(t.Context(), first, id, 5))
 		check(t, desire{contract.DesiredActive, 5})
 		require.NoError(t, c.raw().DeleteKeyValue(t.Context(), contract.TenantsBucket))
 		tell(t, old)
-		require.NoError(t, w.resize(second, id, 6))
+		require.NoError(t, resize(t.Context(), second, id, 6))
 		check(t, desire{contract.DesiredActive, 6})
 	})
 	t.Run("the watchers are silent", func(t *testing.T) {
@@ -201,7 +204,7 @@ func TestDesiredStateWins(t *testing.T) {
 		}
 		require.NoError(t, names.Err())
 		require.Positive(t, silenced)
-		require.NoError(t, w.resize(w.Tenant, id, 7))
+		require.NoError(t, resize(t.Context(), first, id, 7))
 		check(t, desire{contract.DesiredActive, 7})
 	})
 	t.Run("updates are repeated, and older ones arrive late", func(t *testing.T) {
@@ -224,10 +227,10 @@ func TestDesiredStateWins(t *testing.T) {
 	})
 	t.Run("two replicas relay at once", func(t *testing.T) {
 		var asking sync.WaitGroup
-		for i, replica := range []*stack.Service{w.Tenant, second} {
+		for i, replica := range []*client.Client{first, second} {
 			asking.Go(func() {
 				for n := range 25 {
-					for _, err := range []error{w.resize(replica, id, 1+(2*n+i)%20), w.ask(replica, id, "/suspend"), w.ask(replica, id, "/resume")} {
+					for _, err := range []error{resize(t.Context(), replica, id, 1+(2*n+i)%20), suspend(t.Context(), replica, id), resume(t.Context(), replica, id)} {
 						if err != nil {
 							t.Errorf("replica %d: %v", i, err)
 						}
@@ -236,10 +239,10 @@ func TestDesiredStateWins(t *testing.T) {
 			})
 		}
 		asking.Wait()
-		require.NoError(t, w.ask(w.Tenant, id, "/suspend"))
-		require.NoError(t, w.resize(second, id, 8))
+		require.NoError(t, suspend(t.Context(), first, id))
+		require.NoError(t, resize(t.Context(), second, id, 8))
 		check(t, desire{contract.DesiredSuspended, 8})
-		require.NoError(t, w.ask(second, id, "/resume"))
+		require.NoError(t, resume(t.Context(), second, id))
 		check(t, desire{contract.DesiredActive, 8})
 	})
 	t.Run("a deletion is not taken back", func(t *testing.T) {
@@ -259,9 +262,8 @@ func TestDesiredStateWins(t *testing.T) {
 		c.stop()
 		c.start() // the replicas compare now, and not in half a minute
 		keys(2)
-		status, err := w.call(t.Context(), http.MethodGet, tenantURL(second, id), "", nil)
-		require.Error(t, err)
-		require.Equal(t, http.StatusNotFound, status)
+		_, err := second.Tenant(t.Context(), client.ID(id))
+		require.ErrorIs(t, err, client.ErrTenantNotFound)
 		var queues []struct{ Name string }
 		require.NoError(t, json.Unmarshal(w.get(t, w.management("/api/queues/"+w.broker.VHost)), &queues))
 		for _, queue := range queues {

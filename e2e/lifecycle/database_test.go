@@ -2,9 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
-	"fmt"
-	"net/http"
-	"net/url"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -35,35 +34,6 @@ func hostileDatabase(t *testing.T) string {
 	return address
 }
 
-// page is a page of messages, as far as the test looks at it.
-type page struct {
-	Data []struct {
-		ID string `json:"id"`
-	} `json:"data"`
-	NextCursor string `json:"next_cursor"`
-}
-
-// follow reads what is new behind cursor, and notes each message. Every message comes once, also while others are written.
-func (w *world) follow(ctx context.Context, id uuid.UUID, cursor string, seen map[string]int) (next string, err error) {
-	for {
-		var p page
-		target := w.Query.URL + "/messages?limit=7&tenant_id=" + id.String()
-		if cursor != "" {
-			target += "&cursor=" + url.QueryEscape(cursor)
-		}
-		if _, err := w.call(ctx, http.MethodGet, target, "", &p); err != nil {
-			return cursor, err
-		}
-		for _, message := range p.Data {
-			seen[message.ID]++
-		}
-		if len(p.Data) == 0 {
-			return p.NextCursor, nil
-		}
-		cursor = p.NextCursor
-	}
-}
-
 // An installation is put on a database whose defaults an operator has chosen for something else. Nobody must notice: what
 // operators do at once is done, messages are stored, retried, dead-lettered and read once each while others are written.
 func TestDatabaseWithHostileDefaults(t *testing.T) {
@@ -82,18 +52,21 @@ func TestDatabaseWithHostileDefaults(t *testing.T) {
 	for range writers {
 		writing.Go(func() {
 			for i := range each {
-				body := fmt.Sprintf(`{"payload":%d}`, i)
-				if _, err := w.call(t.Context(), http.MethodPost, w.Ingest.URL+"/messages?tenant_id="+busy.String(), body, nil); err != nil {
+				if _, err := w.of(busy).Publish(t.Context(), client.Publishing{Payload: i}); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
-	seen := make(map[string]int)
-	cursor, err := "", error(nil)
+	seen := make(map[client.ID]int)
+	reader := w.of(busy).Messages(client.MessageQuery{Limit: 7}) // goes on behind what it has read
 	require.Eventually(t, func() bool {
-		if cursor, err = w.follow(t.Context(), busy, cursor, seen); err != nil {
-			t.Error(err)
+		for m, err := range reader.All(t.Context()) {
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			seen[m.ID]++
 		}
 		return t.Failed() || len(seen) == writers*each+1
 	}, waitLimit, poll)
@@ -103,47 +76,27 @@ func TestDatabaseWithHostileDefaults(t *testing.T) {
 	}
 
 	// A message that the database refuses for a while, and then for ever.
-	_, err = w.operator.Exec(t.Context(), `SET statement_timeout = 0; SET search_path = public; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+	_, err := w.operator.Exec(t.Context(), `SET statement_timeout = 0; SET search_path = public; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN IF NEW.payload = '"refused"' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER refuse BEFORE INSERT ON messages_`+strings.ReplaceAll(busy.String(), "-", "")+` FOR EACH ROW EXECUTE FUNCTION public.refuse()`)
 	require.NoError(t, err)
-	_, err = w.call(t.Context(), http.MethodPost, w.Ingest.URL+"/messages?tenant_id="+busy.String(), `{"payload":"refused"}`, nil)
+	_, err = w.of(busy).Publish(t.Context(), client.Publishing{Payload: "refused"})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		var deadLetters struct {
-			Data []struct {
-				Reason   string `json:"reason"`
-				Attempts int    `json:"attempts"`
-			} `json:"data"`
-		}
-		_, err := w.call(t.Context(), http.MethodGet, w.Ingest.URL+"/dead-letters?tenant_id="+busy.String(), "", &deadLetters)
-		return err == nil && len(deadLetters.Data) == 1 && deadLetters.Data[0].Reason == "max_attempts" && deadLetters.Data[0].Attempts == 2
+		page, err := w.of(busy).DeadLetters(client.DeadLetterQuery{}).Next(t.Context())
+		return err == nil && len(page.Items) == 1 && page.Items[0].Reason == "max_attempts" && page.Items[0].Attempts == 2
 	}, waitLimit, poll)
 
 	// Several operators change the same tenants at once.
-	change := func(method, path, body string) func(context.Context, uuid.UUID) error {
-		return func(ctx context.Context, id uuid.UUID) error {
-			_, err := w.call(ctx, method, tenantURL(w.Tenant, id)+path, body, nil)
+	thrice := append(append(append([]uuid.UUID{}, ids...), ids...), ids...)
+	w.each(thrice, func(ctx context.Context, id uuid.UUID) error { return resize(ctx, w.api, id, 3) })
+	w.each(thrice, func(ctx context.Context, id uuid.UUID) error { return suspend(ctx, w.api, id) })
+	w.each(thrice, func(ctx context.Context, id uuid.UUID) error { return resume(ctx, w.api, id) })
+	w.each(thrice, func(ctx context.Context, id uuid.UUID) error {
+		if err := w.api.DeleteTenant(ctx, client.ID(id), client.Wait()); !errors.Is(err, client.ErrTenantNotFound) {
 			return err
 		}
-	}
-	thrice := append(append(append([]uuid.UUID{}, ids...), ids...), ids...)
-	w.each(thrice, change(http.MethodPut, "/config/concurrency", `{"workers":3}`))
-	w.each(thrice, change(http.MethodPost, "/suspend", ""))
-	w.each(thrice, change(http.MethodPost, "/resume", ""))
-	w.each(thrice, func(ctx context.Context, id uuid.UUID) error {
-		status, err := w.call(ctx, http.MethodDelete, tenantURL(w.Tenant, id), "", nil)
-		if status == http.StatusNotFound { // another one has deleted it before
-			return nil
-		}
-		return err
+		return nil // another one has deleted it before
 	})
-	w.each(ids, func(ctx context.Context, id uuid.UUID) error {
-		return until(ctx, func() error {
-			if status, err := w.call(ctx, http.MethodGet, tenantURL(w.Tenant, id), "", nil); status != http.StatusNotFound {
-				return fmt.Errorf("tenant %s is not gone: %w", id, err)
-			}
-			return nil
-		})
-	})
+	w.each(ids, w.gone)
 }

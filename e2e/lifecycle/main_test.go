@@ -4,11 +4,9 @@
 package lifecycle_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -20,8 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -30,8 +30,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
 const (
 	waitLimit = 90 * time.Second // on a busy machine
 	poll      = 50 * time.Millisecond
-	// requestTimeout is longer than what a request may prefer to wait.
-	requestTimeout = 40 * time.Second
 	// clients are the requests at a time.
 	clients = 32
 )
@@ -39,12 +37,13 @@ const (
 // world is a platform of the test's own, and what looks behind it.
 type world struct {
 	*stack.Stack
-	t        *testing.T
-	client   *http.Client
-	admin    string
-	broker   backing.Broker
-	operator *pgxpool.Pool
-	natsURL  string
+	t         *testing.T
+	transport http.RoundTripper // checks what is answered
+	admin     string
+	api       *client.Client
+	broker    backing.Broker
+	operator  *pgxpool.Pool
+	natsURL   string
 }
 
 // newWorld starts the platform, with more settings for all services. The control channel is that of natsURL.
@@ -57,9 +56,8 @@ func newWorld(t *testing.T, natsURL string, settings ...string) *world {
 func newWorldOn(t *testing.T, databaseURL, natsURL string, settings ...string) *world {
 	t.Helper()
 	w := &world{t: t, broker: backing.RabbitMQ(t), natsURL: natsURL}
-	transport := &http.Transport{MaxIdleConnsPerHost: clients}
-	t.Cleanup(transport.CloseIdleConnections)
-	w.client = &http.Client{Transport: openapi.Transport(transport), Timeout: requestTimeout}
+	w.transport = openapi.Transport(&http.Transport{MaxIdleConnsPerHost: clients})
+	t.Cleanup(w.closeConnections)
 	env := make(map[string]string)
 	for _, setting := range settings {
 		name, value, _ := strings.Cut(setting, "=")
@@ -69,58 +67,30 @@ func newWorldOn(t *testing.T, databaseURL, natsURL string, settings ...string) *
 	var err error
 	w.admin, err = w.AdminToken()
 	require.NoError(t, err)
-	w.operator, err = pgxpool.New(t.Context(), databaseURL)
+	w.api = w.at(client.URLs{Tenant: w.Tenant.URL, Ingest: w.Ingest.URL, Query: w.Query.URL})
+	config, err := pgxpool.ParseConfig(databaseURL)
+	require.NoError(t, err)
+	config.ConnConfig.RuntimeParams["idle_session_timeout"] = "0" // one that was opened in advance is not ended by a hostile default
+	w.operator, err = pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(w.operator.Close)
 	return w
 }
 
-// call makes one request as the administrator and reads the answer into what into points to, if it is a good one.
-func (w *world) call(ctx context.Context, method, target, body string, into any) (status int, err error) {
-	request, err := http.NewRequestWithContext(ctx, method, target, bytes.NewBufferString(body))
-	if err != nil {
-		return 0, err
-	}
-	request.Header.Set("Authorization", "Bearer "+w.admin)
-	if strings.HasSuffix(target, "/tenants") || method == http.MethodDelete {
-		request.Header.Set("Prefer", "wait=30") // instead of asking again and again
-	}
-	if body != "" {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	response, err := w.client.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer response.Body.Close() //nolint:errcheck // read only
-	answer, err := io.ReadAll(response.Body)
-	if err != nil {
-		return 0, err
-	}
-	if response.StatusCode >= http.StatusBadRequest {
-		return response.StatusCode, fmt.Errorf("%s %s: %d %s", method, target, response.StatusCode, answer)
-	}
-	if into != nil {
-		err = json.Unmarshal(answer, into)
-	}
-	return response.StatusCode, err
+// closeConnections closes those that are kept for later requests.
+func (w *world) closeConnections() { (&http.Client{Transport: w.transport}).CloseIdleConnections() }
+
+// at is the administrator's client of some services. It repeats nothing: a request that fails fails the test.
+func (w *world) at(services client.URLs) *client.Client {
+	w.t.Helper()
+	api, err := client.New(services, client.StaticToken(w.admin),
+		client.WithTransport(w.transport), client.WithRetry(client.Retry{MaxAttempts: 1}))
+	require.NoError(w.t, err)
+	return api
 }
 
-// tenantView is the part of a tenant that the tests look at.
-type tenantView struct {
-	State      string `json:"state"`
-	Workers    int    `json:"workers"`
-	Generation int64  `json:"generation"`
-	Status     struct {
-		State              string `json:"state"`
-		Workers            int    `json:"workers"`
-		ObservedGeneration int64  `json:"observed_generation"`
-	} `json:"status"`
-}
-
-func tenantURL(service *stack.Service, id uuid.UUID) string {
-	return service.URL + "/tenants/" + id.String()
-}
+// of is the administrator's client on behalf of a tenant.
+func (w *world) of(id uuid.UUID) *client.Client { return w.api.With(client.WithTenant(client.ID(id))) }
 
 // until repeats what fails because it is too early, until it does not or ctx ends.
 func until(ctx context.Context, try func() error) error {
@@ -141,25 +111,24 @@ func until(ctx context.Context, try func() error) error {
 
 // create makes a tenant and waits until its consumer runs.
 func (w *world) create(ctx context.Context, id uuid.UUID, workers int) error {
-	body := fmt.Sprintf(`{"id":%q,"name":"tenant %s","workers":%d}`, id, id, workers)
-	var view tenantView
-	if _, err := w.call(ctx, http.MethodPost, w.Tenant.URL+"/tenants", body, &view); err != nil {
-		return err
-	}
-	return w.await(ctx, id, func(view tenantView) bool { return view.Status.State == "running" })
+	ctx, cancel := context.WithTimeout(ctx, waitLimit)
+	defer cancel()
+	tenant := client.NewTenant{ID: client.ID(id), Name: "tenant " + id.String(), Workers: workers}
+	_, err := w.api.CreateTenant(ctx, tenant, client.Wait())
+	return err
 }
 
 // await waits until a tenant looks as wanted.
-func (w *world) await(ctx context.Context, id uuid.UUID, as func(tenantView) bool) error {
+func (w *world) await(ctx context.Context, id uuid.UUID, as func(client.Tenant) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	return until(ctx, func() error {
-		var view tenantView
-		if _, err := w.call(ctx, http.MethodGet, tenantURL(w.Tenant, id), "", &view); err != nil {
+		tenant, err := w.api.Tenant(ctx, client.ID(id))
+		if err != nil {
 			return err
 		}
-		if !as(view) {
-			return fmt.Errorf("tenant %s is %+v", id, view)
+		if !as(tenant) {
+			return fmt.Errorf("tenant %s is %+v", id, tenant)
 		}
 		return nil
 	})
@@ -167,32 +136,36 @@ func (w *world) await(ctx context.Context, id uuid.UUID, as func(tenantView) boo
 
 // use publishes one message and waits until it can be read.
 func (w *world) use(ctx context.Context, id uuid.UUID) error {
-	message := uuid.New()
-	body := fmt.Sprintf(`{"id":%q,"payload":{"of":%q}}`, message, id)
-	if _, err := w.call(ctx, http.MethodPost, w.Ingest.URL+"/messages?tenant_id="+id.String(), body, nil); err != nil {
+	of := w.of(id)
+	message, err := of.Publish(ctx, client.Publishing{Payload: map[string]uuid.UUID{"of": id}})
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	return until(ctx, func() error {
-		_, err := w.call(ctx, http.MethodGet, w.Query.URL+"/messages/"+message.String()+"?tenant_id="+id.String(), "", nil)
+		_, err := of.Message(ctx, message)
 		return err
 	})
 }
 
 // remove deletes a tenant and waits until it is gone.
 func (w *world) remove(ctx context.Context, id uuid.UUID) error {
-	if _, err := w.call(ctx, http.MethodDelete, tenantURL(w.Tenant, id), "", nil); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
+	if err := w.api.DeleteTenant(ctx, client.ID(id), client.Wait()); err != nil {
+		return err
+	}
+	return w.gone(ctx, id)
+}
+
+// gone waits until a tenant is gone.
+func (w *world) gone(ctx context.Context, id uuid.UUID) error {
 	return until(ctx, func() error {
-		status, err := w.call(ctx, http.MethodGet, tenantURL(w.Tenant, id), "", nil)
-		if status == http.StatusNotFound {
-			return nil
+		if _, err := w.api.Tenant(ctx, client.ID(id)); !errors.Is(err, client.ErrTenantNotFound) {
+			return fmt.Errorf("tenant %s is not gone: %w", id, err)
 		}
-		return fmt.Errorf("tenant %s is not gone: %w", id, err)
+		return nil
 	})
 }
 
@@ -201,15 +174,10 @@ func (w *world) management(path string) string { return w.broker.ManagementURL +
 
 // get reads what needs no token of ours.
 func (w *world) get(t require.TestingT, target string) []byte {
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, target, http.NoBody)
+	got, err := raw.Do(w.t.Context(), w.transport, raw.Request{URL: target})
 	require.NoError(t, err)
-	response, err := w.client.Do(request)
-	require.NoError(t, err)
-	defer response.Body.Close() //nolint:errcheck // read only
-	body, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, response.StatusCode, "%s: %s", request.URL.Redacted(), body)
-	return body
+	require.Equal(t, http.StatusOK, got.Status, "%s", got.Body)
+	return got.Body
 }
 
 // descriptors is the number of files and connections that a process has open.

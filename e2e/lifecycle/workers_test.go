@@ -1,10 +1,8 @@
 package lifecycle_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"net/http"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,38 +11,26 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
-
-// divided is the part of a tenant that tells which instance has how many of its workers.
-type divided struct {
-	Status struct {
-		State     string `json:"state"`
-		Workers   int    `json:"workers"`
-		Instances []struct {
-			Instance string `json:"instance"`
-			State    string `json:"state"`
-			Workers  int    `json:"workers"`
-		} `json:"instances"`
-	} `json:"status"`
-}
 
 // sharesOf waits until so many instances report on a tenant, which has workers in all, and returns their shares by name.
 func (w *world) sharesOf(id uuid.UUID, instances, workers int) map[string]int {
 	w.t.Helper()
 	var shares map[string]int
 	require.Eventually(w.t, func() bool {
-		var view divided
-		if _, err := w.call(w.t.Context(), http.MethodGet, tenantURL(w.Tenant, id), "", &view); err != nil {
+		tenant, err := w.api.Tenant(w.t.Context(), client.ID(id))
+		if err != nil {
 			return false
 		}
 		shares = make(map[string]int)
-		for _, report := range view.Status.Instances {
+		for _, report := range tenant.Status.Instances {
 			shares[report.Instance] = report.Workers
 		}
-		return len(shares) == instances && view.Status.Workers == workers && view.Status.State == "running"
+		return len(shares) == instances && tenant.Status.Workers == workers && tenant.Status.State == client.ConsumerRunning
 	}, waitLimit, poll, "want %d workers on %d instances", workers, instances)
 	return shares
 }
@@ -61,24 +47,24 @@ func (w *world) slow(id uuid.UUID) {
 // atOnce publishes n messages of a slow tenant over an instance and returns how many batches were written at once, at most.
 func (w *world) atOnce(instance *stack.Service, id uuid.UUID, n int) (most int) {
 	w.t.Helper()
-	var body bytes.Buffer
-	for i := range n {
-		fmt.Fprintf(&body, "{\"payload\":%d}\n", i)
+	messages := make([]client.Publishing, n)
+	for i := range messages {
+		messages[i].Payload = i
 	}
 	before := w.stored(id)
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, instance.URL+"/messages/batch?tenant_id="+id.String(), &body)
+	_, err := w.over(instance, id).PublishBatch(w.t.Context(), messages)
 	require.NoError(w.t, err)
-	request.Header.Set("Authorization", "Bearer "+w.admin)
-	request.Header.Set("Content-Type", "application/x-ndjson")
-	response, err := w.client.Do(request)
-	require.NoError(w.t, err)
-	require.NoError(w.t, response.Body.Close())
-	require.Equal(w.t, http.StatusAccepted, response.StatusCode)
 	require.Eventually(w.t, func() bool {
 		most = max(most, w.writing())
 		return w.stored(id) == before+n
 	}, waitLimit, 5*time.Millisecond)
 	return most
+}
+
+// over is the administrator's client on behalf of a tenant, over one instance of ingest-service.
+func (w *world) over(instance *stack.Service, id uuid.UUID) *client.Client {
+	w.t.Helper()
+	return w.at(client.URLs{Ingest: instance.URL}).With(client.WithTenant(client.ID(id)))
 }
 
 // writing is how many batches of slow tenants are being written.
@@ -115,7 +101,7 @@ func TestWorkersAreTheTotalOfAllInstances(t *testing.T) {
 	require.Equal(t, 1, w.atOnce(w.Ingest, one, 200))
 
 	// A change is divided at once, and the request waits for both.
-	_, err = w.call(t.Context(), http.MethodPut, tenantURL(w.Tenant, four)+"/config/concurrency", `{"workers":3}`, nil)
+	_, err = w.api.ResizeTenant(t.Context(), client.ID(four), 3)
 	require.NoError(t, err)
 	w.sharesOf(four, 2, 3)
 	require.Equal(t, 3, w.atOnce(w.Ingest, four, 1200))
@@ -129,10 +115,10 @@ func TestWorkersAreTheTotalOfAllInstances(t *testing.T) {
 	w.sharesOf(four, 1, 3)
 	require.Equal(t, 1, w.atOnce(w.survivor(owner, second), one, 200))
 	ctx, cancel := context.WithCancel(t.Context())
-	published := make(chan error, 1)
+	published, surviving := make(chan error, 1), w.over(w.survivor(owner, second), one)
 	go func() { // messages to be written while it thaws
 		for ctx.Err() == nil {
-			if _, err := w.call(ctx, http.MethodPost, w.survivor(owner, second).URL+"/messages?tenant_id="+one.String(), `{"payload":1}`, nil); err != nil && ctx.Err() == nil {
+			if _, err := surviving.Publish(ctx, client.Publishing{Payload: 1}); err != nil && ctx.Err() == nil {
 				published <- err
 				return
 			}

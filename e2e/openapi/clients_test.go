@@ -3,9 +3,7 @@ package openapi_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,8 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -39,7 +39,6 @@ const (
 	limit = 10 * time.Minute
 	// await bounds what the platform does.
 	await = 90 * time.Second
-	poll  = 50 * time.Millisecond
 	// apispec is the module of the generators.
 	apispec = "../../tools/apispec"
 )
@@ -56,8 +55,8 @@ func TestGeneratedClients(t *testing.T) {
 	module := newModule(t, services)
 	admin, err := s.AdminToken()
 	require.NoError(t, err)
-	for _, client := range []string{"oapi", "goswagger"} {
-		t.Run(client, func(t *testing.T) {
+	for _, generator := range []string{"oapi", "goswagger"} {
+		t.Run(generator, func(t *testing.T) {
 			tenant, deadLetters := uuid.New(), uuid.New()
 			token, err := s.TenantToken(tenant)
 			require.NoError(t, err)
@@ -71,7 +70,7 @@ func TestGeneratedClients(t *testing.T) {
 				"QUERY_URL=" + proxy.before(services["query"]), "ADMIN_TOKEN=" + admin,
 				"TENANT_ID=" + tenant.String(), "TENANT_TOKEN=" + token, "LETTERS_ID=" + deadLetters.String(), "LETTERS_TOKEN=" + deadLettersToken,
 			}
-			run(t, module, env, "test", "-count=1", "./"+client)
+			run(t, module, env, "test", "-count=1", "./"+generator)
 			proxy.requireAll()
 		})
 	}
@@ -95,7 +94,7 @@ func newModule(t *testing.T, services map[string]string) string {
 	run(t, dir, nil, "tool", "oapi-codegen", "-generate", "types,client", "-package", "api", "-o", "oapi/api/client.gen.go", document)
 	for name, service := range services {
 		document := filepath.Join(dir, name+".json")
-		require.NoError(t, os.WriteFile(document, get(t, service+"/swagger/doc.json", ""), 0o600))
+		require.NoError(t, os.WriteFile(document, raw.Must(t, http.DefaultTransport, http.StatusOK, raw.Request{URL: service + "/swagger/doc.json"}).Body, 0o600))
 		target := filepath.Join("goswagger", name)
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, target), 0o700))
 		run(t, dir, nil, "tool", "swagger", "validate", "--skip-warnings", document)
@@ -116,39 +115,15 @@ func run(t *testing.T, dir string, env []string, args ...string) {
 	require.NoError(t, err, "go %s\n%s", strings.Join(args, " "), out)
 }
 
-func get(t *testing.T, url, token string) []byte {
-	t.Helper()
-	status, body := call(t, http.MethodGet, url, token, "")
-	require.Equal(t, http.StatusOK, status, "%s", body)
-	return body
-}
-
-func call(t *testing.T, method, url, token, body string) (status int, answer []byte) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	require.NoError(t, err)
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Authorization", "Bearer "+token)
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	answer, err = io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	return response.StatusCode, answer
-}
-
+// createTenant creates a tenant and returns once it is consumed.
 func createTenant(t *testing.T, service, admin string, id uuid.UUID) {
 	t.Helper()
-	status, body := call(t, http.MethodPost, service+"/tenants", admin, fmt.Sprintf(`{"id":%q,"name":"dead letters"}`, id))
-	require.Equal(t, http.StatusCreated, status, "%s", body)
-	require.Eventually(t, func() bool {
-		var view struct {
-			Status struct {
-				State string `json:"state"`
-			} `json:"status"`
-		}
-		return json.Unmarshal(get(t, service+"/tenants/"+id.String(), admin), &view) == nil && view.Status.State == "running"
-	}, await, poll)
+	api, err := client.New(client.URLs{Tenant: service}, client.StaticToken(admin), client.WithTransport(openapi.Transport(http.DefaultTransport)))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), await)
+	defer cancel()
+	_, err = api.CreateTenant(ctx, client.NewTenant{ID: client.ID(id), Name: "dead letters"}, client.Wait())
+	require.NoError(t, err)
 }
 
 // publishDeadLetters publishes two messages that become dead letters: one whose payload is a list, but whose key is not that of the

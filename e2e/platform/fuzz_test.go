@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -38,8 +37,7 @@ func FuzzPublishedProperties(f *testing.F) {
 			running: h.createTenant(t, 2), waiting: h.createTenant(t, 1), confirmed: make(map[uuid.UUID]int),
 		}
 		defer z.hangUp()
-		must(t, http.StatusOK, http.MethodPost, h.TenantURL+"/tenants/"+z.waiting.String()+"/suspend", h.admin, "", nil)
-		h.awaitState(t, z.waiting, "suspended")
+		h.suspend(t, z.waiting)
 		for end := time.Now().Add(*fuzzFor); ; {
 			for range each {
 				z.publish(t)
@@ -51,7 +49,7 @@ func FuzzPublishedProperties(f *testing.F) {
 				break
 			}
 		}
-		must(t, http.StatusOK, http.MethodPost, h.TenantURL+"/tenants/"+z.waiting.String()+"/resume", h.admin, "", nil)
+		h.resume(t, z.waiting)
 		z.accounted(t, z.waiting)
 		require.Empty(t, h.degraded())
 		t.Logf("seed %d: %d messages, %v; %d connections of the producer", seed, z.sent, z.outcomes, z.dialled)

@@ -2,7 +2,6 @@ package platform_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,10 +16,12 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -84,8 +85,7 @@ func newHostile(t *testing.T) *hostile {
 	for _, tenant := range []uuid.UUID{h.suspended, h.neighbour} {
 		h.tokens[tenant] = w.token(t, tenant, "messages:read messages:write deadletters:manage")
 	}
-	must(t, http.StatusOK, http.MethodPost, w.TenantURL+"/tenants/"+h.suspended.String()+"/suspend", w.admin, "", nil)
-	w.awaitState(t, h.suspended, "suspended")
+	w.suspend(t, h.suspended)
 	session, err := w.link.Session(t.Context())
 	require.NoError(t, err)
 	major, err := strconv.Atoi(strings.SplitN(session.Version(), ".", 2)[0])
@@ -96,7 +96,7 @@ func newHostile(t *testing.T) *hostile {
 // send publishes a message over AMQP that expires, with a header.
 func (h *hostile) send(tenant uuid.UUID, id, expiration string, headers amqp.Table) error {
 	h.t.Helper()
-	m := raw(tenant, id, []byte(`{"hostile":true}`))
+	m := amqpMessage(tenant, id, []byte(`{"hostile":true}`))
 	m.Publishing.Headers, m.Publishing.Expiration = headers, expiration
 	ctx, cancel := context.WithTimeout(h.t.Context(), waitLimit)
 	defer cancel()
@@ -125,7 +125,7 @@ func (h *hostile) check(form string) {
 	ctx, cancel := context.WithTimeout(h.t.Context(), waitLimit)
 	defer cancel()
 	require.NoError(h.t, h.publishOne(ctx, h.tokens[h.neighbour], over, `1`))
-	m := raw(h.neighbour, back.String(), []byte(`2`))
+	m := amqpMessage(h.neighbour, back.String(), []byte(`2`))
 	m.Exchange = contract.RetryTierName(time.Second)
 	require.NoError(h.t, h.amqp.Publish(ctx, m))
 	expired := uuid.NewString()
@@ -139,26 +139,10 @@ func (h *hostile) check(form string) {
 func (h *hostile) deadLetters(tenant uuid.UUID) map[string]bool {
 	h.t.Helper()
 	ids := make(map[string]bool)
-	for cursor, more := "", true; more; {
-		var list struct {
-			Data []struct {
-				MessageID string          `json:"message_id"`
-				Reason    string          `json:"reason"`
-				Payload   json.RawMessage `json:"payload"`
-			} `json:"data"`
-			NextCursor string `json:"next_cursor"`
-			HasMore    bool   `json:"has_more"`
-		}
-		target := h.IngestURL + "/dead-letters?limit=1000"
-		if cursor != "" {
-			target += "&cursor=" + cursor
-		}
-		must(h.t, http.StatusOK, http.MethodGet, target, h.tokens[tenant], "", nil).into(h.t, &list)
-		for _, deadLetter := range list.Data {
-			require.Equal(h.t, "expired", deadLetter.Reason)
-			ids[deadLetter.MessageID] = true
-		}
-		cursor, more = list.NextCursor, list.HasMore
+	for d, err := range h.as(h.tokens[tenant]).DeadLetters(client.DeadLetterQuery{Limit: 1000}).All(h.t.Context()) {
+		require.NoError(h.t, err)
+		require.Equal(h.t, "expired", d.Reason)
+		ids[d.MessageID.String()] = true
 	}
 	return ids
 }
@@ -178,7 +162,7 @@ func (h *hostile) degraded() map[string]string {
 			Error string `json:"error"`
 		} `json:"checks"`
 	}
-	must(h.t, http.StatusOK, http.MethodGet, h.IngestOpsURL+"/readyz", "", "", nil).into(h.t, &body)
+	h.raw(h.t, http.StatusOK, raw.Request{URL: h.IngestOpsURL + "/readyz"}).Into(h.t, &body)
 	faults := make(map[string]string)
 	for name, check := range body.Checks {
 		if !check.OK {
@@ -245,16 +229,21 @@ func (h *hostile) copies() {
 // overHTTP demands that a client of the API cannot write a header of a message at all.
 func (h *hostile) overHTTP() {
 	h.t.Helper()
-	token, messages := h.tokens[h.neighbour], h.IngestURL+"/messages"
+	post := func(status int, path, contentType, body string, header map[string]string) raw.Response {
+		h.t.Helper()
+		return h.raw(h.t, status, raw.Request{
+			Method: http.MethodPost, URL: h.IngestURL + path, Token: h.tokens[h.neighbour], ContentType: contentType, Header: header, Body: []byte(body),
+		})
+	}
 	for _, field := range []string{"headers", "x-death", "expiration", "properties"} {
 		body := fmt.Sprintf(`{"payload":1,%q:{"x-death":["a"]}}`, field)
-		a := must(h.t, http.StatusBadRequest, http.MethodPost, messages, token, body, nil)
-		require.Equal(h.t, "unknown_field", a.code())
-		batch := must(h.t, http.StatusAccepted, http.MethodPost, messages+"/batch", token, body, map[string]string{"Content-Type": "application/x-ndjson"})
-		require.Contains(h.t, string(batch.body), "unknown_field")
+		require.Equal(h.t, "unknown_field", post(http.StatusBadRequest, "/messages", "application/json", body, nil).Code(h.t))
+		batch := post(http.StatusAccepted, "/messages/batch", "application/x-ndjson", body, nil)
+		require.Contains(h.t, string(batch.Body), "unknown_field")
 	}
 	id := uuid.New()
-	must(h.t, http.StatusAccepted, http.MethodPost, messages, token, fmt.Sprintf(`{"id":%q,"payload":{"x-death":["a"]}}`, id), map[string]string{"X-Death": "a", "Expiration": "300"})
+	body := fmt.Sprintf(`{"id":%q,"payload":{"x-death":["a"]}}`, id)
+	post(http.StatusAccepted, "/messages", "application/json", body, map[string]string{"X-Death": "a", "Expiration": "300"})
 	h.ids[id] = true
 	if h.screened {
 		h.check("HTTP")

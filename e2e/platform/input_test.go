@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 // Every bad input gets a clear 4xx that is a problem document: never a 5xx, never a stack trace.
@@ -16,15 +18,14 @@ func TestBadInput(t *testing.T) {
 	tenant := w.createTenant(t, 1)
 	token := w.token(t, tenant, "messages:read messages:write deadletters:manage")
 	other := w.token(t, uuid.New(), "messages:read messages:write")
-	json := map[string]string{"Content-Type": "application/json"}
 	nested := strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000)
 	tenants, messages := w.TenantURL+"/tenants", w.IngestURL+"/messages"
 	for name, test := range map[string]struct {
 		method, url, token, body string
-		header                   map[string]string
+		contentType              string // JSON if there is a body
 		status                   int
 	}{
-		"tenant: empty body":           {method: "POST", url: tenants, token: w.admin, header: json, status: 400},
+		"tenant: empty body":           {method: "POST", url: tenants, token: w.admin, contentType: "application/json", status: 400},
 		"tenant: not JSON":             {method: "POST", url: tenants, token: w.admin, body: `{`, status: 400},
 		"tenant: array":                {method: "POST", url: tenants, token: w.admin, body: `[]`, status: 400},
 		"tenant: unknown field":        {method: "POST", url: tenants, token: w.admin, body: `{"name":"x","colour":"red"}`, status: 400},
@@ -37,7 +38,7 @@ func TestBadInput(t *testing.T) {
 		"tenant: fraction of a worker": {method: "POST", url: tenants, token: w.admin, body: `{"name":"x","workers":1.5}`, status: 400},
 		"tenant: nested":               {method: "POST", url: tenants, token: w.admin, body: nested, status: 400},
 		"tenant: duplicate":            {method: "POST", url: tenants, token: w.admin, body: fmt.Sprintf(`{"name":"x","id":%q}`, tenant), status: 409},
-		"tenant: wrong content type":   {method: "POST", url: tenants, token: w.admin, body: `{"name":"x"}`, header: map[string]string{"Content-Type": "text/plain"}, status: 415},
+		"tenant: wrong content type":   {method: "POST", url: tenants, token: w.admin, body: `{"name":"x"}`, contentType: "text/plain", status: 415},
 		"tenant: unknown":              {method: "GET", url: tenants + "/" + uuid.NewString(), token: w.admin, status: 404},
 		"tenant: path is no UUID":      {method: "GET", url: tenants + "/x", token: w.admin, status: 400},
 		"tenant: bad limit":            {method: "GET", url: tenants + "?limit=0", token: w.admin, status: 400},
@@ -47,7 +48,7 @@ func TestBadInput(t *testing.T) {
 		"workers: missing":             {method: "PUT", url: tenants + "/" + tenant.String() + "/config/concurrency", token: w.admin, body: `{}`, status: 400},
 		"workers: of another":          {method: "PUT", url: tenants + "/" + uuid.NewString() + "/config/concurrency", token: w.admin, body: `{"workers":1}`, status: 404},
 
-		"message: empty body":        {method: "POST", url: messages, token: token, header: json, status: 400},
+		"message: empty body":        {method: "POST", url: messages, token: token, contentType: "application/json", status: 400},
 		"message: no payload":        {method: "POST", url: messages, token: token, body: `{}`, status: 400},
 		"message: not JSON":          {method: "POST", url: messages, token: token, body: `{"payload":`, status: 400},
 		"message: bad id":            {method: "POST", url: messages, token: token, body: `{"id":"7","payload":1}`, status: 400},
@@ -62,7 +63,7 @@ func TestBadInput(t *testing.T) {
 		"message: names no tenant":   {method: "POST", url: messages, token: w.admin, body: `{"payload":1}`, status: 400},
 		"message: another's tenant":  {method: "POST", url: messages + "?tenant_id=" + uuid.NewString(), token: token, body: `{"payload":1}`, status: 403},
 		"message: only reads":        {method: "POST", url: messages, token: w.token(t, tenant, "messages:read"), body: `{"payload":1}`, status: 403},
-		"batch: empty":               {method: "POST", url: messages + "/batch", token: token, header: map[string]string{"Content-Type": "application/x-ndjson"}, status: 400},
+		"batch: empty":               {method: "POST", url: messages + "/batch", token: token, contentType: "application/x-ndjson", status: 400},
 		"read: bad limit":            {method: "GET", url: w.QueryURL + "/messages?limit=1001", token: token, status: 400},
 		"read: bad order":            {method: "GET", url: w.QueryURL + "/messages?order=up", token: token, status: 400},
 		"read: bad cursor":           {method: "GET", url: w.QueryURL + "/messages?cursor=AAAA", token: token, status: 400},
@@ -80,19 +81,22 @@ func TestBadInput(t *testing.T) {
 		"no such route":              {method: "GET", url: w.QueryURL + "/nothing", token: token, status: 404},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, err := call(t.Context(), test.method, test.url, test.token, []byte(test.body), test.header)
-			require.NoError(t, err)
-			require.Equal(t, test.status, a.status, "%s", a.body)
-			require.Equal(t, "application/problem+json", strings.Split(a.header.Get("Content-Type"), ";")[0])
-			require.NotEmpty(t, a.code())
-			require.NotContains(t, string(a.body), "goroutine")
+			if test.contentType == "" && test.body != "" {
+				test.contentType = "application/json"
+			}
+			a := w.raw(t, test.status, raw.Request{
+				Method: test.method, URL: test.url, Token: test.token, ContentType: test.contentType, Body: []byte(test.body),
+			})
+			require.NotEmpty(t, a.Code(t))
+			require.NotContains(t, string(a.Body), "goroutine")
 		})
 	}
 
 	// One bad line never sinks its neighbours.
 	batch := `{"payload":1}` + "\n" + `{"payload":` + "\n" + `{"payload":{"n":3}}` + "\n"
-	a := must(t, http.StatusAccepted, http.MethodPost, messages+"/batch", token, batch, map[string]string{"Content-Type": "application/x-ndjson"})
-	require.NotEmpty(t, a.body)
+	w.raw(t, http.StatusAccepted, raw.Request{
+		Method: http.MethodPost, URL: messages + "/batch", Token: token, ContentType: "application/x-ndjson", Body: []byte(batch),
+	})
 	require.Eventually(t, func() bool { return w.stored(t, tenant) == 2 }, waitLimit, poll)
 }
 
@@ -100,13 +104,12 @@ func TestBadInput(t *testing.T) {
 func TestSwagger(t *testing.T) {
 	w := newWorld(t)
 	for _, service := range []string{w.TenantURL, w.IngestURL, w.QueryURL} {
-		page := must(t, http.StatusOK, http.MethodGet, service+"/swagger/index.html", "", "", nil)
-		require.NotContains(t, string(page.body), "https://")
-		doc := must(t, http.StatusOK, http.MethodGet, service+"/swagger/doc.json", "", "", nil)
+		page := w.raw(t, http.StatusOK, raw.Request{URL: service + "/swagger/index.html"})
+		require.NotContains(t, string(page.Body), "https://")
 		var document struct {
 			Paths map[string]any `json:"paths"`
 		}
-		doc.into(t, &document)
+		w.raw(t, http.StatusOK, raw.Request{URL: service + "/swagger/doc.json"}).Into(t, &document)
 		require.NotEmpty(t, document.Paths)
 	}
 }

@@ -3,7 +3,6 @@ package platform_test
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
@@ -21,44 +21,49 @@ func TestTenantLifecycle(t *testing.T) {
 	tenant := w.createTenant(t, 2)
 	token := w.token(t, tenant, "messages:read messages:write")
 
+	api := w.as(token)
+
 	ids := w.publishMany(t, token, 200)
 	w.requireExactly(t, tenant, token, ids)
-	ascending, descending := w.readAll(t, token, "asc"), w.readAll(t, token, "desc")
+	ascending, err := w.readAll(t.Context(), token, false)
+	require.NoError(t, err)
+	descending, err := w.readAll(t.Context(), token, true)
+	require.NoError(t, err)
 	require.Len(t, descending, len(ascending))
 	for i := range ascending {
 		require.Equal(t, ascending[i].ID, descending[len(descending)-1-i].ID, "desc is the exact reverse of asc")
 	}
 
-	must(t, http.StatusOK, http.MethodPut, w.TenantURL+"/tenants/"+tenant.String()+"/config/concurrency", w.admin, `{"workers":5}`, nil)
-	require.Eventually(t, func() bool { view := w.tenant(t, tenant); return view.Workers == 5 && view.Status.Workers == 5 }, waitLimit, poll)
-
-	must(t, http.StatusOK, http.MethodPost, w.TenantURL+"/tenants/"+tenant.String()+"/suspend", w.admin, "", nil)
-	w.awaitState(t, tenant, "suspended")
+	w.resize(t, tenant, 5)
+	w.suspend(t, tenant)
 	kept := uuid.New()
 	require.NoError(t, w.publishOne(t.Context(), token, kept, `{"kept":true}`))
-	require.Len(t, w.readAll(t, token, "asc"), len(ids), "accepted, and not consumed")
-	must(t, http.StatusNotFound, http.MethodGet, w.QueryURL+"/messages/"+kept.String(), token, "", nil)
-	must(t, http.StatusOK, http.MethodPost, w.TenantURL+"/tenants/"+tenant.String()+"/resume", w.admin, "", nil)
+	consumed, err := w.readAll(t.Context(), token, false)
+	require.NoError(t, err)
+	require.Len(t, consumed, len(ids), "accepted, and not consumed")
+	_, err = api.Message(t.Context(), client.ID(kept))
+	require.ErrorIs(t, err, client.ErrNotStored)
+	w.resume(t, tenant)
 	ids[kept] = true
 	w.requireExactly(t, tenant, token, ids)
-	must(t, http.StatusOK, http.MethodGet, w.QueryURL+"/messages/"+kept.String(), token, "", nil)
+	_, err = api.Message(t.Context(), client.ID(kept))
+	require.NoError(t, err)
 	require.Contains(t, w.metrics(t, w.IngestOpsURL), tenant.String())
 
-	must(t, http.StatusAccepted, http.MethodDelete, w.TenantURL+"/tenants/"+tenant.String(), w.admin, "", map[string]string{"Prefer": "wait=30"})
-	require.Eventually(t, func() bool {
-		a, err := call(t.Context(), http.MethodGet, w.TenantURL+"/tenants/"+tenant.String(), w.admin, nil, nil)
-		return err == nil && a.status == http.StatusNotFound
-	}, waitLimit, poll)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
+	defer cancel()
+	require.NoError(t, w.api.DeleteTenant(ctx, client.ID(tenant), client.Wait()))
+	_, err = w.api.Tenant(ctx, client.ID(tenant))
+	require.ErrorIs(t, err, client.ErrTenantNotFound)
 	require.False(t, w.queueExists(t, tenant))
 	require.Zero(t, w.count(t, `SELECT count(*) FROM pg_class WHERE relname = $1`, "messages_"+strings.ReplaceAll(tenant.String(), "-", "")))
 	for _, ops := range []string{w.TenantOpsURL, w.IngestOpsURL, w.QueryOpsURL} {
 		require.NotContains(t, w.metrics(t, ops), tenant.String())
 	}
-	a := must(t, http.StatusConflict, http.MethodPost, w.TenantURL+"/tenants", w.admin, fmt.Sprintf(`{"id":%q,"name":"again"}`, tenant), nil)
-	require.NotEmpty(t, a.code(), "a deleted id is retired for ever")
-	a, err := call(t.Context(), http.MethodPost, w.IngestURL+"/messages", token, []byte(`{"payload":1}`), nil)
-	require.NoError(t, err)
-	require.Equal(t, http.StatusNotFound, a.status, "%s", a.body)
+	_, err = w.api.CreateTenant(ctx, client.NewTenant{ID: client.ID(tenant), Name: "again"})
+	require.ErrorIs(t, err, client.ErrTenantRetired, "for ever")
+	_, err = api.Publish(ctx, client.Publishing{Payload: 1})
+	require.ErrorIs(t, err, client.ErrTenantNotFound)
 }
 
 // Messages come in over both ways, of which neither may lose or double one.
@@ -90,9 +95,7 @@ func TestResizeUnderLoad(t *testing.T) {
 	ids, stop := w.load(t, token)
 	for _, workers := range []int{8, 1, 5, 2, 6} {
 		before := w.stored(t, tenant)
-		must(t, http.StatusOK, http.MethodPut, w.TenantURL+"/tenants/"+tenant.String()+"/config/concurrency", w.admin,
-			fmt.Sprintf(`{"workers":%d}`, workers), nil)
-		require.Eventually(t, func() bool { return w.tenant(t, tenant).Status.Workers == workers }, waitLimit, poll)
+		w.resize(t, tenant, workers)
 		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, waitLimit, poll)
 	}
 	stop()
@@ -140,8 +143,7 @@ func TestBackingServicesRestart(t *testing.T) {
 		require.Eventually(t, func() bool { return w.stored(t, tenant) > before }, waitLimit, poll, "messages flow again after %s was away", name)
 	}
 	// A change that is made afterwards reaches the running consumer.
-	must(t, http.StatusOK, http.MethodPut, w.TenantURL+"/tenants/"+tenant.String()+"/config/concurrency", w.admin, `{"workers":4}`, nil)
-	require.Eventually(t, func() bool { return w.tenant(t, tenant).Status.Workers == 4 }, waitLimit, poll)
+	w.resize(t, tenant, 4)
 	stop()
 	w.requireExactly(t, tenant, token, ids())
 	require.Zero(t, w.count(t, `SELECT count(*) FROM dead_letters`), "an outage makes no dead letters")
@@ -170,17 +172,23 @@ func TestTenantsNeverMeet(t *testing.T) {
 	publishing.Wait()
 	for tenant, token := range tokens {
 		w.requireExactly(t, tenant, token, ids)
-		for _, m := range w.readAll(t, token, "asc") {
+		all, err := w.readAll(t.Context(), token, false)
+		require.NoError(t, err)
+		for _, m := range all {
 			require.JSONEq(t, fmt.Sprintf(`{"owner":%q}`, tenant), string(m.Payload))
 		}
 	}
-	p, err := w.read(t.Context(), tokens[one], "", "asc")
+	owner := w.as(tokens[one])
+	p, err := owner.Messages(client.MessageQuery{}).Next(t.Context())
 	require.NoError(t, err)
-	a := must(t, http.StatusBadRequest, http.MethodGet, w.QueryURL+"/messages?cursor="+p.NextCursor, tokens[other], "", nil)
-	require.NotEmpty(t, a.code(), "a cursor belongs to its tenant")
-	must(t, http.StatusForbidden, http.MethodGet, w.QueryURL+"/messages?tenant_id="+other.String(), tokens[one], "", nil)
-	must(t, http.StatusNotFound, http.MethodGet, w.TenantURL+"/tenants/"+other.String(), tokens[one], "", nil)
-	must(t, http.StatusOK, http.MethodGet, w.TenantURL+"/tenants/"+one.String(), tokens[one], "", nil)
+	_, err = w.as(tokens[other]).Messages(client.MessageQuery{Cursor: p.NextCursor}).Next(t.Context())
+	require.ErrorIs(t, err, client.ErrBadCursor, "a cursor belongs to its tenant")
+	_, err = owner.With(client.WithTenant(client.ID(other))).Messages(client.MessageQuery{}).Next(t.Context())
+	require.ErrorIs(t, err, client.ErrTenantMismatch)
+	_, err = owner.Tenant(t.Context(), client.ID(other))
+	require.ErrorIs(t, err, client.ErrTenantNotFound)
+	_, err = owner.Tenant(t.Context(), client.ID(one))
+	require.NoError(t, err)
 }
 
 // A reader that follows the cursor while eight writers commit must meet every message exactly once.
@@ -213,19 +221,18 @@ func TestReaderFollowsWriters(t *testing.T) {
 		close(done)
 	}()
 
-	met := make(map[uuid.UUID]int)
-	cursor := ""
+	met := make(map[client.ID]int)
+	reader := w.as(token).Messages(client.MessageQuery{Limit: 500})
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	for finished := false; !finished || len(met) < writers*each; {
-		p, err := w.read(ctx, token, cursor, "asc")
+		p, err := reader.Next(ctx)
 		require.NoError(t, err)
 		require.NotEmpty(t, p.NextCursor, "given on every page, the empty one included")
-		for _, m := range p.Data {
+		for _, m := range p.Items {
 			met[m.ID]++
 			require.Equal(t, 1, met[m.ID], "message %s was met twice", m.ID)
 		}
-		cursor = p.NextCursor
 		select {
 		case <-done:
 			finished = true
@@ -236,7 +243,7 @@ func TestReaderFollowsWriters(t *testing.T) {
 	defer mu.Unlock()
 	require.Len(t, met, len(ids))
 	for id := range ids {
-		require.Equal(t, 1, met[id])
+		require.Equal(t, 1, met[client.ID(id)])
 	}
 }
 
@@ -250,30 +257,27 @@ func TestDeadLetters(t *testing.T) {
 	good := w.publishAMQP(t, tenant, 10)
 	w.requireExactly(t, tenant, token, good)
 
-	var list struct {
-		Data []struct {
-			ID        uuid.UUID `json:"id"`
-			MessageID uuid.UUID `json:"message_id"`
-			Reason    string    `json:"reason"`
-		} `json:"data"`
+	api := w.as(token)
+	var deadLetters []client.DeadLetter
+	await := func(n int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			page, err := api.DeadLetters(client.DeadLetterQuery{}).Next(t.Context())
+			deadLetters = page.Items
+			return err == nil && len(deadLetters) == n
+		}, waitLimit, poll)
 	}
-	require.Eventually(t, func() bool {
-		must(t, http.StatusOK, http.MethodGet, w.IngestURL+"/dead-letters", token, "", nil).into(t, &list)
-		return len(list.Data) == 1
-	}, waitLimit, poll)
-	require.Equal(t, broken, list.Data[0].MessageID)
-	require.Equal(t, string(contract.ReasonNotJSON), list.Data[0].Reason)
+	await(1)
+	require.Equal(t, broken, uuid.UUID(deadLetters[0].MessageID))
+	require.Equal(t, string(contract.ReasonNotJSON), deadLetters[0].Reason)
 
-	stranger := w.token(t, w.createTenant(t, 1), "deadletters:manage")
-	must(t, http.StatusNotFound, http.MethodGet, w.IngestURL+"/dead-letters/"+list.Data[0].ID.String(), stranger, "", nil)
+	stranger := w.as(w.token(t, w.createTenant(t, 1), "deadletters:manage"))
+	_, err := stranger.DeadLetter(t.Context(), deadLetters[0].ID)
+	require.ErrorIs(t, err, client.ErrDeadLetterNotFound)
 
-	a, err := call(t.Context(), http.MethodPost, w.IngestURL+"/dead-letters/"+list.Data[0].ID.String()+"/replay", token, []byte(`{"payload":{"fixed":true}}`), nil)
+	_, err = api.ReplayDeadLetterAs(t.Context(), deadLetters[0].ID, map[string]bool{"fixed": true})
 	require.NoError(t, err)
-	require.Less(t, a.status, 300, "%s", a.body)
 	good[broken] = true
 	w.requireExactly(t, tenant, token, good)
-	require.Eventually(t, func() bool {
-		must(t, http.StatusOK, http.MethodGet, w.IngestURL+"/dead-letters", token, "", nil).into(t, &list)
-		return len(list.Data) == 0
-	}, waitLimit, poll)
+	await(0)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -60,8 +61,8 @@ func TestReadinessFallsWhileRequestsAreFinished(t *testing.T) {
 				ended <- err
 			}()
 			require.Eventually(t, func() bool {
-				a, err := call(t.Context(), http.MethodGet, c.service.OpsURL+"/readyz", "", nil, nil)
-				return err == nil && a.status == http.StatusServiceUnavailable && strings.Contains(string(a.body), `"status":"stopping"`)
+				got, err := raw.Do(t.Context(), w.transport, raw.Request{URL: c.service.OpsURL + "/readyz"})
+				return err == nil && got.Status == http.StatusServiceUnavailable && strings.Contains(string(got.Body), `"status":"stopping"`)
 			}, waitLimit, poll)
 			select {
 			case err := <-ended:

@@ -2,7 +2,6 @@ package platform_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -19,17 +18,18 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 func TestMain(m *testing.M) {
-	http.DefaultClient.Transport = openapi.Transport(http.DefaultTransport)
 	code := openapi.Checked(m).Run()
 	http.DefaultClient.CloseIdleConnections() // each has goroutines that are no leak
 	if err := goleak.Find(); err != nil && code == 0 {
@@ -53,7 +53,9 @@ type addresses struct {
 // world is a platform under test.
 type world struct {
 	addresses
-	admin string
+	admin     string
+	transport http.RoundTripper // checks what is answered
+	api       *client.Client    // of the administrator
 
 	own      *stack.Stack      // nil for a stack that runs already
 	backing  *backing.Services // nil unless its servers may be killed
@@ -130,6 +132,8 @@ func running(t *testing.T, file string) addresses {
 func (w *world) connect(t *testing.T) *world {
 	t.Helper()
 	w.admin = w.token(t, uuid.Nil, string(auth.ScopeTenantsAdmin))
+	w.transport = openapi.Transport(http.DefaultTransport)
+	w.api = w.newAPI(t)
 	var err error
 	w.operator, err = pgxpool.New(t.Context(), w.DatabaseURL)
 	require.NoError(t, err)
@@ -164,21 +168,14 @@ func (w *world) token(t *testing.T, tenant uuid.UUID, scopes string) string {
 func (w *world) publishMany(t *testing.T, token string, n int) map[uuid.UUID]bool {
 	t.Helper()
 	ids := make(map[uuid.UUID]bool, n)
-	var body strings.Builder
-	for i := range n {
-		id := uuid.New()
-		ids[id] = true
-		fmt.Fprintf(&body, `{"id":%q,"payload":{"n":%d}}`+"\n", id, i)
+	messages := make([]client.Publishing, n)
+	for i := range messages {
+		id := client.NewID()
+		ids[uuid.UUID(id)] = true
+		messages[i] = client.Publishing{ID: id, Payload: map[string]int{"n": i}}
 	}
-	a := must(t, http.StatusAccepted, http.MethodPost, w.IngestURL+"/messages/batch", token, body.String(),
-		map[string]string{"Content-Type": "application/x-ndjson"})
-	var result struct {
-		Accepted int `json:"accepted"`
-		Failed   int `json:"failed"`
-	}
-	a.into(t, &result)
-	require.Equal(t, n, result.Accepted, "%s", a.body)
-	require.Zero(t, result.Failed, "%s", a.body)
+	_, err := w.as(token).PublishBatch(t.Context(), messages)
+	require.NoError(t, err)
 	return ids
 }
 
@@ -190,7 +187,7 @@ func (w *world) publishAMQP(t *testing.T, tenant uuid.UUID, n int) map[uuid.UUID
 	for i := range n {
 		id := uuid.New()
 		ids[id] = true
-		messages = append(messages, raw(tenant, id.String(), fmt.Appendf(nil, `{"n":%d}`, i)))
+		messages = append(messages, amqpMessage(tenant, id.String(), fmt.Appendf(nil, `{"n":%d}`, i)))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
@@ -203,10 +200,10 @@ func (w *world) publishRaw(t *testing.T, tenant uuid.UUID, id string, body []byt
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
-	require.NoError(t, w.amqp.Publish(ctx, raw(tenant, id, body)))
+	require.NoError(t, w.amqp.Publish(ctx, amqpMessage(tenant, id, body)))
 }
 
-func raw(tenant uuid.UUID, id string, body []byte) publish.Message {
+func amqpMessage(tenant uuid.UUID, id string, body []byte) publish.Message {
 	return publish.Message{Exchange: contract.MessagesExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 		MessageId: id, DeliveryMode: amqp.Persistent, ContentType: "application/json", Body: body,
 	}}
@@ -288,7 +285,7 @@ func (w *world) queueExists(t *testing.T, tenant uuid.UUID) bool {
 
 func (w *world) metrics(t *testing.T, ops string) string {
 	t.Helper()
-	return string(must(t, http.StatusOK, http.MethodGet, ops+"/metrics", "", "", nil).body)
+	return string(w.raw(t, http.StatusOK, raw.Request{URL: ops + "/metrics"}).Body)
 }
 
 // terminate stops ingest-service as a deploy does, demands that it ends with 0, and starts it again.
@@ -319,21 +316,15 @@ func (w *world) restartBacking(t *testing.T, name backing.Name) {
 	server := w.backing.Process(name)
 	require.NoError(t, server.Kill(ctx))
 	require.Eventually(t, func() bool {
-		return !w.ready(t, w.own.Ingest)
+		return !w.ready(t.Context(), w.own.Ingest.OpsURL)
 	}, waitLimit, poll, "ingest-service is ready without %s", name)
 	require.True(t, w.own.Ingest.Running(), "it stays up")
 	require.NoError(t, server.Start(ctx))
 }
 
-func (w *world) ready(t *testing.T, service *stack.Service) bool {
-	t.Helper()
-	a, err := call(t.Context(), http.MethodGet, service.OpsURL+"/readyz", "", nil, nil)
-	return err == nil && a.status == http.StatusOK && json.Valid(a.body)
-}
-
 func (w *world) awaitReady(t *testing.T) {
 	t.Helper()
 	for _, service := range []*stack.Service{w.own.Tenant, w.own.Ingest, w.own.Query} {
-		require.Eventually(t, func() bool { return w.ready(t, service) }, waitLimit, poll, "%s is not ready again", service.Name)
+		require.Eventually(t, func() bool { return w.ready(t.Context(), service.OpsURL) }, waitLimit, poll, "%s is not ready again", service.Name)
 	}
 }

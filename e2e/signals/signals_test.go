@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -41,9 +41,9 @@ func TestMain(m *testing.M) {
 // service is a running process.
 type service struct {
 	*exec.Cmd
-	url, ops string
-	client   *http.Client
-	done     chan struct{} // closed when it has ended
+	url, ops  string
+	transport *http.Transport
+	done      chan struct{} // closed when it has ended
 }
 
 // start runs a binary whose standard output and standard error are the file given, as "service 2>&1 | reader" does.
@@ -54,7 +54,7 @@ func start(t *testing.T, path string, log *os.File) *service {
 	s := &service{
 		Cmd: exec.CommandContext(t.Context(), path), done: make(chan struct{}),
 		url: "http://127.0.0.1:" + strconv.Itoa(ports[0]), ops: "http://127.0.0.1:" + strconv.Itoa(ports[1]),
-		client: &http.Client{Timeout: wait, Transport: &http.Transport{}},
+		transport: &http.Transport{},
 	}
 	s.Dir = t.TempDir()
 	s.Env = []string{
@@ -69,7 +69,7 @@ func start(t *testing.T, path string, log *os.File) *service {
 		_ = s.Wait() // its status is looked at
 	}()
 	t.Cleanup(func() {
-		s.client.CloseIdleConnections()
+		s.transport.CloseIdleConnections()
 		_ = s.Process.Kill() // unless it has ended
 		<-s.done
 	})
@@ -80,19 +80,11 @@ func start(t *testing.T, path string, log *os.File) *service {
 	return s
 }
 
-func (s *service) get(ctx context.Context, url string) (int, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return 0, err
-	}
-	response, err := s.client.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return 0, err
-	}
-	return response.StatusCode, response.Body.Close()
+func (s *service) get(ctx context.Context, url string) (status int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	got, err := raw.Do(ctx, s.transport, raw.Request{URL: url})
+	return got.Status, err
 }
 
 // serves requires that so many requests, each of which is a line of the log, are answered.

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 // A proxy in front of a service lets pass what it takes for a body. If the service took it for a request, it would carry out
@@ -24,7 +24,7 @@ func TestNoRequestIsHiddenInAnother(t *testing.T) {
 		})
 		app.Delete("/things", func(*fiber.Ctx) error { carriedOut.Add(1); return nil })
 	})
-	resttest.Framing(t, resttest.Target{
+	raw.Framing(t, raw.Target{
 		Addr: a.addr, Method: http.MethodPost, Path: "/things", Header: "Authorization: Bearer hunter2\r\n", Body: "{}",
 		Hidden: "DELETE /things HTTP/1.1\r\nHost: x\r\n\r\n",
 	})

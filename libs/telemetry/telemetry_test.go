@@ -17,8 +17,8 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -278,7 +278,7 @@ func TestPortInUseIsNamed(t *testing.T) {
 // Whatever framing a proxy lets pass, the listener answers no request that is hidden in another.
 func TestNoRequestIsHiddenInAnother(t *testing.T) {
 	o := start(t)
-	resttest.Framing(t, resttest.Target{
+	raw.Framing(t, raw.Target{
 		Addr: strings.TrimPrefix(o.url, "http://"), Method: http.MethodGet, Path: "/healthz", Body: "{}", Repairs: true,
 		Hidden: "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
 	})

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -34,6 +33,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 const (
@@ -178,17 +178,11 @@ func (w *crashWorld) manage(t *testing.T, path string, into any) bool {
 
 func get(t *testing.T, target string) (status int, body []byte) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, target, http.NoBody)
-	require.NoError(t, err)
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
+	got, err := raw.Do(t.Context(), &http.Transport{DisableKeepAlives: true}, raw.Request{URL: target})
 	if err != nil {
 		return 0, []byte(err.Error())
 	}
-	defer response.Body.Close() //nolint:errcheck // read only
-	body, err = io.ReadAll(response.Body)
-	require.NoError(t, err)
-	return response.StatusCode, body
+	return got.Status, got.Body
 }
 
 // queues are the names of all queues that the broker has.

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 const (
@@ -317,16 +317,10 @@ func publishUnsignedID(t *testing.T, amqpURL, exchange, key string, lifetime tim
 // manageGet takes the first message out of a queue by the management API, which needs no connection of AMQP.
 func manageGet(t *testing.T, target string) (messages []json.RawMessage) {
 	t.Helper()
-	body := strings.NewReader(`{"count":1,"ackmode":"ack_requeue_false","encoding":"auto","truncate":1000}`)
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, target, body)
-	require.NoError(t, err)
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	defer response.Body.Close() //nolint:errcheck // read only
-	content, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, response.StatusCode, "%s", content)
-	require.NoError(t, json.Unmarshal(content, &messages))
-	t.Logf("taken out of the queue: %s", content)
+	got := raw.Must(t, http.DefaultTransport, http.StatusOK, raw.Request{
+		Method: http.MethodPost, URL: target, Body: []byte(`{"count":1,"ackmode":"ack_requeue_false","encoding":"auto","truncate":1000}`),
+	})
+	got.Into(t, &messages)
+	t.Logf("taken out of the queue: %s", got.Body)
 	return messages
 }

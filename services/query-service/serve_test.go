@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,6 +21,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 func TestMain(m *testing.M) {
@@ -129,11 +129,11 @@ func (l *link) copy(to, from net.Conn) {
 
 // process is the service, running.
 type process struct {
-	t      *testing.T
-	cfg    Config
-	client *http.Client
-	stop   context.CancelFunc
-	done   chan error
+	t         *testing.T
+	cfg       Config
+	transport http.RoundTripper // checks what is answered
+	stop      context.CancelFunc
+	done      chan error
 }
 
 func startProcess(t *testing.T, databaseURL string) *process {
@@ -145,33 +145,28 @@ func startProcess(t *testing.T, databaseURL string) *process {
 	cfg.Database.URL = databaseURL
 	cfg.Database.ConnectTimeout = time.Second
 	ctx, cancel := context.WithCancel(t.Context())
-	p := &process{t: t, cfg: cfg, client: &http.Client{Transport: openapi.Transport(&http.Transport{})}, stop: cancel, done: make(chan error, 1)}
+	connections := &http.Transport{}
+	p := &process{t: t, cfg: cfg, transport: openapi.Transport(connections), stop: cancel, done: make(chan error, 1)}
 	go func() { p.done <- serve(ctx, cfg, zap.NewNop()) }()
 	t.Cleanup(func() {
 		cancel()
-		p.client.CloseIdleConnections()
+		connections.CloseIdleConnections()
 	})
 	return p
 }
 
 func (p *process) get(addr, path string) (status int, header http.Header, body string) {
 	p.t.Helper()
-	request, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, "http://"+addr+path, http.NoBody)
-	require.NoError(p.t, err)
 	token, err := auth.Sign(secret, auth.Claims{
 		Issuer: p.cfg.Auth.Issuer, Audience: p.cfg.Auth.Audience, Subject: "test",
 		Scopes: []auth.Scope{auth.ScopeMessagesRead}, TenantID: uuid.MustParse("0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"),
 	})
 	require.NoError(p.t, err)
-	request.Header.Set("Authorization", "Bearer "+token)
-	response, err := p.client.Do(request)
+	got, err := raw.Do(p.t.Context(), p.transport, raw.Request{URL: "http://" + addr + path, Token: token})
 	if err != nil {
 		return 0, nil, err.Error()
 	}
-	text, err := io.ReadAll(response.Body)
-	require.NoError(p.t, err)
-	require.NoError(p.t, response.Body.Close())
-	return response.StatusCode, response.Header, string(text)
+	return got.Status, got.Header, string(got.Body)
 }
 
 // await waits until a path of the service answers with status.

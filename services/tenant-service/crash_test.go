@@ -183,7 +183,7 @@ func newCrashWorld(t *testing.T) *crashWorld {
 	t.Cleanup(w.operator.Close)
 	w.http = &running{
 		t: t, url: "http://" + cfg.HTTP.Addr, ops: "http://" + cfg.Ops.Addr, cfg: cfg,
-		client: &http.Client{Transport: openapi.Transport(&http.Transport{DisableKeepAlives: true})},
+		transport: openapi.Transport(&http.Transport{DisableKeepAlives: true}),
 	}
 	scratch, err := backing.NewScratch()
 	require.NoError(t, err)

@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 // An operator's script with an empty variable must not touch, or list, what it has not named.
@@ -181,7 +181,7 @@ func TestNoRequestIsHiddenInAnother(t *testing.T) {
 	id := uuid.New()
 	header := "Authorization: Bearer " + admin(t) + "\r\nContent-Type: application/json\r\n"
 	hidden := `{"name":"hidden","id":"` + id.String() + `"}`
-	resttest.Framing(t, resttest.Target{
+	raw.Framing(t, raw.Target{
 		Addr: r.cfg.HTTP.Addr, Method: http.MethodPost, Path: "/tenants", Header: header, Body: `{"name":"open"}`,
 		Hidden: "POST /tenants HTTP/1.1\r\nHost: x\r\n" + header + "Content-Length: " + strconv.Itoa(len(hidden)) + "\r\n\r\n" + hidden,
 	})

@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,6 +25,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 func TestMain(m *testing.M) {
@@ -46,13 +45,13 @@ const (
 
 // running is a service that was started by a test.
 type running struct {
-	t       *testing.T
-	url     string
-	ops     string
-	cfg     Config
-	client  *http.Client
-	stopped chan error
-	cancel  context.CancelFunc
+	t         *testing.T
+	url       string
+	ops       string
+	cfg       Config
+	transport http.RoundTripper // checks what is answered
+	stopped   chan error
+	cancel    context.CancelFunc
 }
 
 // testConfig is a service on the given backing services, with ports of its own.
@@ -77,7 +76,7 @@ func start(t *testing.T, cfg Config) *running {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	r := &running{
 		t: t, url: "http://" + cfg.HTTP.Addr, ops: "http://" + cfg.Ops.Addr, cfg: cfg,
-		client: &http.Client{Transport: openapi.Transport(transport)}, stopped: make(chan error, 1), cancel: cancel,
+		transport: openapi.Transport(transport), stopped: make(chan error, 1), cancel: cancel,
 	}
 	go func() { r.stopped <- serve(ctx, cfg, zap.NewNop()) }()
 	t.Cleanup(func() {
@@ -108,14 +107,9 @@ func (r *running) stop() {
 func (r *running) requireReady(want bool) {
 	r.t.Helper()
 	require.EventuallyWithT(r.t, func(c *assert.CollectT) {
-		request, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, r.ops+"/readyz", http.NoBody)
+		got, err := raw.Do(r.t.Context(), r.transport, raw.Request{URL: r.ops + "/readyz"})
 		require.NoError(c, err)
-		response, err := r.client.Do(request)
-		require.NoError(c, err)
-		defer response.Body.Close() //nolint:errcheck // read only
-		body, err := io.ReadAll(response.Body)
-		require.NoError(c, err)
-		require.Equal(c, want, response.StatusCode == http.StatusOK, string(body))
+		require.Equal(c, want, got.Status == http.StatusOK, string(got.Body))
 	}, waitLimit, tick)
 }
 
@@ -159,35 +153,25 @@ func (r *running) do(q request) answer {
 
 func (r *running) try(q request) (answer, error) {
 	r.t.Helper()
-	out, err := http.NewRequestWithContext(r.t.Context(), q.method, r.url+q.path, strings.NewReader(q.body))
-	if err != nil {
-		return answer{}, err
-	}
+	out := raw.Request{Method: q.method, URL: r.url + q.path, ContentType: q.contentType, Body: []byte(q.body)}
 	switch q.token {
 	case "":
-		out.Header.Set("Authorization", "Bearer "+admin(r.t))
+		out.Token = admin(r.t)
 	case "-":
 	default:
-		out.Header.Set("Authorization", "Bearer "+q.token)
+		out.Token = q.token
 	}
 	if q.contentType == "" && q.body != "" {
-		q.contentType = "application/json"
-	}
-	if q.contentType != "" {
-		out.Header.Set("Content-Type", q.contentType)
+		out.ContentType = "application/json"
 	}
 	if q.prefer != "" {
-		out.Header.Set("Prefer", q.prefer)
+		out.Header = map[string]string{"Prefer": q.prefer}
 	}
-	response, err := r.client.Do(out)
+	response, err := raw.Do(r.t.Context(), r.transport, out)
 	if err != nil {
 		return answer{}, err
 	}
-	defer response.Body.Close() //nolint:errcheck // read only
-	got := answer{status: response.StatusCode, header: response.Header}
-	if got.body, err = io.ReadAll(response.Body); err != nil {
-		return answer{}, err
-	}
+	got := answer{status: response.Status, header: response.Header, body: response.Body}
 	if got.status >= 400 {
 		require.Equal(r.t, problem.ContentType, got.header.Get("Content-Type"), string(got.body))
 		require.NoError(r.t, json.Unmarshal(got.body, &got.problem), string(got.body))

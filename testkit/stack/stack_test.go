@@ -8,30 +8,24 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// status is that of GET path at a service, with a token.
-func status(t *testing.T, url, token string) int {
+// list lists the tenants, with a token.
+func list(t *testing.T, s *stack.Stack, token string, status int) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	require.NoError(t, err)
-	request.Header.Set("Authorization", "Bearer "+token)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	return response.StatusCode
+	raw.Must(t, &http.Transport{DisableKeepAlives: true}, status, raw.Request{URL: s.Tenant.URL + "/tenants", Token: token})
 }
 
 func TestAStackRunsAndItsServicesAreKilledAndRestarted(t *testing.T) {
 	s := stack.Start(t, stack.Shared(t))
 	admin, err := s.AdminToken()
 	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, status(t, s.Tenant.URL+"/tenants", admin))
-	require.Equal(t, http.StatusUnauthorized, status(t, s.Tenant.URL+"/tenants", "x"))
+	list(t, s, admin, http.StatusOK)
+	list(t, s, "x", http.StatusUnauthorized)
 
 	first := s.Tenant.PID()
 	require.NoError(t, s.Tenant.Kill(t.Context()))
@@ -41,7 +35,7 @@ func TestAStackRunsAndItsServicesAreKilledAndRestarted(t *testing.T) {
 	require.Error(t, s.Tenant.Ready(t.Context()))
 	require.NoError(t, s.Tenant.Start(t.Context()))
 	require.NotEqual(t, first, s.Tenant.PID())
-	require.Equal(t, http.StatusOK, status(t, s.Tenant.URL+"/tenants", admin), "at the same address")
+	list(t, s, admin, http.StatusOK) // at the same address
 
 	for _, service := range []*stack.Service{s.Tenant, s.Ingest, s.Query} {
 		code, err := service.Term(t.Context())

@@ -23,6 +23,7 @@ import (
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
@@ -57,9 +58,9 @@ type Rig struct {
 	Rounds    int
 	Quick     bool
 
-	admin  string            // token of an operator
-	ingest map[string]string // settings of ingest-service, by environment variable; see Configure
-	client *fasthttp.Client
+	operator *client.Client
+	ingest   map[string]string // settings of ingest-service, by environment variable; see Configure
+	lean     *fasthttp.Client
 
 	cancel context.CancelFunc
 	owned  sync.WaitGroup // goroutines of Link and Publisher
@@ -92,10 +93,10 @@ func (r *Rig) start(ctx context.Context, opts Options) (err error) {
 	if r.Stack, err = stack.New(ctx, options); err != nil {
 		return fmt.Errorf("start the services: %w", err)
 	}
-	if r.admin, err = r.Stack.AdminToken(); err != nil {
-		return fmt.Errorf("make a token: %w", err)
+	if r.operator, err = Operator(r.Stack, atOnce); err != nil {
+		return err
 	}
-	r.client = newClient()
+	r.lean = lean()
 	config, err := pgxpool.ParseConfig(r.Backing.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("parse the address of the database: %w", err)

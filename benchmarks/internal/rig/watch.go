@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/valyala/fasthttp"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
@@ -59,27 +58,15 @@ func sample(line []byte) (series []byte, value float64, ok bool) {
 }
 
 func (r *Rig) scrape(ctx context.Context, service *stack.Service, names ...string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
+	query := url.Values{"name[]": names}
+	body, err := r.Fetch(ctx, service.OpsURL+"/metrics?"+query.Encode())
+	if err != nil {
 		return nil, fmt.Errorf("read the metrics of %s: %w", service.Instance, err)
 	}
-	request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseRequest(request)
-	defer fasthttp.ReleaseResponse(response)
-	request.SetRequestURI(service.OpsURL + "/metrics")
-	for _, name := range names {
-		request.URI().QueryArgs().Add("name[]", name)
-	}
-	if err := r.client.DoTimeout(request, response, scrapeTimeout); err != nil {
-		return nil, fmt.Errorf("read the metrics of %s: %w", service.Instance, err)
-	}
-	if response.StatusCode() != http.StatusOK {
-		return nil, fmt.Errorf("read the metrics of %s: status %d", service.Instance, response.StatusCode())
-	}
-	return bytes.Clone(response.Body()), nil
+	return body, nil
 }
 
 const (
-	scrapeTimeout = 30 * time.Second
 	// shortestLook and longestLook bound the pauses between two looks at a backlog: the end of a measurement is known to
 	// within the shorter, and until the end is near there are few looks. Where a look takes long, because there are many
 	// tenants, the pause is at least lookShare times as long.

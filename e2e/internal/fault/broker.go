@@ -3,15 +3,13 @@ package fault
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-)
 
-// listLimit bounds the broker's list of connections; one takes a kilobyte.
-const listLimit = 16 << 20
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
+)
 
 // closeConnections lets the broker close every AMQP connection of its operator, which everybody is here. It tells its
 // clients so with a connection.close.
@@ -22,9 +20,8 @@ func closeConnections(ctx context.Context, management string) error {
 	}
 	// Not through the list of all connections: a connection is missing there for some seconds after it has been opened.
 	connections := base.JoinPath("api", "connections", "username", url.PathEscape(base.User.Username()))
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for {
-		list, err := ask(ctx, client, http.MethodGet, connections)
+		list, err := ask(ctx, http.MethodGet, connections)
 		if err != nil {
 			return err
 		}
@@ -33,31 +30,23 @@ func closeConnections(ctx context.Context, management string) error {
 			return fmt.Errorf("read the list of connections: %w", err)
 		}
 		if len(open) > 0 {
-			_, err := ask(ctx, client, http.MethodDelete, connections)
+			_, err := ask(ctx, http.MethodDelete, connections)
 			return err
 		}
-		if err := hold(ctx, recoveryPoll); err != nil { // the services may be about to come back
+		if err := retry.Sleep(ctx, recoveryPoll); err != nil { // the services may be about to come back
 			return fmt.Errorf("no AMQP connection to close: %w", err)
 		}
 	}
 }
 
 // ask makes a request of the management API, which takes its login from the address.
-func ask(ctx context.Context, client *http.Client, method string, target *url.URL) (body []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("make the request: %w", err)
-	}
-	response, err := client.Do(request)
+func ask(ctx context.Context, method string, target *url.URL) (body []byte, err error) {
+	got, err := raw.Do(ctx, &http.Transport{DisableKeepAlives: true}, raw.Request{Method: method, URL: target.String()})
 	if err != nil {
 		return nil, fmt.Errorf("ask the management API: %w", err)
 	}
-	body, err = io.ReadAll(io.LimitReader(response.Body, listLimit))
-	if err = errors.Join(err, response.Body.Close()); err != nil {
-		return nil, fmt.Errorf("read the answer of the management API: %w", err)
+	if got.Status >= http.StatusMultipleChoices {
+		return nil, fmt.Errorf("%s %s: status %d", method, target.Path, got.Status)
 	}
-	if response.StatusCode >= http.StatusMultipleChoices {
-		return nil, fmt.Errorf("%s %s: status %d", method, target.Path, response.StatusCode)
-	}
-	return body, nil
+	return got.Body, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -78,7 +79,7 @@ func snapshot[T any](ctx context.Context, bucket *control.Bucket[T]) (entries ma
 		if entries, err = bucket.Snapshot(ctx); err == nil {
 			return entries, nil
 		}
-		if hold(ctx, recoveryPoll) != nil {
+		if retry.Sleep(ctx, recoveryPoll) != nil {
 			return nil, fmt.Errorf("read the control channel: %w", err)
 		}
 	}
@@ -101,7 +102,7 @@ func (r *run) agree(ctx context.Context, n int, since time.Time) error {
 		case r.gate.quiet(n, since) > agreeLimit:
 			return fmt.Errorf("control channel and registry still disagree: %w", err)
 		}
-		if err := hold(ctx, 10*recoveryPoll); err != nil {
+		if err := retry.Sleep(ctx, 10*recoveryPoll); err != nil {
 			return err
 		}
 	}

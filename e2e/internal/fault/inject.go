@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
@@ -101,7 +102,7 @@ func (r *run) kill(ctx context.Context, event Event) error {
 	if err := undo(ctx, service.Kill); err != nil { // which leaves nothing half done when ctx ends
 		return err
 	}
-	return errors.Join(hold(ctx, event.Lasts), service.Launch())
+	return errors.Join(retry.Sleep(ctx, event.Lasts), service.Launch())
 }
 
 // term asks a service to end, demands that it ends with 0, and starts it again.
@@ -125,7 +126,7 @@ func (r *run) term(ctx context.Context, event Event) error {
 	if service.Running() { // it could not even be killed
 		return err
 	}
-	return errors.Join(err, hold(ctx, event.Lasts), service.Launch())
+	return errors.Join(err, retry.Sleep(ctx, event.Lasts), service.Launch())
 }
 
 // answers returns when a service answers at all, ready or not.
@@ -136,7 +137,7 @@ func answers(ctx context.Context, service *stack.Service) error {
 		if err == nil {
 			return connection.Close()
 		}
-		if hold(ctx, recoveryPoll) != nil {
+		if retry.Sleep(ctx, recoveryPoll) != nil {
 			return fmt.Errorf("it does not listen: %w", err)
 		}
 	}
@@ -149,7 +150,7 @@ func (r *run) restart(ctx context.Context, event Event, name backing.Name) error
 	switch event.Kind {
 	case KillRabbitMQ:
 		// Nothing that makes queues is in force beside this one, see needs.
-		if err := hold(ctx, queueAge); err != nil {
+		if err := retry.Sleep(ctx, queueAge); err != nil {
 			return err
 		}
 	case StopPostgresImmediate:
@@ -160,7 +161,7 @@ func (r *run) restart(ctx context.Context, event Event, name backing.Name) error
 	}
 	err := bounded(ctx, actTimeout, end)
 	if err == nil {
-		err = hold(ctx, event.Lasts)
+		err = retry.Sleep(ctx, event.Lasts)
 	}
 	return errors.Join(err, undo(ctx, server.Start))
 }
@@ -176,7 +177,7 @@ func stopImmediately(ctx context.Context, server *backing.Process) error {
 		if err != nil || !running {
 			return err
 		}
-		if err := hold(ctx, recoveryPoll); err != nil {
+		if err := retry.Sleep(ctx, recoveryPoll); err != nil {
 			return fmt.Errorf("wait for its end: %w", err)
 		}
 	}
@@ -187,7 +188,7 @@ func (r *run) freeze(ctx context.Context, event Event) error {
 	server := r.platform.Backing.Process(backing.ServicePostgres)
 	err := bounded(ctx, actTimeout, server.Pause)
 	if err == nil {
-		err = hold(ctx, event.Lasts)
+		err = retry.Sleep(ctx, event.Lasts)
 	}
 	return errors.Join(err, undo(ctx, server.Resume))
 }
@@ -210,7 +211,7 @@ func (r *run) terminateBackends(ctx context.Context) error {
 		if ended > 0 {
 			return nil
 		}
-		if err := hold(ctx, recoveryPoll); err != nil { // the services may be about to come back
+		if err := retry.Sleep(ctx, recoveryPoll); err != nil { // the services may be about to come back
 			return fmt.Errorf("nobody is connected to the database: %w", err)
 		}
 	}
@@ -236,7 +237,7 @@ func (r *run) foreignTransaction(ctx context.Context, event Event) error {
 		return err
 	}
 	if err == nil {
-		err = hold(ctx, event.Lasts)
+		err = retry.Sleep(ctx, event.Lasts)
 	}
 	// Ends the transaction, too.
 	return errors.Join(err, bounded(context.WithoutCancel(ctx), actTimeout, foreign.Close))
@@ -265,7 +266,7 @@ func (r *run) network(ctx context.Context, event Event) error {
 		}
 	})
 	if err == nil {
-		err = hold(ctx, event.Lasts)
+		err = retry.Sleep(ctx, event.Lasts)
 	}
 	return errors.Join(err, undo(ctx, func(ctx context.Context) error { return r.platform.Heal(ctx, name) }))
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
@@ -75,7 +76,7 @@ func (r *run) say(format string, args ...any) {
 // one is the life of event n.
 func (r *run) one(ctx context.Context, n int) error {
 	event, result := r.gate.events[n], &r.results[n]
-	if err := hold(ctx, time.Until(r.start.Add(event.At))); err != nil {
+	if err := retry.Sleep(ctx, time.Until(r.start.Add(event.At))); err != nil {
 		return fmt.Errorf("not begun: %w", err)
 	}
 	if err := r.gate.enter(ctx, n); err != nil {
@@ -126,7 +127,7 @@ func (r *run) recover(ctx context.Context, n int, since time.Time, result *Resul
 		case result.Recovery > RecoveryLimit:
 			return fmt.Errorf("the platform has not recovered after %s: %w", result.Recovery.Round(time.Second), err)
 		}
-		if err := hold(ctx, recoveryPoll); err != nil {
+		if err := retry.Sleep(ctx, recoveryPoll); err != nil {
 			return err
 		}
 	}
@@ -157,19 +158,4 @@ func (r *run) reconfigure(ctx context.Context, n int, since time.Time, result *R
 	}
 	result.Applied = r.gate.quiet(n, since)
 	return nil
-}
-
-// hold waits for d, or returns the error of a ctx that ends before.
-func hold(ctx context.Context, d time.Duration) error {
-	if err := ctx.Err(); err != nil || d <= 0 {
-		return err
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

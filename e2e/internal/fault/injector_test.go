@@ -1,11 +1,7 @@
 package fault
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -17,7 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -156,65 +154,40 @@ func showLogs(t *testing.T, p *platform.Platform) {
 type user struct {
 	p             *platform.Platform
 	tenant, other uuid.UUID
-	token         string
-	client        *http.Client
+	client        *client.Client // repeats nothing
 	reconfigured  atomic.Int64
 }
 
 func newUser(ctx context.Context, t *testing.T, p *platform.Platform) *user {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	u := &user{p: p, tenant: uuid.New(), other: uuid.New(), client: client}
-	var err error
-	u.token, err = p.Stack.TenantToken(u.tenant)
+	u := &user{p: p, tenant: uuid.New(), other: uuid.New()}
+	token, err := p.Stack.TenantToken(u.tenant)
+	require.NoError(t, err)
+	u.client, err = client.New(client.URLs{Ingest: p.Stack.Ingest.URL, Query: p.Stack.Query.URL}, client.StaticToken(token),
+		client.WithTransport(&http.Transport{DisableKeepAlives: true}), client.WithRetry(client.Retry{MaxAttempts: 1}))
 	require.NoError(t, err)
 	for _, id := range []uuid.UUID{u.tenant, u.other} {
 		require.NoError(t, p.Admin().Create(ctx, id, 1))
-		require.NoError(t, p.Admin().AwaitState(ctx, id, "running", 1))
+		require.NoError(t, p.Admin().AwaitState(ctx, id, client.ConsumerRunning, 1))
 	}
 	return u
 }
 
 // RoundTrip publishes a message and reads it back.
 func (u *user) RoundTrip(ctx context.Context) error {
-	id := uuid.New()
-	body := fmt.Appendf(nil, `{"id":%q,"payload":{"probe":true}}`, id)
-	if err := u.call(ctx, http.MethodPost, u.p.Stack.Ingest.URL+"/messages", body, http.StatusAccepted); err != nil {
+	id, err := u.client.Publish(ctx, client.Publishing{Payload: map[string]bool{"probe": true}})
+	if err != nil {
 		return err
 	}
 	for {
-		err := u.call(ctx, http.MethodGet, u.p.Stack.Query.URL+"/messages/"+id.String(), nil, http.StatusOK)
+		_, err := u.client.Message(ctx, id)
 		if err == nil {
 			return nil
 		}
-		if hold(ctx, poll) != nil {
+		if retry.Sleep(ctx, poll) != nil {
 			return err
 		}
 	}
-}
-
-func (u *user) call(ctx context.Context, method, url string, body []byte, want int) error {
-	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Authorization", "Bearer "+u.token)
-	request.Header.Set("Content-Type", "application/json")
-	response, err := u.client.Do(request)
-	if err != nil {
-		return err
-	}
-	answer, err := io.ReadAll(response.Body)
-	if closing := response.Body.Close(); err == nil {
-		err = closing
-	}
-	if err == nil && response.StatusCode != want {
-		err = fmt.Errorf("%s %s: %d %s", method, url, response.StatusCode, answer)
-	}
-	if err == nil && !json.Valid(answer) {
-		err = fmt.Errorf("%s %s: not JSON: %s", method, url, answer)
-	}
-	return err
 }
 
 func (u *user) ResizeStorm(ctx context.Context) error {
@@ -228,15 +201,15 @@ func (u *user) ResizeStorm(ctx context.Context) error {
 
 // Reconfigure changes a tenant that nobody else changes meanwhile.
 func (u *user) Reconfigure(ctx context.Context) error {
-	view, err := u.p.Admin().View(ctx, u.other)
+	seen, err := u.p.Admin().Tenant(ctx, u.other)
 	if err != nil {
 		return err
 	}
-	if err := u.p.Admin().Resize(ctx, u.other, view.Workers+1); err != nil {
+	if err := u.p.Admin().Resize(ctx, u.other, seen.Workers+1); err != nil {
 		return err
 	}
 	u.reconfigured.Add(1)
-	return u.p.Admin().AwaitState(ctx, u.other, "running", view.Workers+1)
+	return u.p.Admin().AwaitState(ctx, u.other, client.ConsumerRunning, seen.Workers+1)
 }
 
 func (u *user) CreateUseDelete(ctx context.Context) (time.Duration, error) {
@@ -244,7 +217,7 @@ func (u *user) CreateUseDelete(ctx context.Context) (time.Duration, error) {
 	if err := u.p.Admin().Create(ctx, id, 1); err != nil {
 		return 0, err
 	}
-	if err := u.p.Admin().AwaitState(ctx, id, "running", 1); err != nil {
+	if err := u.p.Admin().AwaitState(ctx, id, client.ConsumerRunning, 1); err != nil {
 		return 0, err
 	}
 	created := time.Since(began)
@@ -262,13 +235,13 @@ func (u *user) SuspendResume(ctx context.Context) error {
 	if err := u.p.Admin().Suspend(ctx, id); err != nil {
 		return err
 	}
-	if err := u.p.Admin().AwaitState(ctx, id, "suspended", 0); err != nil {
+	if err := u.p.Admin().AwaitState(ctx, id, client.ConsumerSuspended, 0); err != nil {
 		return err
 	}
 	if err := u.p.Admin().Resume(ctx, id); err != nil {
 		return err
 	}
-	return u.p.Admin().AwaitState(ctx, id, "running", 1)
+	return u.p.Admin().AwaitState(ctx, id, client.ConsumerRunning, 1)
 }
 
 func (u *user) DeletedTenantInRetry(ctx context.Context) error {

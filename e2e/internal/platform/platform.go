@@ -48,7 +48,7 @@ func Start(ctx context.Context, env map[string]string, log func(format string, a
 	if p.Stack, err = stack.New(ctx, opts); err != nil {
 		return nil, fmt.Errorf("start the services: %w", err)
 	}
-	if p.admin, err = newAdmin(p.Stack); err != nil {
+	if p.admin, err = NewAdmin(p.Stack); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -71,7 +71,7 @@ func (p *Platform) Close(ctx context.Context) error {
 	return failed
 }
 
-// Admin is the client of tenant-service.
+// Admin is the operator.
 func (p *Platform) Admin() *Admin { return p.admin }
 
 // Services are the three services.

@@ -66,14 +66,14 @@ func proxied(t *testing.T) (*Platform, stack.Options) {
 	return p, opts
 }
 
-// client is a connection through a proxy.
-type client struct {
+// pipe is a connection through a proxy.
+type pipe struct {
 	net.Conn
 	lines *bufio.Reader
 	asked int
 }
 
-func dial(t *testing.T, target string) (*client, error) {
+func dial(t *testing.T, target string) (*pipe, error) {
 	t.Helper()
 	address, err := url.Parse(target)
 	require.NoError(t, err)
@@ -82,21 +82,21 @@ func dial(t *testing.T, target string) (*client, error) {
 		return nil, err
 	}
 	t.Cleanup(func() { _ = connection.Close() }) // closed before in some tests
-	return &client{Conn: connection, lines: bufio.NewReader(connection)}, nil
+	return &pipe{Conn: connection, lines: bufio.NewReader(connection)}, nil
 }
 
 // ask sends a line and waits for it to come back. What comes back late from before is passed over.
-func (c *client) ask(waitLimit time.Duration) error {
-	if err := c.SetDeadline(time.Now().Add(waitLimit)); err != nil {
+func (p *pipe) ask(waitLimit time.Duration) error {
+	if err := p.SetDeadline(time.Now().Add(waitLimit)); err != nil {
 		return err
 	}
-	c.asked++
-	sent := strconv.Itoa(c.asked) + "\n"
-	if _, err := io.WriteString(c, sent); err != nil {
+	p.asked++
+	sent := strconv.Itoa(p.asked) + "\n"
+	if _, err := io.WriteString(p, sent); err != nil {
 		return err
 	}
 	for {
-		line, err := c.lines.ReadString('\n')
+		line, err := p.lines.ReadString('\n')
 		if err != nil || line == sent {
 			return err
 		}

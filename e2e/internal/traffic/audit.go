@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // auditTimeout bounds each step of an audit. Nothing is disturbed any more by then; reading millions of rows takes a while.
@@ -50,14 +51,16 @@ func (t *Traffic) trespass(ctx context.Context, stranger, owner *account) error 
 		return nil
 	}
 	return t.retry(ctx, func() error {
-		status, body, err := t.client.do(ctx, stranger.tenant, http.MethodGet, t.site.QueryURL+"/messages/"+owner.id(seq).String(), "", nil)
+		of, err := t.clients.client(stranger.tenant)
+		if err != nil {
+			return err
+		}
+		_, err = of.Message(ctx, client.ID(owner.id(seq)))
 		switch {
-		case err != nil:
-			return fmt.Errorf("ask for a message of another tenant: %w", err)
-		case status == http.StatusOK:
+		case err == nil:
 			t.found.add(faultForeign, "the token of tenant %s reads message %d of tenant %s", stranger.tenant, seq, owner.tenant)
-		case status != http.StatusNotFound:
-			return fmt.Errorf("ask for a message of another tenant: %w", refusal(status, body))
+		case !errors.Is(err, client.ErrNotStored):
+			return fmt.Errorf("ask for a message of another tenant: %w", err)
 		}
 		return nil
 	})
@@ -72,7 +75,7 @@ func (t *Traffic) retry(ctx context.Context, fn func() error) error {
 		if err == nil {
 			return nil
 		}
-		if pause(ctx, longestPause); ctx.Err() != nil {
+		if retry.Sleep(ctx, longestPause) != nil {
 			return errors.Join(err, ctx.Err())
 		}
 	}

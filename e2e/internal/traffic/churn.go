@@ -13,8 +13,10 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // RoundTrip publishes one message to every tenant that is not suspended, and returns when each has been confirmed and
@@ -47,7 +49,7 @@ func (t *Traffic) await(ctx context.Context, a *account, items []item) error {
 		if missing < 0 || a.isQuiet() {
 			return nil
 		}
-		if pause(ctx, probePause); ctx.Err() != nil {
+		if retry.Sleep(ctx, probePause) != nil {
 			return fmt.Errorf("tenant %s: message %d was confirmed and is not read: %w", a.tenant, items[missing].seq, context.Cause(ctx))
 		}
 	}
@@ -75,7 +77,7 @@ func (t *Traffic) choose(ctx context.Context, dice *rand.Rand, n int) (chosen []
 				return chosen, release, nil
 			}
 		}
-		if pause(ctx, probePause); ctx.Err() != nil {
+		if retry.Sleep(ctx, probePause) != nil {
 			release()
 			return nil, nil, fmt.Errorf("wait for a tenant that nobody changes: %w", ctx.Err())
 		}
@@ -103,7 +105,7 @@ func (t *Traffic) ResizeStorm(ctx context.Context) error {
 					return err
 				}
 			}
-			return t.site.Admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), sizes[times-1])
+			return t.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, sizes[times-1])
 		})
 	}
 	return group.Wait()
@@ -122,7 +124,7 @@ func (t *Traffic) Reconfigure(ctx context.Context) error {
 	if err := t.site.Admin.Resize(ctx, chosen[0].tenant, size); err != nil {
 		return err
 	}
-	return t.site.Admin.AwaitState(ctx, chosen[0].tenant, string(contract.StateRunning), size)
+	return t.site.Admin.AwaitState(ctx, chosen[0].tenant, client.ConsumerRunning, size)
 }
 
 // create makes a tenant of its own for one call, and tells how long it took until it ran.
@@ -132,7 +134,7 @@ func (t *Traffic) create(ctx context.Context) (a *account, took time.Duration, e
 	if err := t.site.Admin.Create(ctx, a.tenant, workers); err != nil {
 		return a, 0, err
 	}
-	if err := t.site.Admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), workers); err != nil {
+	if err := t.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, workers); err != nil {
 		return a, 0, err
 	}
 	return a, time.Since(began), nil
@@ -177,7 +179,7 @@ func (t *Traffic) CreateUseDelete(ctx context.Context) (created time.Duration, e
 	background.Go(func() { // in flight while it is deleted; what becomes of them does not matter
 		for following.Err() == nil {
 			t.try(following, a, wayAMQP, a.offer(each, never))
-			pause(following, shortestPause)
+			_ = retry.Sleep(following, shortestPause)
 		}
 	})
 	return created, t.remove(ctx, a)
@@ -200,7 +202,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 		return err
 	}
 	failed := func() error {
-		if err := admin.AwaitState(ctx, a.tenant, string(contract.StateSuspended), 0); err != nil {
+		if err := admin.AwaitState(ctx, a.tenant, client.ConsumerSuspended, 0); err != nil {
 			return err
 		}
 		from := a.hush()
@@ -209,7 +211,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 		if left := t.deliver(ctx, a, wayBatch, a.offer(each, never), ignore); len(left) > 0 {
 			return fmt.Errorf("tenant %s: a suspended tenant takes no messages: %w", a.tenant, ctx.Err())
 		}
-		pause(ctx, hold)
+		_ = retry.Sleep(ctx, hold)
 		return t.requireNothingFrom(ctx, a, from)
 	}()
 	// Whatever went wrong, the tenant is not left suspended.
@@ -218,7 +220,7 @@ func (t *Traffic) SuspendResume(ctx context.Context) error {
 	if err := admin.Resume(ctx, a.tenant); err != nil {
 		return errors.Join(failed, err)
 	}
-	return errors.Join(failed, admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), 0))
+	return errors.Join(failed, admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, 0))
 }
 
 // requireNothingFrom looks into the table: readers see what is stored a little later.
@@ -295,7 +297,7 @@ func (t *Traffic) deliverRetries(ctx context.Context, a *account, items []item) 
 		if items = left; len(items) == 0 {
 			return nil
 		}
-		if pause(ctx, wait); ctx.Err() != nil {
+		if retry.Sleep(ctx, wait) != nil {
 			return fmt.Errorf("tenant %s: publish into a retry tier: %w", a.tenant, errors.Join(err, context.Cause(ctx)))
 		}
 	}

@@ -1,18 +1,17 @@
 package traffic
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/client"
 )
 
 const (
@@ -20,196 +19,85 @@ const (
 	callTimeout = 15 * time.Second
 	// pageLimit is the limit of a page, the largest that is allowed.
 	pageLimit = 1000
-	// maxAnswer bounds what is read of an answer; a page ends at 8 MiB.
-	maxAnswer = 64 << 20
 )
 
-// client makes the requests of producers and readers.
-type client struct {
-	http     *http.Client
-	ingest   string
-	query    string
+// clients are the public clients of the tenants' applications, over shared connections. They repeat nothing: the ledger has
+// what became of each try.
+type clients struct {
+	shared   *client.Client
 	newToken func(tenant uuid.UUID) (string, error)
 
-	mu     sync.Mutex
-	tokens map[uuid.UUID]string // guarded by mu
+	mu sync.Mutex
+	of map[uuid.UUID]*client.Client // guarded by mu
 }
 
-func newClient(site Site) *client {
-	return &client{
-		ingest: site.IngestURL, query: site.QueryURL, newToken: site.Token, tokens: make(map[uuid.UUID]string),
-		http: &http.Client{Timeout: callTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 128, IdleConnTimeout: 10 * time.Second}},
+func newClients(site Site) (*clients, error) {
+	shared, err := client.New(client.URLs{Ingest: site.IngestURL, Query: site.QueryURL}, client.StaticToken(""),
+		client.WithTransport(site.Transport), client.WithRetry(client.Retry{MaxAttempts: 1}), client.WithAttemptTimeout(callTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("make a client: %w", err)
 	}
+	return &clients{shared: shared, newToken: site.Token, of: make(map[uuid.UUID]*client.Client)}, nil
 }
 
-func (c *client) close() { c.http.CloseIdleConnections() }
-
-func (c *client) token(tenant uuid.UUID) (string, error) {
+// client is the one of a tenant.
+func (c *clients) client(tenant uuid.UUID) (*client.Client, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if token, known := c.tokens[tenant]; known {
-		return token, nil
+	if known := c.of[tenant]; known != nil {
+		return known, nil
 	}
 	token, err := c.newToken(tenant)
 	if err != nil {
-		return "", fmt.Errorf("make a token: %w", err)
+		return nil, fmt.Errorf("make a token: %w", err)
 	}
-	c.tokens[tenant] = token
-	return token, nil
-}
-
-// do makes one request with the token of tenant. An error is one of the transport.
-func (c *client) do(ctx context.Context, tenant uuid.UUID, method, target, contentType string, body []byte) (status int, answer []byte, err error) {
-	token, err := c.token(tenant)
-	if err != nil {
-		return 0, nil, err
-	}
-	request, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, fmt.Errorf("make the request: %w", err)
-	}
-	request.Header.Set("Authorization", "Bearer "+token)
-	if contentType != "" {
-		request.Header.Set("Content-Type", contentType)
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		return 0, nil, fmt.Errorf("ask: %w", err)
-	}
-	answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if closing := response.Body.Close(); err == nil {
-		err = closing
-	}
-	if err != nil {
-		return 0, nil, fmt.Errorf("read the answer: %w", err)
-	}
-	return response.StatusCode, answer, nil
-}
-
-// shown is a message as query-service shows it.
-type shown struct {
-	ID       uuid.UUID       `json:"id"`
-	TenantID uuid.UUID       `json:"tenant_id"`
-	Payload  json.RawMessage `json:"payload"`
-}
-
-// page is an answer of GET /messages.
-type page struct {
-	Data       []shown `json:"data"`
-	NextCursor string  `json:"next_cursor"`
-	HasMore    bool    `json:"has_more"`
-}
-
-// statusError is an answer that is not what was hoped for.
-type statusError struct {
-	status int
-	code   string // of the problem document
-}
-
-func (e *statusError) Error() string { return fmt.Sprintf("%d %s", e.status, e.code) }
-
-func refusal(status int, body []byte) error {
-	var problem struct {
-		Code string `json:"code"`
-	}
-	if json.Unmarshal(body, &problem) != nil || problem.Code == "" {
-		problem.Code = "without a problem document: " + shorten(body)
-	}
-	return &statusError{status: status, code: problem.Code}
+	c.of[tenant] = c.shared.With(client.WithToken(client.StaticToken(token)))
+	return c.of[tenant], nil
 }
 
 // page reads one page.
-func (c *client) page(ctx context.Context, tenant uuid.UUID, order, cursor string) (page, error) {
-	query := url.Values{"limit": {strconv.Itoa(pageLimit)}, "order": {order}}
-	if cursor != "" {
-		query.Set("cursor", cursor)
-	}
-	status, body, err := c.do(ctx, tenant, http.MethodGet, c.query+"/messages?"+query.Encode(), "", nil)
+func (c *clients) page(ctx context.Context, tenant uuid.UUID, descending bool, cursor string) (client.Page[client.Message], error) {
+	of, err := c.client(tenant)
 	if err != nil {
-		return page{}, err
+		return client.Page[client.Message]{}, err
 	}
-	if status != http.StatusOK {
-		return page{}, refusal(status, body)
-	}
-	var p page
-	if err := json.Unmarshal(body, &p); err != nil {
-		return page{}, fmt.Errorf("decode a page: %w", err)
-	}
-	return p, nil
+	return of.Messages(client.MessageQuery{Cursor: cursor, Limit: pageLimit, Descending: descending}).Next(ctx)
 }
 
-// publish sends one message.
-func (c *client) publish(ctx context.Context, tenant, id uuid.UUID, payload []byte) (outcome, error) {
-	body := fmt.Appendf(nil, `{"id":%q,"payload":%s}`, id, payload)
-	status, answer, err := c.do(ctx, tenant, http.MethodPost, c.ingest+"/messages", "application/json", body)
-	if err != nil {
-		return outcomeUnknown, err
-	}
-	o := outcomeOf(status)
-	if o != outcomeConfirmed {
-		return o, refusal(status, answer)
-	}
-	return o, nil
-}
-
-// line is what is sent of one message of a batch.
-type line struct {
-	id      uuid.UUID
-	payload []byte
-}
-
-// publishBatch sends many messages and returns one outcome for each.
-func (c *client) publishBatch(ctx context.Context, tenant uuid.UUID, lines []line) ([]outcome, error) {
-	outcomes := make([]outcome, len(lines)) // unknown
-	var body []byte
-	for _, l := range lines {
-		body = fmt.Appendf(body, `{"id":%q,"payload":%s}`+"\n", l.id, l.payload)
-	}
-	status, answer, err := c.do(ctx, tenant, http.MethodPost, c.ingest+"/messages/batch", "application/x-ndjson", body)
+// publish sends messages, alone or as a batch, and returns one outcome for each. The error is one of those that there were.
+func (c *clients) publish(ctx context.Context, tenant uuid.UUID, messages []client.Publishing, batch bool) ([]outcome, error) {
+	outcomes := make([]outcome, len(messages)) // unknown
+	of, err := c.client(tenant)
 	if err != nil {
 		return outcomes, err
 	}
-	if status != http.StatusAccepted {
-		for i := range outcomes {
-			outcomes[i] = outcomeOf(status)
+	if batch {
+		results, err := of.PublishBatch(ctx, messages)
+		for i, r := range results {
+			outcomes[i] = outcomeOf(r.Err)
 		}
-		return outcomes, refusal(status, answer)
+		return outcomes, err
 	}
-	var result struct {
-		Results []struct {
-			Line   int    `json:"line"`
-			Status int    `json:"status"`
-			ID     string `json:"id"`
-			Code   string `json:"code"`
-		} `json:"results"`
+	for i, m := range messages {
+		_, failed := of.Publish(ctx, m)
+		outcomes[i], err = outcomeOf(failed), errors.Join(err, failed)
 	}
-	if err := json.Unmarshal(answer, &result); err != nil {
-		return outcomes, fmt.Errorf("decode the answer to a batch: %w", err)
-	}
-	var first error
-	for _, r := range result.Results {
-		// What is not answered under its own id and place is not answered.
-		if r.Line < 1 || r.Line > len(lines) || (r.ID != lines[r.Line-1].id.String()) {
-			first = fmt.Errorf("an answer to line %d with id %q that was not sent", r.Line, r.ID)
-			continue
-		}
-		o := outcomeOf(r.Status)
-		outcomes[r.Line-1] = o
-		if o != outcomeConfirmed && first == nil {
-			first = &statusError{status: r.Status, code: r.Code}
-		}
-	}
-	return outcomes, first
+	return outcomes, err
 }
 
-// outcomeOf reads a status as producers do: whatever is not a clear yes or no is to be repeated.
-func outcomeOf(status int) outcome {
+// publishing is m as the client publishes it.
+func (a *account) publishing(m item) client.Publishing {
+	return client.Publishing{ID: client.ID(a.id(m.seq)), Payload: json.RawMessage(a.payload(m.seq, m.revision))}
+}
+
+// outcomeOf reads an error as producers do: whatever is not a clear yes or no is to be repeated.
+func outcomeOf(err error) outcome {
+	refused, ok := errors.AsType[*client.Problem](err)
 	switch {
-	case status == http.StatusAccepted:
+	case err == nil:
 		return outcomeConfirmed
-	case status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
-		return outcomeUnknown
-	case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
+	case ok && refused.Status < http.StatusInternalServerError && refused.Status >= http.StatusBadRequest &&
+		refused.Status != http.StatusRequestTimeout && refused.Status != http.StatusTooManyRequests:
 		return outcomeRefused
 	default:
 		return outcomeUnknown

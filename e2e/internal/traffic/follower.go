@@ -4,6 +4,11 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/client"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // follower reads one tenant in ascending order for the whole run, with the one cursor that goes from page to page.
@@ -22,9 +27,9 @@ func (t *Traffic) follow(ctx context.Context, a *account, every time.Duration) {
 		switch {
 		case err != nil && ctx.Err() == nil:
 			t.remark(a, err)
-			pause(ctx, longestPause)
+			_ = retry.Sleep(ctx, longestPause)
 		case !more:
-			pause(ctx, every)
+			_ = retry.Sleep(ctx, every)
 		}
 	}
 }
@@ -37,8 +42,11 @@ func (t *Traffic) step(ctx context.Context, a *account) (more bool, err error) {
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	p, err := t.client.page(ctx, a.tenant, "asc", a.follower.cursor)
-	if refused, ok := errors.AsType[*statusError](err); ok && outcomeOf(refused.status) == outcomeRefused && a.isLive() {
+	p, err := t.clients.page(ctx, a.tenant, false, a.follower.cursor)
+	switch {
+	case errors.Is(err, client.ErrUnexpectedAnswer):
+		t.found.add(faultViolation, "tenant %s: %v", a.tenant, err)
+	case outcomeOf(err) == outcomeRefused && a.isLive():
 		// A cursor is good for as long as the tenant is, whatever has been restarted.
 		t.found.add(faultViolation, "tenant %s: a reader that goes on with its cursor is told %v", a.tenant, err)
 	}
@@ -49,17 +57,13 @@ func (t *Traffic) step(ctx context.Context, a *account) (more bool, err error) {
 	return p.HasMore, nil
 }
 
-// readPage checks a page and moves the cursor on.
-func (t *Traffic) readPage(a *account, p page) {
-	for _, m := range p.Data {
-		kind, why := a.meet(m.TenantID, m.ID, m.Payload)
+// readPage checks a page and moves the cursor on. The client has refused one without a cursor.
+func (t *Traffic) readPage(a *account, p client.Page[client.Message]) {
+	for _, m := range p.Items {
+		kind, why := a.meet(uuid.UUID(m.TenantID), uuid.UUID(m.ID), m.Payload)
 		t.found.add(kind, "tenant %s reads message %s: %s", a.tenant, m.ID, why)
 	}
-	switch {
-	case p.NextCursor == "":
-		t.found.add(faultViolation, "tenant %s: a page without a cursor", a.tenant)
-		return
-	case p.HasMore && len(p.Data) == 0:
+	if p.HasMore && len(p.Items) == 0 {
 		t.found.add(faultViolation, "tenant %s: an empty page says that there is more", a.tenant)
 	}
 	a.follower.cursor = p.NextCursor
@@ -68,17 +72,17 @@ func (t *Traffic) readPage(a *account, p page) {
 // descending reads everything of a tenant backwards and returns the numbers of the messages.
 func (t *Traffic) descending(ctx context.Context, a *account) (seqs []uint32, err error) {
 	for cursor, more := "", true; more; {
-		var p page
+		var p client.Page[client.Message]
 		err := t.retry(ctx, func() (err error) {
-			p, err = t.client.page(ctx, a.tenant, "desc", cursor)
+			p, err = t.clients.page(ctx, a.tenant, true, cursor)
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range p.Data {
-			seq, ours := a.seq(m.ID)
-			if !ours || m.TenantID != a.tenant {
+		for _, m := range p.Items {
+			seq, ours := a.seq(uuid.UUID(m.ID))
+			if !ours || uuid.UUID(m.TenantID) != a.tenant {
 				t.found.add(faultForeign, "tenant %s reads, backwards, message %s of tenant %s", a.tenant, m.ID, m.TenantID)
 				continue
 			}

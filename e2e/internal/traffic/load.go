@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 // Load is what the servers carry.
@@ -74,22 +75,16 @@ func (t *Traffic) queues(ctx context.Context) ([]queue, error) {
 
 // management asks the broker's management API.
 func (t *Traffic) management(ctx context.Context, path string, answer any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, t.site.RabbitMQManagementURL+path, http.NoBody)
-	if err != nil {
-		return errors.New("the URL of the broker's management is not valid")
-	}
-	response, err := t.client.http.Do(request)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	got, err := raw.Do(ctx, t.site.Transport, raw.Request{URL: t.site.RabbitMQManagementURL + path})
 	if err != nil {
 		return fmt.Errorf("ask the broker's management: %w", err)
 	}
-	body, err := io.ReadAll(response.Body)
-	if err := errors.Join(err, response.Body.Close()); err != nil {
-		return fmt.Errorf("ask the broker's management: %w", err)
+	if got.Status != http.StatusOK {
+		return fmt.Errorf("ask the broker's management: status %d", got.Status)
 	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the broker's management: status %d", response.StatusCode)
-	}
-	if err := json.Unmarshal(body, answer); err != nil {
+	if err := json.Unmarshal(got.Body, answer); err != nil {
 		return fmt.Errorf("ask the broker's management: %w", err)
 	}
 	return nil

@@ -8,8 +8,10 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // outcome is what a producer learned of one try.
@@ -75,7 +77,7 @@ func (p *producer) run(ctx context.Context) {
 				began, offered, due = time.Now(), 0, 1
 			}
 			if want := p.portion(); due < want {
-				pause(ctx, time.Duration((want-due)/p.rate*float64(time.Second)))
+				_ = retry.Sleep(ctx, time.Duration((want-due)/p.rate*float64(time.Second)))
 				continue
 			}
 			n = min(int(due), largestBatch)
@@ -151,7 +153,7 @@ func (t *Traffic) deliver(ctx context.Context, a *account, way way, items []item
 			}
 		}
 		if items = left; len(items) > 0 {
-			pause(ctx, wait)
+			_ = retry.Sleep(ctx, wait)
 			wait = min(2*wait, longestPause)
 		}
 	}
@@ -167,17 +169,12 @@ const (
 func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (outcomes []outcome) {
 	var err error
 	switch way {
-	case wayHTTP:
-		for _, m := range items {
-			o, failed := t.client.publish(ctx, a.tenant, a.id(m.seq), a.payload(m.seq, m.revision))
-			outcomes, err = append(outcomes, o), errors.Join(err, failed)
-		}
-	case wayBatch:
-		lines := make([]line, len(items))
+	case wayHTTP, wayBatch:
+		messages := make([]client.Publishing, len(items))
 		for i, m := range items {
-			lines[i] = line{id: a.id(m.seq), payload: a.payload(m.seq, m.revision)}
+			messages[i] = a.publishing(m)
 		}
-		outcomes, err = t.client.publishBatch(ctx, a.tenant, lines)
+		outcomes, err = t.clients.publish(ctx, a.tenant, messages, way == wayBatch)
 	case wayAMQP:
 		messages := make([]publish.Message, len(items))
 		for i, m := range items {
@@ -230,14 +227,4 @@ func (t *Traffic) publishAMQP(ctx context.Context, messages []publish.Message) (
 		err = failed
 	}
 	return outcomes, err
-}
-
-// pause waits until d is over or ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

@@ -16,10 +16,12 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 // Options say how much traffic there is.
@@ -35,17 +37,6 @@ type Options struct {
 	PayloadBytes int
 }
 
-// Admin manages tenants; [platform.Admin] does. Every method repeats what is safe to repeat until ctx ends.
-type Admin interface {
-	Create(ctx context.Context, id uuid.UUID, workers int) error
-	Delete(ctx context.Context, id uuid.UUID) error
-	AwaitDeleted(ctx context.Context, id uuid.UUID) error
-	Suspend(ctx context.Context, id uuid.UUID) error
-	Resume(ctx context.Context, id uuid.UUID) error
-	Resize(ctx context.Context, id uuid.UUID, workers int) error
-	AwaitState(ctx context.Context, id uuid.UUID, state string, workers int) error
-}
-
 // Site is where a platform is reached.
 type Site struct {
 	IngestURL, QueryURL string
@@ -53,17 +44,19 @@ type Site struct {
 	DatabaseURL, RabbitMQURL, RabbitMQManagementURL string
 	// Token is one that may do everything that the applications of a tenant do.
 	Token func(tenant uuid.UUID) (string, error)
-	Admin Admin
+	Admin *platform.Admin
+	// Transport, unless nil, is what requests go through.
+	Transport http.RoundTripper
 }
 
 // Traffic is producers, followers and the ledger of what they did. Its methods are called in the order Start, Run,
 // Drain, Verdict, Close; those of fault.Probe and fault.Churn during Run.
 type Traffic struct {
-	site   Site
-	opts   Options
-	ledger *ledger
-	client *client
-	found  findings
+	site    Site
+	opts    Options
+	ledger  *ledger
+	clients *clients
+	found   findings
 
 	operator  *pgxpool.Pool
 	publisher *publish.Publisher
@@ -80,7 +73,7 @@ type Traffic struct {
 }
 
 // New makes the traffic of p.
-func New(p *platform.Platform, opts Options) *Traffic {
+func New(p *platform.Platform, opts Options) (*Traffic, error) {
 	return newTraffic(Site{
 		IngestURL: p.Stack.Ingest.URL, QueryURL: p.Stack.Query.URL,
 		DatabaseURL: p.Backing.DatabaseURL, RabbitMQURL: p.Backing.RabbitMQURL, RabbitMQManagementURL: p.Backing.RabbitMQManagementURL,
@@ -88,14 +81,21 @@ func New(p *platform.Platform, opts Options) *Traffic {
 	}, opts)
 }
 
-func newTraffic(site Site, opts Options) *Traffic {
+func newTraffic(site Site, opts Options) (*Traffic, error) {
+	if site.Transport == nil {
+		site.Transport = &http.Transport{MaxIdleConnsPerHost: 128, IdleConnTimeout: 10 * time.Second}
+	}
 	if opts.PayloadBytes == 0 {
 		opts.PayloadBytes = 256
 	}
-	return &Traffic{
-		site: site, opts: opts, ledger: newLedger(opts.Seed, opts.PayloadBytes), client: newClient(site),
-		hangUp: func() error { return nil }, remarks: make(map[string]int64),
+	clients, err := newClients(site)
+	if err != nil {
+		return nil, err
 	}
+	return &Traffic{
+		site: site, opts: opts, ledger: newLedger(opts.Seed, opts.PayloadBytes), clients: clients,
+		hangUp: func() error { return nil }, remarks: make(map[string]int64),
+	}, nil
 }
 
 // workers of a new tenant.
@@ -131,7 +131,7 @@ func (t *Traffic) Start(ctx context.Context) error {
 			if err := t.site.Admin.Create(ctx, a.tenant, workers); err != nil {
 				return err
 			}
-			return t.site.Admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), workers)
+			return t.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, workers)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -275,7 +275,7 @@ func (t *Traffic) Drain(ctx context.Context, say func(format string, args ...any
 		if tick%10 == 0 {
 			say("draining: %s", left)
 		}
-		pause(ctx, drainPoll)
+		_ = retry.Sleep(ctx, drainPoll)
 	}
 }
 
@@ -288,7 +288,7 @@ func (t *Traffic) clear(ctx context.Context, a *account) {
 		}
 		t.deliver(ctx, a, wayBatch, good, ignore)
 		t.deliver(ctx, a, wayAMQP, poison, ignore)
-		pause(ctx, shortestPause) // what is refused now may have been accepted before, and stays without an outcome
+		_ = retry.Sleep(ctx, shortestPause) // what is refused now may have been accepted before, and stays without an outcome
 	}
 }
 
@@ -335,13 +335,17 @@ func (t *Traffic) left(ctx context.Context) (rest, error) {
 
 // remark counts an answer that says neither yes nor "not now".
 func (t *Traffic) remark(a *account, err error) {
-	var refused *statusError
-	if !errors.As(err, &refused) || refused.status == http.StatusServiceUnavailable || !a.isLive() {
+	refused, ok := errors.AsType[*client.Problem](err)
+	if !ok || refused.Status == http.StatusServiceUnavailable || !a.isLive() {
 		return
+	}
+	what := fmt.Sprintf("%d %s", refused.Status, refused.Code)
+	if refused.Code == "" {
+		what += "without a problem document: " + refused.Detail
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.remarks[refused.Error()]++
+	t.remarks[what]++
 }
 
 // Remarks are answers that a client does not expect of a platform in trouble: neither success nor 503.
@@ -358,7 +362,7 @@ func (t *Traffic) Remarks() []string {
 
 // Close ends the connections. The tenants stay.
 func (t *Traffic) Close() error {
-	t.client.close()
+	(&http.Client{Transport: t.site.Transport}).CloseIdleConnections()
 	if t.operator != nil {
 		t.operator.Close()
 	}

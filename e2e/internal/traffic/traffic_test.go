@@ -1,12 +1,8 @@
 package traffic
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -16,7 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/client"
+	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/platform"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
@@ -26,102 +24,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
 
 const waitLimit = 90 * time.Second
 
-// operator is an Admin that does not repeat: nothing is disturbed here.
-type operator struct {
-	url, token string
-	client     *http.Client
-}
-
-func (o operator) call(ctx context.Context, method, path string, body any, want ...int) ([]byte, error) {
-	var encoded []byte
-	if body != nil {
-		var err error
-		if encoded, err = json.Marshal(body); err != nil {
-			return nil, err
-		}
-	}
-	request, err := http.NewRequestWithContext(ctx, method, o.url+path, bytes.NewReader(encoded))
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Authorization", "Bearer "+o.token)
-	request.Header.Set("Content-Type", "application/json")
-	response, err := o.client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	var answer bytes.Buffer
-	if _, err := answer.ReadFrom(response.Body); err != nil {
-		return nil, err
-	}
-	if err := response.Body.Close(); err != nil {
-		return nil, err
-	}
-	if slices.Contains(want, response.StatusCode) {
-		return answer.Bytes(), nil
-	}
-	return nil, fmt.Errorf("%s %s: %d %s", method, path, response.StatusCode, answer.Bytes())
-}
-
-func (o operator) Create(ctx context.Context, id uuid.UUID, workers int) error {
-	_, err := o.call(ctx, http.MethodPost, "/tenants", map[string]any{"id": id, "name": "t", "workers": workers}, http.StatusCreated)
-	return err
-}
-
-func (o operator) Delete(ctx context.Context, id uuid.UUID) error {
-	_, err := o.call(ctx, http.MethodDelete, "/tenants/"+id.String(), nil, http.StatusAccepted)
-	return err
-}
-
-func (o operator) AwaitDeleted(ctx context.Context, id uuid.UUID) error {
-	for {
-		_, err := o.call(ctx, http.MethodGet, "/tenants/"+id.String(), nil, http.StatusNotFound)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		pause(ctx, probePause)
-	}
-}
-
-func (o operator) Suspend(ctx context.Context, id uuid.UUID) error {
-	_, err := o.call(ctx, http.MethodPost, "/tenants/"+id.String()+"/suspend", nil, http.StatusOK)
-	return err
-}
-
-func (o operator) Resume(ctx context.Context, id uuid.UUID) error {
-	_, err := o.call(ctx, http.MethodPost, "/tenants/"+id.String()+"/resume", nil, http.StatusOK)
-	return err
-}
-
-func (o operator) Resize(ctx context.Context, id uuid.UUID, workers int) error {
-	_, err := o.call(ctx, http.MethodPut, "/tenants/"+id.String()+"/config/concurrency", map[string]int{"workers": workers}, http.StatusOK)
-	return err
-}
-
-func (o operator) AwaitState(ctx context.Context, id uuid.UUID, state string, workers int) error {
-	for {
-		var view struct {
-			Generation int64 `json:"generation"`
-			Status     struct {
-				State              string `json:"state"`
-				Workers            int    `json:"workers"`
-				ObservedGeneration int64  `json:"observed_generation"`
-			} `json:"status"`
-		}
-		body, err := o.call(ctx, http.MethodGet, "/tenants/"+id.String(), nil, http.StatusOK)
-		if err == nil {
-			err = json.Unmarshal(body, &view)
-		}
-		if err != nil {
-			return err
-		}
-		if s := view.Status; s.State == state && s.ObservedGeneration == view.Generation && (workers == 0 || s.Workers == workers) {
-			return nil
-		}
-		pause(ctx, probePause)
-	}
-}
-
 // start is traffic on a platform of its own.
 func start(t *testing.T, opts Options) *Traffic {
 	t.Helper()
@@ -129,15 +31,15 @@ func start(t *testing.T, opts Options) *Traffic {
 	broker := backing.RabbitMQ(t)
 	on.RabbitMQURL = broker.URL
 	s := stack.Start(t, on)
-	token, err := s.AdminToken()
+	transport := openapi.Transport(&http.Transport{})
+	admin, err := platform.NewAdmin(s, client.WithTransport(transport), client.WithRetry(client.Retry{MaxAttempts: 1})) // nothing is disturbed
 	require.NoError(t, err)
-	traffic := newTraffic(Site{
+	traffic, err := newTraffic(Site{
 		IngestURL: s.Ingest.URL, QueryURL: s.Query.URL,
 		DatabaseURL: on.DatabaseURL, RabbitMQURL: broker.URL, RabbitMQManagementURL: broker.ManagementURL,
-		Token: s.TenantToken,
-		Admin: operator{url: s.Tenant.URL, token: token, client: &http.Client{Transport: openapi.Transport(&http.Transport{DisableKeepAlives: true})}},
+		Token: s.TenantToken, Admin: admin, Transport: transport,
 	}, opts)
-	traffic.client.http.Transport = openapi.Transport(traffic.client.http.Transport)
+	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, traffic.Close()) })
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
@@ -185,7 +87,7 @@ func TestTrafficOnAPlatform(t *testing.T) {
 		require.NoError(t, traffic.DeletedTenantInRetry(ctx))
 		require.NoError(t, traffic.RoundTrip(ctx))
 		for traffic.Progress().Met < 2000 && ctx.Err() == nil {
-			pause(ctx, followPause)
+			_ = retry.Sleep(ctx, followPause)
 		}
 	})
 	v := verdict(t, traffic)
@@ -255,7 +157,7 @@ func TestResumeWhateverHappens(t *testing.T) {
 		defer cancel()
 		require.Error(t, traffic.SuspendResume(short), "it takes longer than that")
 		a := traffic.tenants[0]
-		require.NoError(t, traffic.site.Admin.AwaitState(ctx, a.tenant, string(contract.StateRunning), 0))
+		require.NoError(t, traffic.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, 0))
 		require.False(t, a.isQuiet())
 		require.NoError(t, traffic.RoundTrip(ctx))
 	})

@@ -4,22 +4,20 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/valyala/fasthttp"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 )
 
 // reader reads pages as an application of the tenant does.
 type reader struct {
-	client *fasthttp.Client
-	base   string
-	token  string
+	rig   *rig.Rig
+	base  string
+	token string
 }
 
 func newReader(r *rig.Rig, tenant uuid.UUID) (*reader, error) {
@@ -27,7 +25,7 @@ func newReader(r *rig.Rig, tenant uuid.UUID) (*reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a token: %w", err)
 	}
-	return &reader{client: r.Client(), base: r.Stack.Query.URL + "/messages?", token: "Bearer " + token}, nil
+	return &reader{rig: r, base: r.Stack.Query.URL + "/messages?", token: token}, nil
 }
 
 // answer is what the benchmark looks at in a page.
@@ -78,20 +76,5 @@ func (r *reader) decode(ctx context.Context, query string) (answer, error) {
 }
 
 func (r *reader) get(ctx context.Context, query string, use func(body []byte) error) error {
-	request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseRequest(request)
-	defer fasthttp.ReleaseResponse(response)
-	request.SetRequestURI(r.base + query)
-	request.Header.Set("Authorization", r.token)
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(rig.WaitLimit)
-	}
-	if err := r.client.DoDeadline(request, response, deadline); err != nil {
-		return fmt.Errorf("GET /messages: %w", err)
-	}
-	if status := response.StatusCode(); status != http.StatusOK {
-		return fmt.Errorf("GET /messages: status %d: %.300s", status, response.Body())
-	}
-	return use(response.Body())
+	return r.rig.Send(ctx, rig.Request{URL: r.base + query, Token: r.token}, use)
 }

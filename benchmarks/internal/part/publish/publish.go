@@ -17,7 +17,6 @@ import (
 
 	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
-	"github.com/valyala/fasthttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
@@ -30,7 +29,6 @@ const (
 	size    = 1 << 10
 	clients = 64
 	lines   = 1000
-	timeout = 30 * time.Second // of one request
 )
 
 // amounts are how many messages are published one by one, and how many batches.
@@ -161,28 +159,16 @@ func httpBatch(ctx context.Context, r *rig.Rig, tenant uuid.UUID, batches int) (
 
 // post makes a request to ingest-service and reads the answer, which has to be 202, into answer unless that is nil.
 func post(ctx context.Context, r *rig.Rig, token, path, contentType string, body []byte, answer any) error {
-	if err := ctx.Err(); err != nil {
+	err := r.Send(ctx, rig.Request{
+		Method: http.MethodPost, URL: r.Stack.Ingest.URL + path, Token: token, ContentType: contentType, Body: body, Status: http.StatusAccepted,
+	}, func(body []byte) error {
+		if answer == nil {
+			return nil
+		}
+		return json.Unmarshal(body, answer)
+	})
+	if err != nil {
 		return fmt.Errorf("publish: %w", err)
-	}
-	request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseRequest(request)
-	defer fasthttp.ReleaseResponse(response)
-	request.Header.SetMethod(http.MethodPost)
-	request.SetRequestURI(r.Stack.Ingest.URL + path)
-	request.Header.Set("Authorization", "Bearer "+token)
-	request.Header.SetContentType(contentType)
-	request.SetBodyRaw(body)
-	if err := r.Client().DoTimeout(request, response, timeout); err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	if response.StatusCode() != http.StatusAccepted {
-		return fmt.Errorf("publish: status %d: %.300s", response.StatusCode(), response.Body())
-	}
-	if answer == nil {
-		return nil
-	}
-	if err := json.Unmarshal(response.Body(), answer); err != nil {
-		return fmt.Errorf("read the answer: %w", err)
 	}
 	return nil
 }

@@ -2,21 +2,17 @@ package tenants
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
-	"github.com/valyala/fasthttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
-	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
+	"github.com/srireskianita/multi-tenant-messaging/client"
 )
 
 const (
@@ -127,8 +123,9 @@ func (w *world) create(ctx context.Context, n int) (rate float64, err error) {
 	defer cancel()
 	made := make([]uuid.UUID, n)
 	rate, err = throughput(ctx, n, requests, func(ctx context.Context, i int) error {
-		made[i] = uuid.New()
-		return w.createOne(ctx, made[i])
+		tenant, err := w.operator.CreateTenant(ctx, client.NewTenant{Name: "benchmark"}, client.Wait())
+		made[i] = uuid.UUID(tenant.ID)
+		return err
 	})
 	if err == nil {
 		w.tenants = append(w.tenants, made...)
@@ -154,49 +151,6 @@ func throughput(ctx context.Context, n, atATime int, do func(ctx context.Context
 	}
 	slices.SortFunc(done, time.Time.Compare)
 	return float64(n-1) / done[n-1].Sub(done[0]).Seconds(), nil
-}
-
-// createOne makes a tenant and returns once it is consumed.
-func (w *world) createOne(ctx context.Context, tenant uuid.UUID) error {
-	state, err := w.request(ctx, http.MethodPost, "/tenants", fmt.Sprintf(`{"id":%q,"name":"benchmark"}`, tenant))
-	for err == nil && state != contract.StateRunning {
-		// It took longer than a request may. The answer tells the state of this moment.
-		if err = retry.Sleep(ctx, 50*time.Millisecond); err == nil {
-			state, err = w.request(ctx, http.MethodGet, "/tenants/"+tenant.String(), "")
-		}
-	}
-	return err
-}
-
-// request makes a request of an operator and returns what the tenant in the answer is doing.
-func (w *world) request(ctx context.Context, method, path, body string) (contract.ConsumerState, error) {
-	request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseRequest(request)
-	defer fasthttp.ReleaseResponse(response)
-	request.Header.SetMethod(method)
-	request.SetRequestURI(w.stack.Tenant.URL + path)
-	request.Header.Set("Authorization", "Bearer "+w.token)
-	if body != "" {
-		request.Header.Set("Prefer", "wait=10")
-		request.Header.SetContentType("application/json")
-		request.SetBodyString(body)
-	}
-	deadline, _ := ctx.Deadline() // every caller has one
-	if err := w.rig.Client().DoDeadline(request, response, deadline); err != nil {
-		return "", fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	if status := response.StatusCode(); status >= http.StatusMultipleChoices {
-		return "", fmt.Errorf("%s %s: status %d: %.300s", method, path, status, response.Body())
-	}
-	var answer struct {
-		Status struct {
-			State contract.ConsumerState `json:"state"`
-		} `json:"status"`
-	}
-	if err := json.Unmarshal(response.Body(), &answer); err != nil {
-		return "", fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	return answer.Status.State, nil
 }
 
 // limit declares queues and attaches partitions, and does nothing else.

@@ -4,18 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/http"
 	"time"
-
-	"github.com/valyala/fasthttp"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
-
-// opsTimeout bounds a request to the operations listener.
-const opsTimeout = time.Minute
 
 // memory is what ingest-service takes, in bytes.
 type memory struct{ resident, heap, stack int64 }
@@ -44,20 +38,7 @@ func (w *world) memory(ctx context.Context) (memory, error) {
 
 // ops reads from the operations listener of ingest-service.
 func (w *world) ops(ctx context.Context, path string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
-	}
-	request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseRequest(request)
-	defer fasthttp.ReleaseResponse(response)
-	request.SetRequestURI(w.stack.Ingest.OpsURL + path)
-	if err := w.rig.Client().DoTimeout(request, response, opsTimeout); err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
-	}
-	if status := response.StatusCode(); status != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: status %d", path, status)
-	}
-	return bytes.Clone(response.Body()), nil
+	return w.rig.Fetch(ctx, w.stack.Ingest.OpsURL+path)
 }
 
 // idling measures what tenants cost that nothing happens to. empty is the memory of ingest-service before the first.

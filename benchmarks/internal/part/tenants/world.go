@@ -1,7 +1,6 @@
 package tenants
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +15,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
+	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -31,7 +32,7 @@ type world struct {
 	rig      *rig.Rig // of the whole run
 	own      *rig.Rig // the same servers with our services, to ask what processes use
 	stack    *stack.Stack
-	token    string
+	operator *client.Client
 	database *pgxpool.Pool // of an operator
 	amqpURL  string
 	nats     *backing.Services
@@ -74,8 +75,8 @@ func newWorld(ctx context.Context, r *rig.Rig, p plan) (w *world, err error) {
 		return nil, fmt.Errorf("start the services: %w", err)
 	}
 	w.own = &rig.Rig{Backing: r.Backing, Stack: w.stack}
-	if w.token, err = w.stack.AdminToken(); err != nil {
-		return nil, fmt.Errorf("make a token: %w", err)
+	if w.operator, err = rig.Operator(w.stack, requests); err != nil {
+		return nil, err
 	}
 	return w, nil
 }
@@ -117,28 +118,19 @@ func (w *world) makeVHost(ctx context.Context) (address string, err error) {
 }
 
 // manage makes a request to the management API of RabbitMQ.
-func (w *world) manage(ctx context.Context, method, path, body string) (err error) {
+func (w *world) manage(ctx context.Context, method, path, body string) error {
 	base, err := url.Parse(w.rig.Backing.RabbitMQManagementURL)
 	if err != nil || base.Host == "" {
 		return errors.New("the management API of RabbitMQ is needed, for a virtual host: set RABBITMQ_MANAGEMENT_URL")
 	}
-	login := base.User
-	base.User = nil
-	request, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(base.String(), "/")+path, bytes.NewBufferString(body))
+	got, err := raw.Do(ctx, http.DefaultTransport, raw.Request{
+		Method: method, URL: strings.TrimSuffix(base.String(), "/") + path, ContentType: "application/json", Body: []byte(body),
+	})
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	request.Header.Set("Content-Type", "application/json")
-	if password, ok := login.Password(); ok {
-		request.SetBasicAuth(login.Username(), password)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	defer func() { err = errors.Join(err, response.Body.Close()) }()
-	if response.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("%s %s: %w", method, path, refusal(response.StatusCode))
+	if got.Status >= http.StatusMultipleChoices {
+		return fmt.Errorf("%s %s: %w", method, path, refusal(got.Status))
 	}
 	return nil
 }

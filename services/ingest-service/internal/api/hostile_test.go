@@ -15,7 +15,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 // A client that forgets an id, or a filter, must not lose all its dead letters, and must not have them published again.
@@ -192,22 +192,19 @@ func (s *service) compressed(t *testing.T, path, contentType, encoding, body str
 	default:
 		packed.WriteString(body)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+path, &packed)
-	require.NoError(t, err)
-	request.Header.Set("Content-Type", contentType)
-	request.Header.Set("Content-Encoding", encoding)
-	request.Header.Set("Authorization", "Bearer "+token(t, active, auth.ScopeMessagesWrite))
-	return s.do(t, request)
+	return s.do(t, raw.Request{
+		Method: http.MethodPost, URL: s.url + path, Token: token(t, active, auth.ScopeMessagesWrite), ContentType: contentType,
+		Header: map[string]string{"Content-Encoding": encoding}, Body: packed.Bytes(),
+	})
 }
 
 // A bomb costs whoever has no token nothing, and the service as little: it is not unpacked.
 func TestBodiesAreUnpackedForThoseWhoMayPublish(t *testing.T) {
 	t.Parallel()
 	s, _ := serveFake(t)
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/messages", strings.NewReader("no gzip"))
-	require.NoError(t, err)
-	request.Header.Set("Content-Encoding", "gzip")
-	s.do(t, request).problem(t, http.StatusUnauthorized, "missing_token")
+	s.do(t, raw.Request{
+		Method: http.MethodPost, URL: s.url + "/messages", Header: map[string]string{"Content-Encoding": "gzip"}, Body: []byte("no gzip"),
+	}).problem(t, http.StatusUnauthorized, "missing_token")
 }
 
 // Whatever framing a proxy lets pass, no message is published by a request that is hidden in another.
@@ -218,7 +215,7 @@ func TestNoRequestIsHiddenInAnother(t *testing.T) {
 	require.NoError(t, err)
 	header := "Authorization: Bearer " + token(t, active, auth.ScopeMessagesWrite) + "\r\nContent-Type: application/json\r\n"
 	hidden := `{"payload":"hidden"}`
-	resttest.Framing(t, resttest.Target{
+	raw.Framing(t, raw.Target{
 		Addr: address.Host, Method: http.MethodPost, Path: "/messages", Header: header, Body: `{"payload":"open"}`,
 		Hidden: "POST /messages HTTP/1.1\r\nHost: x\r\n" + header + "Content-Length: " + strconv.Itoa(len(hidden)) + "\r\n\r\n" + hidden,
 	})

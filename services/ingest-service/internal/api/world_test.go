@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +28,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 func TestMain(m *testing.M) {
@@ -99,7 +98,7 @@ var limits = Config{MaxPayload: 4096, MessageBody: 5120, BatchBody: 64 << 10, Ba
 // service is the API with what it needs.
 type service struct {
 	url         string
-	client      *http.Client
+	transport   http.RoundTripper // checks what is answered
 	metrics     *Metrics
 	deadLetters *deadletter.Store
 	// operator sees the whole database; nil without one.
@@ -129,14 +128,15 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	server := rest.New(web, "ingest-service", reg, zap.NewNop())
 	deadLetters := deadletter.NewStore(pool, 5*time.Second)
 	replayer := deadletter.NewReplayer(deadLetters, publisher, 10_000, cfg.MaxPayload, deadletter.NewMetrics(reg), zap.NewNop())
-	s := &service{client: &http.Client{Transport: openapi.Transport(&http.Transport{})}, deadLetters: deadLetters}
+	connections := &http.Transport{}
+	s := &service{transport: openapi.Transport(connections), deadLetters: deadLetters}
 	s.metrics = Mount(server, verifier, Dependencies{Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer}, cfg, reg)
 	addr, err := server.Listen()
 	require.NoError(t, err)
 	s.url = "http://" + addr.String()
 	stop := start(t, server.Run)
 	t.Cleanup(func() {
-		s.client.CloseIdleConnections()
+		connections.CloseIdleConnections()
 		stop()
 	})
 	return s
@@ -249,25 +249,14 @@ type call struct {
 
 func (s *service) call(t *testing.T, c call) answer {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), c.method, s.url+c.path, strings.NewReader(c.body))
-	require.NoError(t, err)
-	if c.contentType != "" {
-		req.Header.Set("Content-Type", c.contentType)
-	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
-	}
-	return s.do(t, req)
+	return s.do(t, raw.Request{Method: c.method, URL: s.url + c.path, Token: c.token, ContentType: c.contentType, Body: []byte(c.body)})
 }
 
-func (s *service) do(t *testing.T, req *http.Request) answer {
+func (s *service) do(t *testing.T, r raw.Request) answer {
 	t.Helper()
-	res, err := s.client.Do(req)
+	got, err := raw.Do(t.Context(), s.transport, r)
 	require.NoError(t, err)
-	defer func() { require.NoError(t, res.Body.Close()) }()
-	body, err := io.ReadAll(res.Body)
-	require.NoError(t, err)
-	return answer{res.StatusCode, res.Header, string(body)}
+	return answer{got.Status, got.Header, string(got.Body)}
 }
 
 // publish posts one message as the tenant's own application.

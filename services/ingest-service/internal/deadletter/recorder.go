@@ -287,7 +287,7 @@ func (r *Recorder) record(ctx context.Context, log *zap.Logger, entries []Entry,
 		if giveUp(err) {
 			return err
 		}
-		log.Warn("dead letters could not be recorded; it will be repeated", zap.Int("letters", len(entries)), zap.Error(err))
+		log.Warn("dead letters could not be recorded; it will be repeated", zap.Int("dead_letters", len(entries)), zap.Error(err))
 		if time.Since(held) > holdTimeout {
 			return fmt.Errorf("%w: %w", errHeld, err)
 		}

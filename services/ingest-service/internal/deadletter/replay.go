@@ -237,7 +237,7 @@ func (r *Replayer) finish(ctx context.Context, tenant uuid.UUID, entries []Entry
 	defer cancel()
 	if err := r.store.remove(ctx, tenant, done); err != nil {
 		r.log.Warn("replayed dead letters could not be removed; another replay will find them stored",
-			zap.Stringer("tenant_id", tenant), zap.Int("letters", len(done)), zap.Error(err))
+			zap.Stringer("tenant_id", tenant), zap.Int("dead_letters", len(done)), zap.Error(err))
 	}
 }
 

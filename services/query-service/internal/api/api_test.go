@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 func TestMain(m *testing.M) {
@@ -35,9 +35,9 @@ const secret = "a secret of thirty-two bytes, at least"
 
 // service is the API on a fresh database.
 type service struct {
-	url      string
-	operator *pgx.Conn
-	client   *http.Client
+	url       string
+	operator  *pgx.Conn
+	transport http.RoundTripper // checks what is answered
 }
 
 func start(t *testing.T) *service {
@@ -70,12 +70,13 @@ func startOn(t *testing.T, url string, way func(url string) string, timeout time
 
 	operator, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
-	s := &service{url: "http://" + addr.String(), operator: operator, client: &http.Client{Transport: openapi.Transport(&http.Transport{})}}
+	connections := &http.Transport{}
+	s := &service{url: "http://" + addr.String(), operator: operator, transport: openapi.Transport(connections)}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	t.Cleanup(func() {
-		s.client.CloseIdleConnections()
+		connections.CloseIdleConnections()
 		cancel()
 		require.NoError(t, <-done)
 		require.NoError(t, operator.Close(context.Background()))
@@ -119,17 +120,9 @@ type answer struct {
 
 func (s *service) get(t *testing.T, token, path string) answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, http.NoBody)
+	got, err := raw.Do(t.Context(), s.transport, raw.Request{URL: s.url + path, Token: token})
 	require.NoError(t, err)
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
-	response, err := s.client.Do(request)
-	require.NoError(t, err)
-	body, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	return answer{response.StatusCode, response.Header, string(body)}
+	return answer{got.Status, got.Header, string(got.Body)}
 }
 
 // requireProblem checks that a is a problem document with that code, and that it names field unless that is "".

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest/resttest"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 // A reader that forgets an id is told so, and does not get a page.
@@ -105,13 +105,7 @@ func TestRoutesWithoutABody(t *testing.T) {
 	reader := token(t, tenant, auth.ScopeMessagesRead)
 	for _, path := range []string{"/messages", "/messages/" + ids[0]} {
 		for body, status := range map[string]int{"{}": 200, " ": 200, `{"limit":1}`: 400, "null": 400, "[]": 400, "\ufeff{}": 400} {
-			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, strings.NewReader(body))
-			require.NoError(t, err)
-			request.Header.Set("Authorization", "Bearer "+reader)
-			response, err := s.client.Do(request)
-			require.NoError(t, err)
-			require.NoError(t, response.Body.Close())
-			require.Equal(t, status, response.StatusCode, body)
+			raw.Must(t, s.transport, status, raw.Request{URL: s.url + path, Token: reader, Body: []byte(body)})
 		}
 	}
 }
@@ -121,7 +115,7 @@ func TestNoRequestIsHiddenInAnother(t *testing.T) {
 	s := start(t)
 	tenant, _ := s.tenant(t, `1`)
 	header := "Authorization: Bearer " + token(t, tenant, auth.ScopeMessagesRead) + "\r\n"
-	resttest.Framing(t, resttest.Target{
+	raw.Framing(t, raw.Target{
 		Addr: strings.TrimPrefix(s.url, "http://"), Method: http.MethodGet, Path: "/messages", Header: header, Body: "{}",
 		Hidden: "GET /messages HTTP/1.1\r\nHost: x\r\n" + header + "\r\n",
 	})

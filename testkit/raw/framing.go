@@ -1,7 +1,4 @@
-// Package resttest is for tests of HTTP servers: raw requests of which two implementations may think differently where they
-// end, or for whom they are (RFC 9112 sections 2.2, 3.2, 5, 6.1 and 6.3). Behind a proxy that thinks differently from the
-// server, what one of them takes for a body is a request to the other.
-package resttest
+package raw
 
 import (
 	"bufio"
@@ -17,7 +14,7 @@ import (
 	"time"
 )
 
-// Target is the server that is tested.
+// Target is the server that [Framing] tests.
 type Target struct {
 	// Addr is host and port.
 	Addr string
@@ -45,7 +42,9 @@ const sentinel = "GET /sentinel HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n
 
 const answerTimeout = 20 * time.Second
 
-// Framing sends each form of request to the server, one a subtest. Whatever can't be told apart is refused with 400, 501 or
+// Framing sends requests of which two implementations may think differently where they end, or for whom they are (RFC 9112
+// sections 2.2, 3.2, 5, 6.1 and 6.3): behind a proxy that thinks differently from the server, what one of them takes for a body is
+// a request to the other (request smuggling). Each form is a subtest. Whatever can't be told apart is refused with 400, 501 or
 // 505, its connection is closed, and nothing behind it is carried out. What is valid is answered, and so is what follows it.
 func Framing(t *testing.T, target Target) {
 	t.Helper()
