@@ -67,18 +67,21 @@ func Long(b []byte) []byte {
 
 // Tables is the value of a field of type F that has so many tables one in the other, at least one; the innermost is empty.
 func Tables(levels int) []byte {
-	return nest(levels, func(inner []byte) []byte { return Field("n", 'F', inner...) })
+	return nest(levels, Field("n", 'F'))
 }
 
 // Arrays is the value of a field of type A that has so many arrays one in the other, at least one; the innermost is empty.
 func Arrays(levels int) []byte {
-	return nest(levels, func(inner []byte) []byte { return append([]byte{'A'}, inner...) })
+	return nest(levels, []byte{'A'})
 }
 
-func nest(levels int, wrap func(inner []byte) []byte) []byte {
-	value := Long(nil)
-	for range levels - 1 {
-		value = Long(wrap(value))
+// nest is a value in which each level but the innermost holds one field, which begins with prefix.
+func nest(levels int, prefix []byte) (value []byte) {
+	for inner := levels - 1; inner >= 0; inner-- {
+		value = binary.BigEndian.AppendUint32(value, uint32(inner*(len(prefix)+4)))
+		if inner > 0 {
+			value = append(value, prefix...)
+		}
 	}
 	return value
 }
