@@ -21,8 +21,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -40,7 +42,7 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 }
 
 // serveWith is serve for tests that make it die at a step of a tenant's way.
-func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.Hook) error {
+func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook) error {
 	reg := telemetry.NewRegistry(service)
 	health := telemetry.NewHealth(reg)
 	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
@@ -92,9 +94,9 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 		deadLetterMetrics.Forget(tenant)
 		broker.consume.Forget(tenant)
 	}
-	topology := reconcile.NewTopology(broker.shared, cfg.Ingest.RetryDelays,
+	topology := provision.NewTopology(broker.shared, cfg.Ingest.RetryDelays,
 		rabbitmq.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, log)
-	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, step, health, log)
+	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, hook, health, log)
 	reg.MustRegister(reconcile.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
@@ -151,8 +153,8 @@ func writeSlots(maxConns int32) int { return max(int(maxConns)*3/4, 1) }
 
 // newController wires tenants to what they need.
 func newController(
-	cfg Config, conn *control.Conn, broker *broker, topology *reconcile.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
-	forget func(uuid.UUID), step reconcile.Hook, health *telemetry.Health, log *zap.Logger,
+	cfg Config, conn *control.Conn, broker *broker, topology *provision.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
+	forget func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
 ) *reconcile.Controller {
 	in := cfg.Ingest
 	budget := consumer.NewBudget(in.UnackedBytes)
@@ -173,7 +175,7 @@ func newController(
 			Synced: func() { synced.Set(nil) },
 			Forget: forget,
 			Outage: gate.Err,
-			Step:   step,
+			Step:   hook,
 			Log:    log,
 		})
 }

@@ -18,7 +18,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -59,13 +59,13 @@ func remedy(t *testing.T, variables map[string]string) [][]string {
 }
 
 // topology is that of an instance.
-func (r *rig) topology(cfg rabbitmq.Config) *reconcile.Topology {
+func (r *rig) topology(cfg rabbitmq.Config) *provision.Topology {
 	r.t.Helper()
 	probing := rabbitmq.NewLink(cfg, "quarantine", zap.NewNop(), nil)
 	link := rabbitmq.NewLink(cfg, "topology", zap.NewNop(), nil).WithProbeLink(probing)
 	r.run(probing.Run)
 	r.run(link.Run)
-	return reconcile.NewTopology(link, []time.Duration{tier}, rabbitmq.QueueOptions{}, zap.NewNop())
+	return provision.NewTopology(link, []time.Duration{tier}, rabbitmq.QueueOptions{}, zap.NewNop())
 }
 
 func (r *rig) publish(queue string, headers amqp.Table, expiration string) {

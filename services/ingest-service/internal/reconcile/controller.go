@@ -13,25 +13,24 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/status"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 )
 
-// Partitions makes and drops tenants' partitions; store.Store does.
+// Partitions are tenants' partitions; store.Store has them.
 type Partitions interface {
-	Attach(ctx context.Context, tenant uuid.UUID) error
-	Drop(ctx context.Context, tenant uuid.UUID) error
+	provision.Partitions
 	// Attached is false for a tenant that was never provisioned, or was deleted.
 	Attached(ctx context.Context, tenant uuid.UUID) (bool, error)
-	// AttachedLongerThan are the tenants whose partition is at least so old and not dropped, the youngest first.
-	AttachedLongerThan(ctx context.Context, age time.Duration) ([]uuid.UUID, error)
 }
 
-// Queues makes, removes and looks at tenants' queues; Topology does.
+// Queues are tenants' queues; [provision.Topology] has them.
 type Queues interface {
-	Declare(ctx context.Context, tenant uuid.UUID) error
-	// Bind binds a queue that was declared once it can be trusted, and returns then.
-	Bind(ctx context.Context, tenant uuid.UUID) error
-	Delete(ctx context.Context, tenant uuid.UUID) error
+	provision.Queues
 	Depths(ctx context.Context, tenants []uuid.UUID, observe func(tenant uuid.UUID, ready int64)) error
 }
 
@@ -39,14 +38,6 @@ type Queues interface {
 type Specs interface {
 	Watch(ctx context.Context, handle func(control.Entry[contract.TenantSpec]), synced func()) error
 	Get(ctx context.Context, key string) (control.Entry[contract.TenantSpec], error)
-}
-
-// Statuses is the bucket of observed states; control.Statuses returns one.
-type Statuses interface {
-	Put(ctx context.Context, key string, value contract.TenantStatus) (revision uint64, err error)
-	// Renew fails with control.ErrConflict unless the key has that revision, or revision is 0.
-	Renew(ctx context.Context, key string, value contract.TenantStatus, ttl time.Duration, revision uint64) (uint64, error)
-	Delete(ctx context.Context, key string) error
 }
 
 // Consumer consumes the queue of one tenant; consumer.Consumer does.
@@ -73,14 +64,14 @@ type Config struct {
 // Dependencies are what a controller acts on.
 type Dependencies struct {
 	Specs       Specs
-	Statuses    Statuses
+	Statuses    status.Statuses
 	Partitions  Partitions
 	Topology    Queues
 	NewConsumer NewConsumer
 	// Heartbeats are those of all instances, among which the workers of a tenant are divided.
-	Heartbeats Heartbeats
+	Heartbeats members.Heartbeats
 	// Presence tells an instance that cannot reach the control channel whether others can; nil: it never knows.
-	Presence Presence
+	Presence members.Presence
 	// Registry is what the control channel is compared with; nil: what the channel says is all there is.
 	Registry Registry
 	// Synced is called once the first full snapshot of the control channel has been taken in.
@@ -90,7 +81,7 @@ type Dependencies struct {
 	// Outage tells why nothing can be stored; nil while it can.
 	Outage func() error
 	// Step is told of every step that is done; nil outside of tests.
-	Step Hook
+	Step step.Hook
 	Log  *zap.Logger
 }
 
@@ -98,12 +89,11 @@ type Dependencies struct {
 type Controller struct {
 	cfg         Config
 	deps        Dependencies
-	reporter    *reporter
-	provisioned *provisionedSet
-	members     *members
+	reporter    *status.Reporter
+	provisioner *provision.Provisioner
+	existing    *provision.Existing
+	members     *members.Members
 	resynced    resynced      // owned by the goroutine of resync
-	slots       chan struct{} // capacity Concurrency: held while a partition is made, or a tenant torn down
-	declares    chan struct{} // capacity declaresPerSlot * Concurrency: held while a queue is made
 	starts      chan struct{} // capacity maxStarts: held while a consumer starts
 	first       chan struct{} // closed once the first snapshot was taken in
 	work        sync.WaitGroup
@@ -115,10 +105,6 @@ type Controller struct {
 	tenants map[uuid.UUID]*tenant // guarded by mu
 	synced  bool                  // guarded by mu: the first snapshot was taken in
 }
-
-// declaresPerSlot is how many queues are made while one partition is. To make a queue is half a dozen requests, each of
-// which waits for its answer and costs next to nothing meanwhile; the database is busy with a partition.
-const declaresPerSlot = 4
 
 // maxStarts is how many consumers start at a time. Each asks the broker three times in a row; what goes together wakes each
 // side once, so 5,000 start in 2.1 to 3.0 s, and with 128 at a time in 3.6 s. Thousands that ask a slow broker at once would
@@ -138,15 +124,15 @@ func (c *Controller) mayStart(ctx context.Context) bool {
 // New returns a controller that works once Run is called.
 func New(cfg Config, deps Dependencies) *Controller {
 	c := &Controller{
-		cfg: cfg, deps: deps, provisioned: newProvisionedSet(), healed: newHealed(),
-		slots:    make(chan struct{}, cfg.Concurrency),
-		declares: make(chan struct{}, declaresPerSlot*cfg.Concurrency),
-		starts:   make(chan struct{}, maxStarts),
-		first:    make(chan struct{}),
-		tenants:  make(map[uuid.UUID]*tenant),
+		cfg: cfg, deps: deps, healed: newHealed(),
+		provisioner: provision.New(deps.Partitions, deps.Topology, cfg.Concurrency),
+		existing:    provision.NewExisting(deps.Partitions, deps.Log),
+		members:     members.New(cfg.Instance, deps.Presence, deps.Log),
+		starts:      make(chan struct{}, maxStarts),
+		first:       make(chan struct{}),
+		tenants:     make(map[uuid.UUID]*tenant),
 	}
-	c.members = newMembers(cfg.Instance, deps.Presence, c.divide, deps.Log)
-	c.reporter = newReporter(deps.Statuses, cfg.Instance, c.step, c.members.beaten, deps.Log)
+	c.reporter = status.NewReporter(deps.Statuses, cfg.Instance, deps.Step, c.members.Beaten, deps.Log)
 	return c
 }
 
@@ -155,10 +141,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	reports, stopReports := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopReports()
 	var background sync.WaitGroup
-	background.Go(func() { c.reporter.run(reports) })
-	background.Go(func() { c.pollDepths(ctx) })
+	background.Go(func() { c.reporter.Run(reports) })
+	background.Go(func() { status.PollDepths(ctx, c.deps.Topology.Depths, c.depthsDue, c.observeDepth, c.deps.Log) })
 	background.Go(func() { c.check(ctx) })
-	background.Go(func() { c.members.run(ctx, c.deps.Heartbeats) })
+	background.Go(func() { c.members.Run(ctx, c.deps.Heartbeats) })
+	background.Go(func() { c.divide(ctx) })
 
 	var learning sync.WaitGroup // of tenants; what it has begun is waited for after it has ended
 	learning.Go(func() { c.resync(ctx) })
@@ -182,19 +169,10 @@ const withdrawTimeout = 2 * time.Second
 func (c *Controller) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, withdrawTimeout)
 	defer cancel()
-	if err := c.members.leave(ctx); err != nil {
+	if err := c.members.Leave(ctx); err != nil {
 		c.deps.Log.Info("the database could not be told that this instance ends", zap.Error(err))
 	}
-	keys := []string{contract.InstanceKey(c.cfg.Instance)}
-	for _, t := range c.all() {
-		keys = append(keys, contract.StatusKey(t.id.String(), c.cfg.Instance))
-	}
-	for _, key := range keys {
-		if err := c.deps.Statuses.Delete(ctx, key); err != nil {
-			c.deps.Log.Info("a status could not be withdrawn; it will expire", zap.Error(err))
-			return
-		}
-	}
+	c.reporter.Withdraw(ctx)
 }
 
 func (c *Controller) setSynced() {
@@ -255,10 +233,17 @@ func verify(id uuid.UUID, spec contract.TenantSpec) error {
 	return nil
 }
 
-// divide has the tenants of which this instance's share of the workers has changed apply it.
-func (c *Controller) divide() {
-	for _, t := range c.all() {
-		t.divide()
+// divide has the tenants of which this instance's share of the workers has changed apply it, whenever that may be so, until ctx ends.
+func (c *Controller) divide(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.members.Changed():
+		}
+		for _, t := range c.all() {
+			t.divide()
+		}
 	}
 }
 
@@ -285,9 +270,9 @@ func (c *Controller) release(t *tenant) bool {
 		return false
 	}
 	delete(c.tenants, t.id)
-	c.reporter.forget(t.id)
+	c.reporter.Forget(t.id)
 	c.deps.Forget(t.id)
-	c.step(t.id, t.wanted().Generation, StepReleased)
+	c.deps.Step.Done(t.id, t.wanted().Generation, step.Released)
 	return true
 }
 
@@ -362,4 +347,41 @@ func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.Te
 	}
 	attached, err := c.deps.Partitions.Attached(ctx, id)
 	return unknown, false, err != nil || attached
+}
+
+// checkPause is between two tenants that are verified although they are assumed to be provisioned: 25 a second, or 10,000 in
+// less than seven minutes, and next to nothing for the broker and the database.
+const checkPause = 40 * time.Millisecond
+
+// check has every tenant that was assumed to be provisioned provisioned once more in the background, the youngest first, since
+// it is the one whose provisioning may have been cut off.
+func (c *Controller) check(ctx context.Context) {
+	all := c.existing.Read(ctx)
+	select {
+	case <-c.first:
+	case <-ctx.Done():
+	}
+	for _, id := range all {
+		if retry.Sleep(ctx, checkPause) != nil {
+			return
+		}
+		c.existing.Remove(id)
+		c.Verify(id)
+	}
+}
+
+// depthsDue are the tenants whose queue is to be looked at.
+func (c *Controller) depthsDue(now time.Time) (due []uuid.UUID) {
+	for _, t := range c.all() {
+		if t.isDepthDue(now) {
+			due = append(due, t.id)
+		}
+	}
+	return due
+}
+
+func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
+	if t, known := c.tenant(id); known {
+		t.observeDepth(ready)
+	}
 }

@@ -12,7 +12,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 )
 
 // Two instances hear of a tenant. The one that has made its queue loses its connection before it could trust it, while the
@@ -32,9 +35,9 @@ func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 		<-held
 	})
 	deps := r.deps
-	deps.Topology = reconcile.NewTopology(link, []time.Duration{time.Second}, rabbitmq.QueueOptions{}, zap.NewNop())
-	deps.Step = func(_ uuid.UUID, _ int64, step reconcile.Step) {
-		if step == reconcile.StepDeclared {
+	deps.Topology = provision.NewTopology(link, []time.Duration{time.Second}, rabbitmq.QueueOptions{}, zap.NewNop())
+	deps.Step = func(_ uuid.UUID, _ int64, done step.Step) {
+		if done == step.Declared {
 			hold()
 		}
 	}
@@ -80,7 +83,7 @@ func (r *rig) instanceOn(name string) (stop, cut func()) {
 func (r *rig) dividedAmong(tenant uuid.UUID, workers int, instances ...string) {
 	r.t.Helper()
 	for _, name := range instances {
-		want := reconcile.Share(tenant, workers, name, instances)
+		want := members.Share(tenant, workers, name, instances)
 		require.Eventually(r.t, func() bool {
 			entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), name))
 			return err == nil && entry.Value.State == contract.StateRunning && entry.Value.Workers == want
@@ -149,7 +152,7 @@ func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
 	r.want(tenant, contract.DesiredActive, 1, 1)
 	r.dividedAmong(tenant, 1, "a", "b")
 	lost, left, cut := "a", "b", cutA
-	if reconcile.Share(tenant, 1, "b", []string{"a", "b"}) == 1 {
+	if members.Share(tenant, 1, "b", []string{"a", "b"}) == 1 {
 		lost, left, cut = "b", "a", cutB
 	}
 	began := time.Now()

@@ -51,7 +51,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	states := make(map[contract.ConsumerState]int)
 	for _, t := range c.controller.all() {
 		t.mu.Lock()
-		observed, ready, desired := t.observed, t.ready, t.share
+		observed, ready, desired := t.observed, t.depth.Ready, t.share
 		t.mu.Unlock()
 		states[observed]++
 		if observed != contract.StateDeleted {
@@ -64,7 +64,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	} {
 		ch <- prometheus.MustNewConstMetric(c.consumers, prometheus.GaugeValue, float64(states[state]), string(state))
 	}
-	ch <- prometheus.MustNewConstMetric(c.instances, prometheus.GaugeValue, float64(c.controller.members.size()))
+	ch <- prometheus.MustNewConstMetric(c.instances, prometheus.GaugeValue, float64(c.controller.members.Size()))
 	for _, how := range disagreements() {
 		ch <- prometheus.MustNewConstMetric(c.healed, prometheus.CounterValue, float64(c.controller.healed[how].Load()), string(how))
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -440,14 +441,14 @@ func (in *instanceUnderTest) start(first []contract.TenantSpec) {
 }
 
 // step demands that no tenant is ever taken back to an older generation.
-func (p *plant) step(tenant uuid.UUID, generation int64, step reconcile.Step) {
+func (p *plant) step(tenant uuid.UUID, generation int64, done step.Step) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch step {
-	case reconcile.StepBegun:
+	switch done {
+	case step.Begun:
 		p.require(generation >= p.begun[tenant], "generation %d is acted on after %d", generation, p.begun[tenant])
 		p.begun[tenant] = generation
-	case reconcile.StepReleased:
+	case step.Released:
 		delete(p.begun, tenant)
 	default:
 	}

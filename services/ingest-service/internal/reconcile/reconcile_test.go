@@ -24,6 +24,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
@@ -115,7 +116,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.deps = reconcile.Dependencies{
 		Specs: r.specs, Statuses: r.statuses, Partitions: messages,
-		Topology: reconcile.NewTopology(r.link, delays, rabbitmq.QueueOptions{}, log),
+		Topology: provision.NewTopology(r.link, delays, rabbitmq.QueueOptions{}, log),
 		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
 			return consumer.New(consuming, tenant, consumer.On(r.link), gate, writer, budget, state, onChange, log)
 		},

@@ -13,6 +13,9 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/status"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
 
@@ -33,11 +36,7 @@ type tenant struct {
 	observed    contract.ConsumerState // guarded by mu
 	generation  int64                  // guarded by mu: what observed is the result of
 	fault       error                  // guarded by mu: what is in the way
-	ready       int64                  // guarded by mu: messages waiting in the queue, -1 unknown
-	unacked     int64                  // guarded by mu: being worked on, as of the last report
-	looked      time.Time              // guarded by mu: when ready was read
-	handled     int64                  // guarded by mu: messages that the consumer had handled then
-	resting     bool                   // guarded by mu: then nothing waited, and nothing was worked on
+	depth       status.Depth           // guarded by mu
 	vanished    bool                   // guarded by mu: the control channel no longer names the tenant
 	consuming   bool                   // guarded by mu: there is a consumer, and what it says counts
 	configured  int64                  // guarded by mu: the generation that the consumer was configured for
@@ -49,7 +48,7 @@ type tenant struct {
 
 func newTenant(c *Controller, id uuid.UUID, spec contract.TenantSpec) *tenant {
 	return &tenant{
-		id: id, control: c, spec: spec, observed: contract.StateProvisioning, ready: -1,
+		id: id, control: c, spec: spec, observed: contract.StateProvisioning, depth: status.Depth{Ready: -1},
 		wake: make(chan struct{}, 1),
 	}
 }
@@ -116,7 +115,7 @@ func (t *tenant) note(state contract.ConsumerState, generation int64, fault erro
 	if changed {
 		t.log().Info("tenant observed", zap.String("state", string(state)), zap.Int64("generation", generation), zap.NamedError("fault", fault))
 	}
-	t.control.reporter.mark(t)
+	t.control.reporter.Mark(t.id, t)
 }
 
 // isOver reports whether the teardown is done and nobody waits for the report of it any more.
@@ -197,7 +196,7 @@ func (j *job) ended() <-chan error { return j.done }
 
 // reconcile makes the one next state true. Every step can be repeated.
 func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
-	j.step(spec, StepBegun)
+	j.step(spec, step.Begun)
 	switch spec.State {
 	case contract.DesiredActive:
 		return j.activate(ctx, spec)
@@ -224,7 +223,7 @@ func (j *job) reconcile(ctx context.Context, spec contract.TenantSpec) error {
 // activate provisions the tenant and has this instance's share of the workers consume. An instance without a share stands by:
 // the queue and the partition are its concern as well as anybody's.
 func (j *job) activate(ctx context.Context, spec contract.TenantSpec) error {
-	share, known := j.control.members.share(j.id, spec.Workers)
+	share, known := j.control.members.Share(j.id, spec.Workers)
 	j.setShare(share)
 	if known && share == 0 {
 		j.stopConsumer(spec) // first: whatever else fails, the workers are others'
@@ -251,86 +250,39 @@ func (j *job) provision(ctx context.Context, spec contract.TenantSpec) error {
 	case provisioned && !unverified:
 		return nil
 	case provisioned: // and in use: what is observed stays
-	case j.control.provisioned.claim(ctx, j.id):
+	case j.control.existing.Claim(ctx, j.id):
 		j.setProvisioned(true)
 		return nil
 	default:
 		j.setStandby(false, 0)
 		j.observe(contract.StateProvisioning, spec.Generation, nil)
 	}
-	if err := j.make(ctx, spec); err != nil {
+	if err := j.control.provisioner.Provision(ctx, j.id, func(done step.Step) { j.step(spec, done) }); err != nil {
 		return err
 	}
-	if err := j.control.deps.Topology.Bind(ctx, j.id); err != nil {
-		return err
-	}
-	j.step(spec, StepBound)
 	j.setVerified()
 	return nil
 }
 
-// make makes the partition and then the queue, while other tenants are at the other of the two.
-func (j *job) make(ctx context.Context, spec contract.TenantSpec) error {
-	err := holding(ctx, j.control.slots, func() error { return j.control.deps.Partitions.Attach(ctx, j.id) })
-	if err != nil {
-		return err
-	}
-	j.step(spec, StepAttached)
-	err = holding(ctx, j.control.declares, func() error { return j.control.deps.Topology.Declare(ctx, j.id) })
-	if err != nil {
-		return err
-	}
-	j.step(spec, StepDeclared)
-	return nil
-}
-
-// holding calls do while it holds one of slots.
-func holding(ctx context.Context, slots chan struct{}, do func() error) error {
-	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
-		return do()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// teardown takes everything of the tenant away: first what produces work, then what holds it. The queue is deleted once
-// more at the end: another instance, which does not know of the deletion yet, may have made it again until the id was retired.
+// teardown takes everything of the tenant away: first what produces work, then what holds it.
 func (j *job) teardown(ctx context.Context, spec contract.TenantSpec) error {
 	j.setStandby(false, 0)
 	j.observe(contract.StateDeleting, spec.Generation, nil)
 	j.setProvisioned(false)
-	j.control.provisioned.remove(j.id)
+	j.control.existing.Remove(j.id)
 	j.stopConsumer(spec)
-	err := holding(ctx, j.control.slots, func() error { return j.removeResources(ctx, spec) })
-	if err != nil {
+	if err := j.control.provisioner.Remove(ctx, j.id, func(done step.Step) { j.step(spec, done) }); err != nil {
 		return err
 	}
 	j.control.deps.Forget(j.id)
-	j.step(spec, StepForgotten)
+	j.step(spec, step.Forgotten)
 	j.observe(contract.StateDeleted, spec.Generation, nil)
 	return nil
 }
 
-// removeResources removes the queue and the partition.
-func (j *job) removeResources(ctx context.Context, spec contract.TenantSpec) error {
-	if err := j.control.deps.Topology.Delete(ctx, j.id); err != nil {
-		return err
-	}
-	j.step(spec, StepQueueDeleted)
-	if err := j.control.deps.Partitions.Drop(ctx, j.id); err != nil {
-		return err
-	}
-	j.step(spec, StepPartitionDropped)
-	if err := j.control.deps.Topology.Delete(ctx, j.id); err != nil {
-		return err
-	}
-	j.step(spec, StepQueueGone)
-	return nil
+func (j *job) step(spec contract.TenantSpec, done step.Step) {
+	j.control.deps.Step.Done(j.id, spec.Generation, done)
 }
-
-func (j *job) step(spec contract.TenantSpec, step Step) { j.control.step(j.id, spec.Generation, step) }
 
 // startConsumer makes the consumer run with what spec says and so many workers; one that runs is configured anew, not
 // restarted.
@@ -342,7 +294,7 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec, worke
 	if j.consumer != nil {
 		j.consumer.Configure(workers, maxAttempts)
 		j.setConsuming(true, spec.Generation)
-		j.step(spec, StepConsumerConfigured)
+		j.step(spec, step.ConsumerConfigured)
 		j.observeConsumer(nil)
 		return
 	}
@@ -366,7 +318,7 @@ func (j *job) startConsumer(ctx context.Context, spec contract.TenantSpec, worke
 		done <- err
 	}()
 	j.consumer, j.cancel, j.done = running, cancel, done
-	j.step(spec, StepConsumerStarted)
+	j.step(spec, step.ConsumerStarted)
 }
 
 func (t *tenant) setConsuming(consuming bool, configured int64) {
@@ -409,7 +361,7 @@ func (t *tenant) setStandby(standby bool, generation int64) {
 func (t *tenant) divide() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	share, known := t.control.members.share(t.id, t.spec.Workers)
+	share, known := t.control.members.Share(t.id, t.spec.Workers)
 	if known && t.spec.State == contract.DesiredActive && (share != t.share || !t.consuming && !t.standby) {
 		t.nudge()
 	}
@@ -448,11 +400,62 @@ func (j *job) stopConsumer(spec contract.TenantSpec) {
 		j.log().Info("the consumer has stopped", zap.Error(err))
 	}
 	j.forgetConsumer()
-	j.step(spec, StepConsumerStopped)
+	j.step(spec, step.ConsumerStopped)
 }
 
 func (j *job) forgetConsumer() {
 	j.cancel()
 	j.setConsuming(false, 0)
 	j.consumer, j.cancel, j.done = nil, nil, nil
+}
+
+// Status is what this instance has to say about the tenant now.
+func (t *tenant) Status() contract.TenantStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.depth.Unacked = t.state.Unacked()
+	status := contract.TenantStatus{
+		TenantID:           t.id.String(),
+		ObservedGeneration: t.generation, State: t.observed,
+		QueueReady: t.depth.Ready, QueueUnacked: t.depth.Unacked,
+		ObservedAt: time.Now().UTC(),
+	}
+	if t.observed == contract.StateRunning && !t.standby {
+		status.Workers = int(t.state.Workers.Load())
+	}
+	if t.fault != nil {
+		status.Error = t.fault.Error()
+	}
+	return status
+}
+
+// activity is what the consumer does now.
+func (t *tenant) activity() status.Activity {
+	return status.Activity{
+		Unacked: t.state.Unacked(), Consuming: t.state.Consuming.Load(),
+		Handled: t.state.Stored.Load() + t.state.Duplicates.Load() + t.state.Retried.Load(),
+	}
+}
+
+// isDepthDue reports whether the queue is to be looked at.
+func (t *tenant) isDepthDue(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.provisioned && t.depth.IsDue(now, t.activity())
+}
+
+// observeDepth notes how many messages wait in the queue.
+func (t *tenant) observeDepth(ready int64) {
+	t.mu.Lock()
+	next, changed := t.depth.Observe(time.Now(), ready, t.activity())
+	t.depth = next
+	if ready == provision.Missing && t.provisioned {
+		// A running consumer would notice; a suspended tenant has none.
+		t.provisioned = false
+		t.nudge()
+	}
+	t.mu.Unlock()
+	if changed {
+		t.control.reporter.Mark(t.id, t)
+	}
 }

@@ -11,17 +11,17 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // topology is that of an instance with a connection of its own, which it may lose.
-func (r *rig) topology(name string) (topology *reconcile.Topology, link *rabbitmq.Link, disconnect func()) {
+func (r *rig) topology(name string) (topology *provision.Topology, link *rabbitmq.Link, disconnect func()) {
 	r.t.Helper()
 	probing := rabbitmq.NewLink(r.broker, name+" quarantine", zap.NewNop(), nil)
 	link = rabbitmq.NewLink(r.broker, name, zap.NewNop(), nil).WithProbeLink(probing)
 	r.run(probing.Run)
-	return reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{}, zap.NewNop()), link, r.run(link.Run)
+	return provision.NewTopology(link, nil, rabbitmq.QueueOptions{}, zap.NewNop()), link, r.run(link.Run)
 }
 
 // A queue that the broker may still forget must not take a message that it confirms, whichever instance has made it and
@@ -48,8 +48,8 @@ func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	quorum, link, _ := r.topology("quorum")
-	classic := reconcile.NewTopology(link, nil, rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}, zap.NewNop())
-	for _, order := range [][]*reconcile.Topology{{classic, quorum}, {quorum, classic}} {
+	classic := provision.NewTopology(link, nil, rabbitmq.QueueOptions{Type: rabbitmq.QueueClassic}, zap.NewNop())
+	for _, order := range [][]*provision.Topology{{classic, quorum}, {quorum, classic}} {
 		tenant := uuid.New()
 		for before, topology := range order {
 			require.NoError(t, topology.Declare(t.Context(), tenant))
@@ -97,7 +97,7 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	r.publisher = rabbitmq.NewPublisher(r.link, 1, zap.NewNop())
 	r.run(r.link.Run)
 	r.run(r.publisher.Run)
-	var makers []*reconcile.Topology
+	var makers []*provision.Topology
 	for _, name := range []string{"first maker", "second maker"} {
 		maker, _, _ := r.topology(name)
 		makers = append(makers, maker)
@@ -108,10 +108,10 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	r.publish(old, 1)
 	for range 6 {
 		young := uuid.New()
-		r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return maker.Declare(ctx, young) == nil })
+		r.each(makers, func(ctx context.Context, maker *provision.Topology) bool { return maker.Declare(ctx, young) == nil })
 		require.NoError(t, broker.Kill(t.Context()))
 		require.NoError(t, broker.Start(t.Context()))
-		lost := r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return bind(ctx, maker, young) })
+		lost := r.each(makers, func(ctx context.Context, maker *provision.Topology) bool { return bind(ctx, maker, young) })
 		r.publish(young, 1)
 		q, _ := r.queue(young)
 		require.Equal(t, 1, q.Messages)
@@ -125,7 +125,7 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 }
 
 // each does something with all makers at a time, and reports whether any of them says true.
-func (r *rig) each(makers []*reconcile.Topology, do func(context.Context, *reconcile.Topology) bool) (one bool) {
+func (r *rig) each(makers []*provision.Topology, do func(context.Context, *provision.Topology) bool) (one bool) {
 	r.t.Helper()
 	answers := make(chan bool, len(makers))
 	for _, maker := range makers {
@@ -146,7 +146,7 @@ func (r *rig) each(makers []*reconcile.Topology, do func(context.Context, *recon
 }
 
 // bind declares and binds until that succeeds, as a controller does, and reports whether the queue was lost.
-func bind(ctx context.Context, topology *reconcile.Topology, tenant uuid.UUID) (lost bool) {
+func bind(ctx context.Context, topology *provision.Topology, tenant uuid.UUID) (lost bool) {
 	for {
 		err := topology.Declare(ctx, tenant)
 		if err == nil {

@@ -1,4 +1,4 @@
-package reconcile
+package provision
 
 import (
 	"context"
@@ -107,7 +107,7 @@ func (t *Topology) declareSoon(ctx context.Context) (*rabbitmq.Session, error) {
 	return t.DeclareShared(ctx)
 }
 
-// Declare makes the queue of a tenant. A classic one is bound as well; that of a quorum queue is for Settle. The exchanges
+// Declare makes the queue of a tenant. A classic one is bound as well; that of a quorum queue is for Bind. The exchanges
 // and queues that all share are declared before, once a connection: the broker may have lost them with its data.
 func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -327,10 +327,10 @@ func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
 	return err
 }
 
-// missing is the depth of a queue that does not exist.
-const missing = -1
+// Missing is the depth of a queue that does not exist.
+const Missing = -1
 
-// Depths calls observe with the number of messages that wait in the queue of each of tenants, or [missing]. A queue that
+// Depths calls observe with the number of messages that wait in the queue of each of tenants, or [Missing]. A queue that
 // does not exist ends the channel: the rest of tenants is then asked on another one.
 func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func(tenant uuid.UUID, ready int64)) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -358,7 +358,7 @@ func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func
 		}
 		known := <-depths
 		if err != nil {
-			known = append(known, missing)
+			known = append(known, Missing)
 		}
 		for i, ready := range known {
 			observe(tenants[i], ready)
