@@ -100,7 +100,7 @@ func newFixture(t *testing.T, probe func(context.Context) error) *fixture {
 	if probe == nil {
 		probe = func(context.Context) error { return nil }
 	}
-	f.gate = batch.NewGate(probe, func(error) {}, zap.NewNop())
+	f.gate = batch.NewGate(probe, zap.NewNop())
 	deadLetter := func(tenant uuid.UUID, d rabbitmq.Delivery, reason contract.Reason, _ error, attempts int) rabbitmq.Message {
 		return rabbitmq.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 			MessageId: d.MessageId, Headers: amqp.Table{contract.HeaderReason: string(reason), contract.HeaderAttempt: int32(attempts)},
@@ -216,7 +216,7 @@ func TestInfrastructureFaultWaits(t *testing.T) {
 				f := newFixture(t, nil)
 				gate, stopGate := context.WithCancel(t.Context())
 				done := make(chan error, 1)
-				go func() { done <- f.gate.Run(gate) }()
+				go func() { done <- f.gate.Run(gate, func(error) {}) }()
 
 				b := f.batch(10, 2) // one attempt before the last: nothing of it may be used up
 				f.store.fail = func(_ []store.Message, statement int) error {
@@ -242,7 +242,7 @@ func TestLongOutageGivesBack(t *testing.T) {
 		f := newFixture(t, func(context.Context) error { return away })
 		gate, stopGate := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- f.gate.Run(gate) }()
+		go func() { done <- f.gate.Run(gate, func(error) {}) }()
 		f.store.fail = func([]store.Message, int) error { return away }
 
 		began := time.Now()

@@ -89,8 +89,9 @@ func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
 	r.link = rabbitmq.NewLink(r.broker, "test-consume", log, nil)
 	publishing := rabbitmq.NewLink(r.broker, "test-publish", log, nil)
 	r.publisher = rabbitmq.NewPublisher(publishing, 2, log)
-	r.gate = batch.NewGate(messages.Ping, func(error) {}, log)
-	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, r.gate.Run} {
+	r.gate = batch.NewGate(messages.Ping, log)
+	gate := func(ctx context.Context) error { return r.gate.Run(ctx, func(error) {}) }
+	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, gate} {
 		r.run(run)
 	}
 	r.writer = batch.NewWriter(batch.Config{

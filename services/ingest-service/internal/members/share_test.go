@@ -7,10 +7,13 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // shares are those of all instances.
 func shares(tenant uuid.UUID, workers int, instances []string) map[string]int {

@@ -1,4 +1,4 @@
-package reconcile_test
+package provision_test
 
 import (
 	"context"
@@ -55,8 +55,7 @@ func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
 			require.NoError(t, topology.Declare(t.Context(), tenant))
 			require.NoError(t, topology.Bind(t.Context(), tenant))
 			r.publish(tenant, 1)
-			q, _ := r.queue(tenant)
-			require.Equal(t, before+1, q.Messages)
+			require.Equal(t, before+1, r.queue(tenant).Messages)
 		}
 	}
 }
@@ -78,9 +77,7 @@ func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
 	r.run(link.Run)
 	require.NoError(t, maker.Declare(t.Context(), tenant))
 	require.NoError(t, maker.Bind(t.Context(), tenant))
-	q, exists := r.queue(tenant)
-	require.True(t, exists)
-	require.Equal(t, 1, q.Messages)
+	require.Equal(t, 1, r.queue(tenant).Messages)
 }
 
 // A broker that is killed right after it has made a queue may have forgotten half of it. Nobody could ever use such a queue:
@@ -92,11 +89,7 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	}
 	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
 	broker := services.Process(backing.ServiceRabbitMQ)
-	r := &rig{t: t, broker: rabbitmq.Config{URL: services.RabbitMQURL}}
-	r.link = rabbitmq.NewLink(r.broker, "test", zap.NewNop(), nil)
-	r.publisher = rabbitmq.NewPublisher(r.link, 1, zap.NewNop())
-	r.run(r.link.Run)
-	r.run(r.publisher.Run)
+	r := rigOn(t, services.RabbitMQURL)
 	var makers []*provision.Topology
 	for _, name := range []string{"first maker", "second maker"} {
 		maker, _, _ := r.topology(name)
@@ -113,10 +106,8 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 		require.NoError(t, broker.Start(t.Context()))
 		lost := r.each(makers, func(ctx context.Context, maker *provision.Topology) bool { return bind(ctx, maker, young) })
 		r.publish(young, 1)
-		q, _ := r.queue(young)
-		require.Equal(t, 1, q.Messages)
-		q, _ = r.queue(old)
-		require.Equal(t, 1, q.Messages)
+		require.Equal(t, 1, r.queue(young).Messages)
+		require.Equal(t, 1, r.queue(old).Messages)
 		if lost {
 			return
 		}

@@ -1,4 +1,4 @@
-package reconcile_test
+package tenants_test
 
 import (
 	"sync"
@@ -14,8 +14,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rabbitmq"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
 // Two instances hear of a tenant. The one that has made its queue loses its connection before it could trust it, while the
@@ -42,7 +42,7 @@ func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 		}
 	}
 	const maker = "maker"
-	r.run(reconcile.New(reconcile.Config{Instance: maker, MaxAttempts: 3, Concurrency: 4}, deps).Run)
+	r.run(tenants.New(tenants.Config{Instance: maker, MaxAttempts: 3, Concurrency: 4}, deps).Run)
 	t.Cleanup(goOn)
 	tenant := uuid.New()
 	r.want(tenant, contract.DesiredSuspended, 1, 1)
@@ -75,7 +75,7 @@ func (r *rig) instanceOn(name string) (stop, cut func()) {
 	r.t.Cleanup(cut)
 	deps := r.deps
 	deps.Specs, deps.Statuses, deps.Heartbeats = control.Tenants(conn), control.Statuses(conn), control.Statuses(conn)
-	controller := reconcile.New(reconcile.Config{Instance: name, MaxAttempts: 3, Concurrency: 4}, deps)
+	controller := tenants.New(tenants.Config{Instance: name, MaxAttempts: 3, Concurrency: 4}, deps)
 	return r.run(controller.Run), cut
 }
 
