@@ -90,8 +90,7 @@ func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
 	publishing := rabbitmq.NewLink(r.broker, "test-publish", log, nil)
 	r.publisher = rabbitmq.NewPublisher(publishing, 2, log)
 	r.gate = batch.NewGate(messages.Ping, log)
-	gate := func(ctx context.Context) error { return r.gate.Run(ctx, func(error) {}) }
-	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, gate} {
+	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, running(r.gate)} {
 		r.run(run)
 	}
 	r.writer = batch.NewWriter(batch.Config{
@@ -108,6 +107,11 @@ func newRigOn(t *testing.T, broker rabbitmq.Config) *rig {
 		return rabbitmq.DeclareTenant(ch, r.tenant.String(), rabbitmq.QueueOptions{})
 	})
 	return r
+}
+
+// running is the component that runs a gate of which nobody is told.
+func running(gate *batch.Gate) func(context.Context) error {
+	return func(ctx context.Context) error { return gate.Run(ctx, func(error) {}) }
 }
 
 // run owns a component until the end of the test.

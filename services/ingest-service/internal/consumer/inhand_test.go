@@ -152,7 +152,7 @@ func (r *rig) guard(probe func(context.Context) error) {
 	require.NoError(r.t, err)
 	r.t.Cleanup(pool.Close)
 	r.gate = batch.NewGate(probe, zap.NewNop())
-	r.run(func(ctx context.Context) error { return r.gate.Run(ctx, func(error) {}) })
+	r.run(running(r.gate))
 	r.writer = batch.NewWriter(batch.Config{
 		RetryDelays: []time.Duration{time.Second}, HoldTimeout: time.Minute, PublishTimeout: 5 * time.Second,
 	}, store.New(pool, 5*time.Second), r.gate, r.publisher, deadLetter, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())

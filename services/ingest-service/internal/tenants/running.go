@@ -10,7 +10,10 @@ const maxStarts = 512
 // starts limits how many consumers start at a time: it is held meanwhile.
 type starts chan struct{}
 
-// acquire waits until a consumer may start; it reports false when ctx ends before.
+// acquire waits until a consumer may start; it reports false when ctx ends before. Inlined, it would add a hundred bytes to the stack
+// below which every idle consumer waits; see consumer.Run.
+//
+//go:noinline
 func (s starts) acquire(ctx context.Context) bool {
 	select {
 	case s <- struct{}{}:

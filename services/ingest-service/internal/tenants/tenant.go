@@ -193,23 +193,18 @@ func (t *tenant) observeDepth(ready int64) {
 }
 
 // run brings the tenant to its desired state whenever that changes, and again after every fault, until ctx ends or release
-// reports that the tenant is let go. A running consumer is finished before it returns.
+// reports that the tenant is let go. A running consumer is finished before it returns. An idle tenant waits in it, so that its stack is
+// kept small as that of consumer.Run is.
 func (t *tenant) run(ctx context.Context, release func() bool) {
 	defer func() { t.stopConsumer(t.now().spec) }()
 	pauses := retry.Backoff(100*time.Millisecond, 10*time.Second)
 	for {
-		spec := t.now().spec
-		err := t.reconcile(ctx, spec)
-		if errors.Is(err, store.ErrRetired) && t.now().vanished {
-			// It was deleted while the control channel did not reach this instance.
-			err = t.teardown(ctx, spec)
-		}
+		generation, err := t.act(ctx)
 		if err == nil && release() {
 			return
 		}
 		var again <-chan time.Time
 		if err != nil && ctx.Err() == nil {
-			t.observe(contract.StateFailed, spec.Generation, err)
 			again = time.After(pauses.NextBackOff())
 		} else {
 			pauses.Reset()
@@ -220,13 +215,31 @@ func (t *tenant) run(ctx context.Context, release func() bool) {
 		case <-t.wake:
 		case <-again:
 		case err := <-t.running.ended():
-			// The queue or the partition is gone under the consumer: provision again.
-			t.log().Warn("the consumer has ended", zap.Error(err))
-			t.forgetConsumer()
-			t.change(state.missing)
-			t.observe(contract.StateFailed, spec.Generation, err)
+			t.loseConsumer(generation, err)
 		}
 	}
+}
+
+// act brings the tenant to the state that is desired now, which is of that generation.
+func (t *tenant) act(ctx context.Context) (generation int64, err error) {
+	spec := t.now().spec
+	err = t.reconcile(ctx, spec)
+	if errors.Is(err, store.ErrRetired) && t.now().vanished {
+		// It was deleted while the control channel did not reach this instance.
+		err = t.teardown(ctx, spec)
+	}
+	if err != nil && ctx.Err() == nil {
+		t.observe(contract.StateFailed, spec.Generation, err)
+	}
+	return spec.Generation, err
+}
+
+// loseConsumer takes in that the consumer has ended: the queue or the partition is gone under it, and is to be provisioned again.
+func (t *tenant) loseConsumer(generation int64, err error) {
+	t.log().Warn("the consumer has ended", zap.Error(err))
+	t.forgetConsumer()
+	t.change(state.missing)
+	t.observe(contract.StateFailed, generation, err)
 }
 
 // reconcile makes the one next state true. Every step can be repeated.
