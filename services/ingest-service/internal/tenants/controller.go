@@ -180,7 +180,7 @@ func (c *Controller) check(ctx context.Context) {
 // depthsDue are the tenants whose queue is to be looked at.
 func (c *Controller) depthsDue(now time.Time) (due []uuid.UUID) {
 	for _, t := range c.tenants.all() {
-		if t.now().isDepthDue(now, t.activity()) {
+		if t.current().isDepthDue(now, t.activity()) {
 			due = append(due, t.id)
 		}
 	}
@@ -222,7 +222,7 @@ func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.Te
 	unknown := contract.TenantSpec{TenantID: id.String(), State: contract.DesiredActive}
 	switch {
 	case known:
-		s := t.now()
+		s := t.current()
 		if s.deletionUnconfirmed() {
 			return unknown, s.provisioned, true
 		}

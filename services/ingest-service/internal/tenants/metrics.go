@@ -50,7 +50,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	states := make(map[contract.ConsumerState]int)
 	for _, t := range c.controller.tenants.all() {
-		s := t.now()
+		s := t.current()
 		states[s.observed.state]++
 		if s.observed.state != contract.StateDeleted {
 			c.collectTenant(ch, t, s.depth.Ready, s.share)

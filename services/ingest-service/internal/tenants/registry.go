@@ -92,7 +92,7 @@ func (r *resync) compare(ctx context.Context) error {
 	}
 	running := make(map[uuid.UUID]contract.TenantSpec)
 	for _, t := range r.tenants.all() {
-		running[t.id] = t.now().spec
+		running[t.id] = t.current().spec
 	}
 	left, err := r.compareRegistered(ctx, running)
 	if err != nil {

@@ -126,68 +126,68 @@ func (s state) deletionUnconfirmed() bool {
 // isOver reports whether the teardown is done and nobody waits for the report of it any more.
 func (s state) isOver() bool { return s.observed.state == contract.StateDeleted && s.vanished }
 
-// missing is s when the queue or the partition is known not to be there.
-func (s state) missing() state {
+// markMissing is s when the queue or the partition is known not to be there.
+func (s state) markMissing() state {
 	s.provisioned = false
 	return s
 }
 
-// existing is s when queue and partition are assumed to be there.
-func (s state) existing() state {
+// markProvisioned is s when queue and partition are assumed to be there.
+func (s state) markProvisioned() state {
 	s.provisioned = true
 	return s
 }
 
-// verified is s once partition, queue and bindings were made sure of.
-func (s state) verified() state {
+// markVerified is s once partition, queue and bindings were made sure of.
+func (s state) markVerified() state {
 	s.provisioned, s.unverified = true, false
 	return s
 }
 
-// doubted is s when partition, queue and bindings are to be made sure of, while they are used.
-func (s state) doubted() state {
+// markUnverified is s when partition, queue and bindings are to be made sure of, while they are used.
+func (s state) markUnverified() state {
 	s.unverified = true
 	return s
 }
 
-// divided is s with a share of the workers that is being applied.
-func (s state) divided(share int) state {
+// withShare is s with a share of the workers that is being applied.
+func (s state) withShare(share int) state {
 	s.share = share
 	return s
 }
 
-// isDividedOtherwise reports whether a share of the workers is to be applied.
-func (s state) isDividedOtherwise(share int) bool {
+// needsShare reports whether a share of the workers is to be applied.
+func (s state) needsShare(share int) bool {
 	return s.spec.State == contract.DesiredActive && (share != s.share || !s.consuming && !s.standby)
 }
 
-// consumed is s with a consumer that is configured for a generation.
-func (s state) consumed(generation int64) state {
+// withConsumer is s with a consumer that is configured for a generation.
+func (s state) withConsumer(generation int64) state {
 	s.consuming, s.configured = true, generation
 	return s
 }
 
-// unconsumed is s without a consumer.
-func (s state) unconsumed() state {
+// withoutConsumer is s without a consumer.
+func (s state) withoutConsumer() state {
 	s.consuming, s.configured, s.isolated = false, 0, nil
 	return s
 }
 
-// standingBy is s when all workers belong to other instances, as a generation desires.
-func (s state) standingBy(generation int64) state {
+// withStandby is s when all workers belong to other instances, as a generation desires.
+func (s state) withStandby(generation int64) state {
 	s.standby, s.configured = true, generation
 	return s
 }
 
-// notStandingBy is s when that is not so.
-func (s state) notStandingBy() state {
+// withoutStandby is s when that is not so.
+func (s state) withoutStandby() state {
 	s.standby = false
 	return s
 }
 
-// told is s after the consumer has said what keeps it from consuming. That its deliveries break the connection stays true between
-// two probes, whatever becomes of each.
-func (s state) told(fault error) state {
+// withIsolation is s after the consumer has said what keeps it from consuming. That its deliveries break the connection stays true
+// between two probes, whatever becomes of each.
+func (s state) withIsolation(fault error) state {
 	if fault == nil || errors.Is(fault, consumer.ErrIsolated) {
 		s.isolated = fault
 	}
@@ -232,13 +232,13 @@ func (s state) isDepthDue(now time.Time, activity status.Activity) bool {
 func (s state) observeDepth(now time.Time, ready int64, activity status.Activity) (next state, report, lost bool) {
 	s.depth, report = s.depth.Observe(now, ready, activity)
 	if ready == provision.Missing && s.provisioned {
-		return s.missing(), report, true
+		return s.markMissing(), report, true
 	}
 	return s, report, false
 }
 
-// reported is s once it was reported with so many messages that are being worked on.
-func (s state) reported(unacked int64) state {
+// markReported is s once it was reported with so many messages that are being worked on.
+func (s state) markReported(unacked int64) state {
 	s.depth.Unacked = unacked
 	return s
 }

@@ -63,7 +63,7 @@ func (tb *table) vanish(id uuid.UUID) {
 	if !known {
 		return
 	}
-	if t.now().spec.State != contract.DesiredDeleting {
+	if t.current().spec.State != contract.DesiredDeleting {
 		tb.env.log.Warn("a tenant vanished from the control channel; it goes on as it is", zap.Stringer("tenant_id", id))
 	}
 	t.vanish()
@@ -98,7 +98,7 @@ func (tb *table) add(ctx context.Context, t *tenant) {
 func (tb *table) release(t *tenant) bool {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	s := t.now()
+	s := t.current()
 	if !s.isOver() {
 		return false
 	}

@@ -74,8 +74,8 @@ func (t *tenant) nudge() {
 	}
 }
 
-// now is the state at present.
-func (t *tenant) now() state {
+// current is the state at present.
+func (t *tenant) current() state {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.state
@@ -150,14 +150,14 @@ func (t *tenant) correct(r store.Registration, before contract.TenantSpec) {
 
 // requestVerification has the tenant make sure of its partition, its queue and the bindings, while it goes on.
 func (t *tenant) requestVerification() {
-	t.change(state.doubted)
+	t.change(state.markUnverified)
 	t.nudge()
 }
 
 // divide has the share of the workers applied if it is another one now.
 func (t *tenant) divide() {
-	s := t.now()
-	if share, known := t.env.members.Share(t.id, s.spec.Workers); known && s.isDividedOtherwise(share) {
+	s := t.current()
+	if share, known := t.env.members.Share(t.id, s.spec.Workers); known && s.needsShare(share) {
 		t.nudge()
 	}
 }
@@ -166,7 +166,7 @@ func (t *tenant) divide() {
 func (t *tenant) Status() contract.TenantStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.state = t.state.reported(t.counts.Unacked())
+	t.state = t.state.markReported(t.counts.Unacked())
 	return t.state.status(t.id, time.Now().UTC(), int(t.counts.Workers.Load()))
 }
 
@@ -196,7 +196,7 @@ func (t *tenant) observeDepth(ready int64) {
 // reports that the tenant is let go. A running consumer is finished before it returns. An idle tenant waits in it, so that its stack is
 // kept small as that of consumer.Run is.
 func (t *tenant) run(ctx context.Context, release func() bool) {
-	defer func() { t.stopConsumer(t.now().spec) }()
+	defer func() { t.stopConsumer(t.current().spec) }()
 	pauses := retry.Backoff(100*time.Millisecond, 10*time.Second)
 	for {
 		generation, err := t.act(ctx)
@@ -222,9 +222,9 @@ func (t *tenant) run(ctx context.Context, release func() bool) {
 
 // act brings the tenant to the state that is desired now, which is of that generation.
 func (t *tenant) act(ctx context.Context) (generation int64, err error) {
-	spec := t.now().spec
+	spec := t.current().spec
 	err = t.reconcile(ctx, spec)
-	if errors.Is(err, store.ErrRetired) && t.now().vanished {
+	if errors.Is(err, store.ErrRetired) && t.current().vanished {
 		// It was deleted while the control channel did not reach this instance.
 		err = t.teardown(ctx, spec)
 	}
@@ -238,7 +238,7 @@ func (t *tenant) act(ctx context.Context) (generation int64, err error) {
 func (t *tenant) loseConsumer(generation int64, err error) {
 	t.log().Warn("the consumer has ended", zap.Error(err))
 	t.forgetConsumer()
-	t.change(state.missing)
+	t.change(state.markMissing)
 	t.observe(contract.StateFailed, generation, err)
 }
 
@@ -249,7 +249,7 @@ func (t *tenant) reconcile(ctx context.Context, spec contract.TenantSpec) error 
 	case contract.DesiredActive:
 		return t.activate(ctx, spec)
 	case contract.DesiredSuspended:
-		t.change(state.notStandingBy)
+		t.change(state.withoutStandby)
 		t.stopConsumer(spec) // first: whatever else fails, nothing is consumed any more
 		if err := t.provision(ctx, spec); err != nil {
 			return err
@@ -257,7 +257,7 @@ func (t *tenant) reconcile(ctx context.Context, spec contract.TenantSpec) error 
 		t.observe(contract.StateSuspended, spec.Generation, nil)
 		return nil
 	case contract.DesiredDeleting:
-		if t.now().isOver() {
+		if t.current().isOver() {
 			return nil
 		}
 		if doomed, err := t.confirmDeletion(ctx, spec); err != nil || !doomed {
@@ -276,7 +276,7 @@ func (t *tenant) step(spec contract.TenantSpec, done step.Step) {
 // the queue and the partition are its concern as well as anybody's.
 func (t *tenant) activate(ctx context.Context, spec contract.TenantSpec) error {
 	share, known := t.env.members.Share(t.id, spec.Workers)
-	t.change(func(s state) state { return s.divided(share) })
+	t.change(func(s state) state { return s.withShare(share) })
 	if known && share == 0 {
 		t.stopConsumer(spec) // first: whatever else fails, the workers are others'
 	}
@@ -286,7 +286,7 @@ func (t *tenant) activate(ctx context.Context, spec contract.TenantSpec) error {
 	switch {
 	case !known: // it goes on as soon as that is
 	case share == 0:
-		t.change(func(s state) state { return s.standingBy(spec.Generation) })
+		t.change(func(s state) state { return s.withStandby(spec.Generation) })
 		t.observeConsumer(nil)
 	default:
 		t.startConsumer(ctx, spec, share)
@@ -296,28 +296,28 @@ func (t *tenant) activate(ctx context.Context, spec contract.TenantSpec) error {
 
 // provision has partition, queue and bindings made, unless they are there and need not be verified.
 func (t *tenant) provision(ctx context.Context, spec contract.TenantSpec) error {
-	switch s := t.now(); {
+	switch s := t.current(); {
 	case s.provisioned && !s.unverified:
 		return nil
 	case s.provisioned: // and in use: what is observed stays
 	case t.env.existing.Claim(ctx, t.id):
-		t.change(state.existing)
+		t.change(state.markProvisioned)
 		return nil
 	default:
-		t.change(state.notStandingBy)
+		t.change(state.withoutStandby)
 		t.observe(contract.StateProvisioning, spec.Generation, nil)
 	}
 	if err := t.env.provisioner.Provision(ctx, t.id, func(done step.Step) { t.step(spec, done) }); err != nil {
 		return err
 	}
-	t.change(state.verified)
+	t.change(state.markVerified)
 	return nil
 }
 
 // confirmDeletion asks the registry, unless what is wanted comes from there, whether the tenant is to be deleted: that cannot be
 // undone, and the control channel is a hint. Of a tenant that the registry has never known the channel's word counts.
 func (t *tenant) confirmDeletion(ctx context.Context, spec contract.TenantSpec) (doomed bool, err error) {
-	if s := t.now(); t.env.registry == nil || s.registered && s.spec == spec {
+	if s := t.current(); t.env.registry == nil || s.registered && s.spec == spec {
 		return true, nil
 	}
 	found, err := t.env.registry.RegisteredAmong(ctx, []uuid.UUID{t.id})
@@ -333,9 +333,9 @@ func (t *tenant) confirmDeletion(ctx context.Context, spec contract.TenantSpec) 
 
 // teardown takes everything of the tenant away: first what produces work, then what holds it.
 func (t *tenant) teardown(ctx context.Context, spec contract.TenantSpec) error {
-	t.change(state.notStandingBy)
+	t.change(state.withoutStandby)
 	t.observe(contract.StateDeleting, spec.Generation, nil)
-	t.change(state.missing)
+	t.change(state.markMissing)
 	t.env.existing.Remove(t.id)
 	t.stopConsumer(spec)
 	if err := t.env.provisioner.Remove(ctx, t.id, func(done step.Step) { t.step(spec, done) }); err != nil {
@@ -356,7 +356,7 @@ func (t *tenant) startConsumer(ctx context.Context, spec contract.TenantSpec, wo
 	}
 	if t.running.consumer != nil {
 		t.running.consumer.Configure(workers, maxAttempts)
-		t.change(func(s state) state { return s.consumed(spec.Generation) })
+		t.change(func(s state) state { return s.withConsumer(spec.Generation) })
 		t.step(spec, step.ConsumerConfigured)
 		t.observeConsumer(nil)
 		return
@@ -365,17 +365,17 @@ func (t *tenant) startConsumer(ctx context.Context, spec contract.TenantSpec, wo
 	started := sync.OnceFunc(t.env.starts.release)
 	made := t.env.newConsumer(t.id, &t.counts, func(fault error) {
 		started()
-		t.change(func(s state) state { return s.told(fault) })
+		t.change(func(s state) state { return s.withIsolation(fault) })
 		t.observeConsumer(fault)
 	})
 	made.Configure(workers, maxAttempts)
-	t.change(func(s state) state { return s.consumed(spec.Generation) })
+	t.change(func(s state) state { return s.withConsumer(spec.Generation) })
 	t.running = run(ctx, made, t.env.starts, started)
 	t.step(spec, step.ConsumerStarted)
 }
 
-// observeConsumer reports what the consumer says of itself, or that none is needed here. Both the consumer and the tenant's goroutine call it, and
-// whoever notices that the database has gone or come back.
+// observeConsumer reports what the consumer says of itself, or that none is needed here. Both the consumer and the tenant's goroutine
+// call it, and whoever notices that the database has gone or come back.
 func (t *tenant) observeConsumer(fault error) {
 	if outage := t.env.outage(); outage != nil {
 		fault = outage
@@ -398,6 +398,6 @@ func (t *tenant) stopConsumer(spec contract.TenantSpec) {
 // forgetConsumer lets go of a consumer that has ended.
 func (t *tenant) forgetConsumer() {
 	t.running.cancel()
-	t.change(state.unconsumed)
+	t.change(state.withoutConsumer)
 	t.running = running{}
 }
