@@ -50,7 +50,7 @@ TIMEOUT ?= 15m
 # kind, which has connections for about thirty tests at a time.
 JOBS ?= 3
 # Packages that take longest begin first, or the others would have to be waited for and then they.
-PKG ?= $(addprefix ./,$(addprefix services/ingest-service/internal/,reconcile consumer dlxhealth) e2e/lifecycle e2e/platform e2e/corpus services/query-service/internal/store) work
+PKG ?= $(addprefix ./,$(addprefix services/ingest-service/internal/,tenants consumer dlxhealth) e2e/lifecycle e2e/platform e2e/corpus services/query-service/internal/store) work
 GOTEST = go run ./testkit/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages
 # Without symbols and DWARF, which no stack trace needs, a program of tests is linked in two thirds of the time.
 GOTESTFLAGS = -race -count=1 -timeout $(TIMEOUT) -p $(JOBS) -parallel $(JOBS) -ldflags='-s -w'
@@ -66,7 +66,7 @@ test-long: bin/gotestsum ## run the tests that take minutes, which `make test` l
 
 # What the servers do with us: the packages that have tests on PostgreSQL, RabbitMQ or NATS and do not serve HTTP.
 SERVED = $(addprefix ./,testkit/... $(addprefix libs/,postgres amqp/... schema) \
-	$(addprefix services/ingest-service/internal/,consumer deadletter dlxhealth provision reconcile store) \
+	$(addprefix services/ingest-service/internal/,consumer deadletter dlxhealth provision store tenants) \
 	services/query-service/internal/store $(addprefix services/tenant-service/internal/,relay status store))
 test-servers: ## run the tests whose outcome depends on the version of a server; BACKING=docker or native chooses the servers
 	@$(MAKE) test PKG="$(SERVED)"

@@ -8,14 +8,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 )
 
 // operation is one change of a tenant, and the steps that it takes.
 type operation struct {
 	before contract.DesiredState // of a tenant that exists, as generation 1; "" if there is none yet
 	want   contract.TenantSpec   // without the id
-	steps  []reconcile.Step      // in their order
+	steps  []step.Step           // in their order
 }
 
 const (
@@ -30,28 +30,28 @@ func operations() map[string]operation {
 	return map[string]operation{
 		"creation": {
 			want: spec(contract.DesiredActive, workersBefore, 1),
-			steps: []reconcile.Step{
-				reconcile.StepBegun, reconcile.StepAttached, reconcile.StepDeclared, reconcile.StepBound,
-				reconcile.StepConsumerStarted, reconcile.StepReported,
+			steps: []step.Step{
+				step.Begun, step.Attached, step.Declared, step.Bound,
+				step.ConsumerStarted, step.Reported,
 			},
 		},
 		"suspension": {
 			before: contract.DesiredActive, want: spec(contract.DesiredSuspended, workersBefore, 2),
-			steps: []reconcile.Step{reconcile.StepBegun, reconcile.StepConsumerStopped, reconcile.StepReported},
+			steps: []step.Step{step.Begun, step.ConsumerStopped, step.Reported},
 		},
 		"resumption": {
 			before: contract.DesiredSuspended, want: spec(contract.DesiredActive, workersBefore, 2),
-			steps: []reconcile.Step{reconcile.StepBegun, reconcile.StepConsumerStarted, reconcile.StepReported},
+			steps: []step.Step{step.Begun, step.ConsumerStarted, step.Reported},
 		},
 		"resize": {
 			before: contract.DesiredActive, want: spec(contract.DesiredActive, workersAfter, 2),
-			steps: []reconcile.Step{reconcile.StepBegun, reconcile.StepConsumerConfigured, reconcile.StepReported},
+			steps: []step.Step{step.Begun, step.ConsumerConfigured, step.Reported},
 		},
 		"deletion": {
 			before: contract.DesiredActive, want: spec(contract.DesiredDeleting, workersBefore, 2),
-			steps: []reconcile.Step{
-				reconcile.StepBegun, reconcile.StepConsumerStopped, reconcile.StepQueueDeleted, reconcile.StepPartitionDropped,
-				reconcile.StepQueueGone, reconcile.StepForgotten, reconcile.StepReported, reconcile.StepReleased,
+			steps: []step.Step{
+				step.Begun, step.ConsumerStopped, step.QueueDeleted, step.PartitionDropped,
+				step.QueueGone, step.Forgotten, step.Reported, step.Released,
 			},
 		},
 	}
@@ -59,11 +59,11 @@ func operations() map[string]operation {
 
 // A step that is in no operation would be a place to die that nobody has looked at.
 func TestEveryStepIsAPlaceToDie(t *testing.T) {
-	var met []reconcile.Step
+	var met []step.Step
 	for _, o := range operations() {
 		met = append(met, o.steps...)
 	}
-	require.ElementsMatch(t, reconcile.Steps(), slices.Compact(slices.Sorted(slices.Values(met))))
+	require.ElementsMatch(t, step.All(), slices.Compact(slices.Sorted(slices.Values(met))))
 }
 
 // The process is killed after every step of every operation, by the step itself, and started again. What was desired must
@@ -82,16 +82,16 @@ func TestKilledAtEveryStep(t *testing.T) {
 				v := w.victim(t, o)
 				v.begin()
 				v.converged()
-				done := slices.DeleteFunc(w.steps(t, v.id, o.want.Generation), func(step reconcile.Step) bool {
+				done := slices.DeleteFunc(w.steps(t, v.id, o.want.Generation), func(done step.Step) bool {
 					// A tenant may be reconciled once more, such as by the comparison with the registry, which finds its consumer running.
-					return step == reconcile.StepConsumerConfigured && !slices.Contains(o.steps, step)
+					return done == step.ConsumerConfigured && !slices.Contains(o.steps, done)
 				})
 				require.Equal(t, o.steps, done)
 			})
-			for _, step := range o.steps {
-				t.Run("after "+string(step), func(t *testing.T) {
+			for _, last := range o.steps {
+				t.Run("after "+string(last), func(t *testing.T) {
 					v := w.victim(t, o)
-					v.dieAt(step)
+					v.dieAt(last)
 					v.begin()
 					v.dies()
 					w.start()
@@ -114,12 +114,12 @@ func TestKilledInTheMiddleOfAStep(t *testing.T) {
 	w.start()
 	for name, c := range map[string]struct {
 		operation string
-		after     reconcile.Step
+		after     step.Step
 		leave     func(v *victim)
 	}{
-		"queue bound for messages, not for retries": {"creation", reconcile.StepDeclared, func(v *victim) { v.bindHalf() }},
-		"partition detached, not dropped":           {"deletion", reconcile.StepQueueDeleted, func(v *victim) { v.dropOnce() }},
-		"partition dropped, dead letters not": {"deletion", reconcile.StepQueueDeleted, func(v *victim) {
+		"queue bound for messages, not for retries": {"creation", step.Declared, func(v *victim) { v.bindHalf() }},
+		"partition detached, not dropped":           {"deletion", step.QueueDeleted, func(v *victim) { v.dropOnce() }},
+		"partition dropped, dead letters not": {"deletion", step.QueueDeleted, func(v *victim) {
 			v.dropOnce()
 			v.dropOnce()
 		}},
@@ -146,10 +146,10 @@ func TestDeletedWhileDead(t *testing.T) {
 	w := newCrashWorld(t)
 	w.start()
 	creation := operations()["creation"]
-	for _, step := range creation.steps {
-		t.Run("created up to "+string(step), func(t *testing.T) {
+	for _, last := range creation.steps {
+		t.Run("created up to "+string(last), func(t *testing.T) {
 			v := w.victim(t, creation)
-			v.dieAt(step)
+			v.dieAt(last)
 			v.begin()
 			v.dies()
 			v.want(contract.TenantSpec{State: contract.DesiredDeleting, Workers: workersBefore, Generation: 2})
@@ -167,7 +167,7 @@ func TestTeardownGoesOnUnderAnotherName(t *testing.T) {
 	w := newCrashWorld(t)
 	w.start()
 	v := w.victim(t, operations()["deletion"])
-	v.dieAt(reconcile.StepQueueDeleted)
+	v.dieAt(step.QueueDeleted)
 	v.begin()
 	v.dies()
 	w.instance = "ingest-" + uuid.NewString()[:8]

@@ -29,7 +29,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
@@ -146,17 +146,17 @@ func (w *crashWorld) start() {
 }
 
 // steps are the steps that were done for a generation of a tenant, in the order in which they were done first.
-func (w *crashWorld) steps(t *testing.T, tenant uuid.UUID, generation int64) []reconcile.Step {
+func (w *crashWorld) steps(t *testing.T, tenant uuid.UUID, generation int64) []step.Step {
 	t.Helper()
 	lines, err := os.ReadFile(filepath.Join(w.dir, "steps"))
 	require.NoError(t, err)
-	var steps []reconcile.Step
+	var steps []step.Step
 	seen := make(map[string]bool)
 	for line := range strings.Lines(string(lines)) {
-		step, ours := strings.CutPrefix(strings.TrimSpace(line), stepLine(tenant, generation, ""))
-		if ours && !seen[step] {
-			seen[step] = true
-			steps = append(steps, reconcile.Step(step))
+		name, ours := strings.CutPrefix(strings.TrimSpace(line), stepLine(tenant, generation, ""))
+		if ours && !seen[name] {
+			seen[name] = true
+			steps = append(steps, step.Step(name))
 		}
 	}
 	return steps
@@ -245,7 +245,7 @@ type victim struct {
 	change   contract.TenantSpec // the operation's
 	spec     contract.TenantSpec // what is wanted now
 	before   contract.DesiredState
-	last     reconcile.Step     // at which it dies
+	last     step.Step          // at which it dies
 	accepted map[uuid.UUID]bool // messages of which the broker has taken responsibility
 }
 
@@ -274,11 +274,11 @@ func (v *victim) want(spec contract.TenantSpec) {
 }
 
 // dieAt has the service die at a step of the operation.
-func (v *victim) dieAt(step reconcile.Step) {
+func (v *victim) dieAt(last step.Step) {
 	v.t.Helper()
-	v.last = step
+	v.last = last
 	file := filepath.Join(v.w.dir, "death")
-	require.NoError(v.t, os.WriteFile(file+".new", []byte(stepLine(v.id, v.change.Generation, step)), 0o600))
+	require.NoError(v.t, os.WriteFile(file+".new", []byte(stepLine(v.id, v.change.Generation, last)), 0o600))
 	require.NoError(v.t, os.Rename(file+".new", file))
 }
 
@@ -289,7 +289,7 @@ func (v *victim) begin() {
 		v.publish(200)
 	}
 	v.want(v.change)
-	if v.last == reconcile.StepReleased {
+	if v.last == step.Released {
 		v.observed()
 		v.finish()
 	}
@@ -426,7 +426,7 @@ func (v *victim) isProvisioned(consumers int) {
 // isGone waits for the end of a deletion, completes it, and demands that nothing is left.
 func (v *victim) isGone() {
 	v.t.Helper()
-	if v.last != reconcile.StepReleased { // else the registry has had its report
+	if v.last != step.Released { // else the registry has had its report
 		v.observed()
 		v.finish()
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 )
 
 // The environment of a test binary that is to be the service itself, in a process of its own.
@@ -49,8 +49,8 @@ func mortal(ctx context.Context, _ []string) error {
 		return err
 	}
 	defer steps.Close() //nolint:errcheck // every line was written by itself
-	return serveWith(ctx, cfg, log, func(tenant uuid.UUID, generation int64, step reconcile.Step) {
-		line := stepLine(tenant, generation, step)
+	return serveWith(ctx, cfg, log, func(tenant uuid.UUID, generation int64, done step.Step) {
+		line := stepLine(tenant, generation, done)
 		if _, err := fmt.Fprintln(steps, line); err != nil {
 			panic(err)
 		}
@@ -64,6 +64,6 @@ func mortal(ctx context.Context, _ []string) error {
 }
 
 // stepLine is how a step is written down.
-func stepLine(tenant uuid.UUID, generation int64, step reconcile.Step) string {
-	return fmt.Sprintf("%s %d %s", tenant, generation, step)
+func stepLine(tenant uuid.UUID, generation int64, done step.Step) string {
+	return fmt.Sprintf("%s %d %s", tenant, generation, done)
 }

@@ -22,8 +22,9 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
 // Channels that publish in parallel, each with its own window of unconfirmed messages.
@@ -40,7 +41,7 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 }
 
 // serveWith is serve for tests that make it die at a step of a tenant's way.
-func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.Hook) error {
+func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook) error {
 	reg := telemetry.NewRegistry(serviceName)
 	health := telemetry.NewHealth(reg)
 	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
@@ -74,28 +75,19 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 
 	broker := newBroker(cfg, health, log)
 	messages := store.New(pool, cfg.Ingest.WriteTimeout)
+	gate := batch.NewGate(messages.Ping, log)
 	writing := health.Check("writing")
-	var controller *reconcile.Controller // is told of outages, and is made from what notices them
-	gate := batch.NewGate(messages.Ping, func(err error) {
-		writing.Set(err)
-		controller.Reobserve()
-	}, log)
 	writer := batch.NewWriter(batch.Config{
 		RetryDelays: cfg.Ingest.RetryDelays, HoldTimeout: cfg.Ingest.HoldTimeout, PublishTimeout: publishTimeout,
 		Slots: writeSlots(cfg.Database.MaxConns),
 	}, messages, gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
 	deadLetterMetrics := deadletter.NewMetrics(reg)
-	// The controller tells the API of tenants that are gone, and the API asks the controller for tenants.
-	var requests *api.Metrics
-	forget := func(tenant uuid.UUID) {
-		requests.Forget(tenant)
-		deadLetterMetrics.Forget(tenant)
-		broker.consume.Forget(tenant)
-	}
-	topology := reconcile.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays,
+	requests := api.NewMetrics(reg)
+	forget := []func(uuid.UUID){requests.Forget, deadLetterMetrics.Forget, broker.consume.Forget}
+	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays,
 		provision.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, cfg.RabbitMQ.Screen, log)
-	controller = newController(cfg, conn, broker, topology, messages, gate, writer, forget, step, health, log)
-	reg.MustRegister(reconcile.NewCollector(controller), isolation.NewCollector(broker.consume))
+	controller := newController(cfg, conn, broker, topology, messages, gate, writer, forget, hook, health, log)
+	reg.MustRegister(tenants.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
 	recorder := deadletter.NewRecorder(
@@ -104,9 +96,9 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 	replayer := deadletter.NewReplayer(deadLetters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
-	requests = api.Mount(server, verifier, api.Dependencies{
+	api.Mount(server, verifier, api.Dependencies{
 		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
-	}, limits, reg)
+	}, limits, requests)
 
 	// In the order of starting; they stop in reverse.
 	components := []lifecycle.Component{
@@ -115,7 +107,12 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step reconcile.
 			return schema.Prepare(ctx, cfg.Database, postgres.RoleIngest, log, health.Check("schema").Set)
 		}},
 		{Name: "postgres", Run: func(ctx context.Context) error { return postgres.Watch(ctx, pool, health.Backing("postgres")) }},
-		{Name: "gate", Run: gate.Run},
+		{Name: "gate", Run: func(ctx context.Context) error {
+			return gate.Run(ctx, func(err error) {
+				writing.Set(err)
+				controller.Reobserve()
+			})
+		}},
 		{Name: "token keys", Run: verifier.Run},
 	}
 	components = append(components, broker.components(topology.Depths)...)
@@ -151,9 +148,9 @@ func writeSlots(maxConns int32) int { return max(int(maxConns)*3/4, 1) }
 
 // newController wires tenants to what they need.
 func newController(
-	cfg Config, conn *control.Conn, broker *broker, topology *reconcile.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
-	forget func(uuid.UUID), step reconcile.Hook, health *telemetry.Health, log *zap.Logger,
-) *reconcile.Controller {
+	cfg Config, conn *control.Conn, broker *broker, topology *provision.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
+	forget []func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
+) *tenants.Controller {
 	in := cfg.Ingest
 	budget := consumer.NewBudget(in.UnackedBytes)
 	consuming := consumer.Config{
@@ -161,19 +158,19 @@ func newController(
 		MaxPayload: in.MaxPayload, HoleLimit: holeLimit, Prober: broker.prober,
 	}
 	synced := health.Check("tenants")
-	return reconcile.New(
-		reconcile.Config{Instance: in.Instance, MaxAttempts: in.MaxAttempts, Concurrency: in.Provisioning, Resync: in.Resync},
-		reconcile.Dependencies{
+	return tenants.New(
+		tenants.Config{Instance: in.Instance, MaxAttempts: in.MaxAttempts, Concurrency: in.Provisioning, Resync: in.Resync},
+		tenants.Dependencies{
 			Specs: control.Tenants(conn), Statuses: control.Statuses(conn), Partitions: messages,
 			Topology: topology,
-			NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
+			NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) tenants.Consumer {
 				return consumer.New(consuming, tenant, broker.consume, gate, writer, budget, state, onChange, log)
 			},
 			Heartbeats: control.Statuses(conn), Presence: messages, Registry: messages,
 			Synced: func() { synced.Set(nil) },
 			Forget: forget,
 			Outage: gate.Err,
-			Step:   step,
+			Step:   hook,
 			Log:    log,
 		})
 }

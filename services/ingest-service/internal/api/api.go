@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/google/uuid"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
@@ -54,9 +53,9 @@ type api struct {
 }
 
 // Mount adds the routes of the API, and its Swagger UI, to server, whose limit of a body has to be at least
-// [Config.BodyLimit]. The metrics that it returns are to be told of deleted tenants.
-func Mount(server *rest.Server, verifier *auth.Verifier, deps Dependencies, cfg Config, reg prometheus.Registerer) *Metrics {
-	a := &api{Dependencies: deps, cfg: cfg, metrics: newMetrics(reg)}
+// [Config.BodyLimit].
+func Mount(server *rest.Server, verifier *auth.Verifier, deps Dependencies, cfg Config, metrics *Metrics) {
+	a := &api{Dependencies: deps, cfg: cfg, metrics: metrics}
 	app := server.App()
 	authenticated, write, manage := verifier.Authenticate(), auth.Require(auth.ScopeMessagesWrite), auth.Require(auth.ScopeDeadLettersManage)
 	app.Post("/messages", authenticated, write, a.publish)
@@ -68,5 +67,4 @@ func Mount(server *rest.Server, verifier *auth.Verifier, deps Dependencies, cfg 
 	app.Delete("/dead-letters/:id", authenticated, manage, rest.NoBody, a.dropDeadLetter)
 	app.Post("/dead-letters/:id/replay", authenticated, manage, a.replayDeadLetter)
 	server.Swagger(swagger)
-	return a.metrics
 }

@@ -35,7 +35,8 @@ type Metrics struct {
 // goneFor is longer than any request: one that was under way when its tenant was deleted must not bring the series back.
 const goneFor = time.Minute
 
-func newMetrics(reg prometheus.Registerer) *Metrics {
+// NewMetrics registers the counters. They are to be told of deleted tenants.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{gone: make(map[uuid.UUID]time.Time), published: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mtm_messages_published_total", Help: "Messages published over HTTP, by what the broker has made of them.",
 	}, []string{"tenant_id", "result"})}

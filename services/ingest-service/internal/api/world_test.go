@@ -130,7 +130,8 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	replayer := deadletter.NewReplayer(deadLetters, publisher, 10_000, cfg.MaxPayload, deadletter.NewMetrics(reg), zap.NewNop())
 	connections := &http.Transport{}
 	s := &service{transport: openapi.Transport(connections), deadLetters: deadLetters}
-	s.metrics = Mount(server, verifier, Dependencies{Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer}, cfg, reg)
+	s.metrics = NewMetrics(reg)
+	Mount(server, verifier, Dependencies{Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer}, cfg, s.metrics)
 	addr, err := server.Listen()
 	require.NoError(t, err)
 	s.url = "http://" + addr.String()

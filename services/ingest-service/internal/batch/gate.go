@@ -17,9 +17,8 @@ import (
 // It is a circuit breaker that lets callers wait instead of refusing them, with the probe as its half-open state: ten
 // thousand tenants cost a broken database one question at a time.
 type Gate struct {
-	probe  func(ctx context.Context) error
-	report func(error)
-	log    *zap.Logger
+	probe func(ctx context.Context) error
+	log   *zap.Logger
 
 	mu     sync.Mutex
 	err    error         // guarded by mu: why the gate is closed; nil while it is open
@@ -27,11 +26,11 @@ type Gate struct {
 	closed chan struct{} // guarded by mu: closed while the gate is closed
 }
 
-// NewGate returns an open gate. probe asks the database for a sign of life; report is told of every change.
-func NewGate(probe func(ctx context.Context) error, report func(error), log *zap.Logger) *Gate {
+// NewGate returns an open gate. probe asks the database for a sign of life.
+func NewGate(probe func(ctx context.Context) error, log *zap.Logger) *Gate {
 	opened := make(chan struct{})
 	close(opened)
-	return &Gate{probe: probe, report: report, log: log, opened: opened, closed: make(chan struct{})}
+	return &Gate{probe: probe, log: log, opened: opened, closed: make(chan struct{})}
 }
 
 // Wait returns nil once the gate is open, and the reason why it is closed if ctx ends before.
@@ -82,9 +81,10 @@ func (g *Gate) open() {
 // answers the probe and refuses what is written closes it sooner than that.
 const stableAfter = 10 * time.Second
 
-// Run probes while the gate is closed, until ctx ends.
-func (g *Gate) Run(ctx context.Context) error {
-	g.report(g.Err())
+// Run probes while the gate is closed, until ctx ends. It tells report why the gate is closed, nil while it is open, first and
+// after every change.
+func (g *Gate) Run(ctx context.Context, report func(error)) error {
+	report(g.Err())
 	pauses := retry.Backoff(50*time.Millisecond, 2*time.Second)
 	for {
 		g.mu.Lock()
@@ -100,13 +100,13 @@ func (g *Gate) Run(ctx context.Context) error {
 		if !again {
 			pauses.Reset()
 		}
-		g.report(g.Err())
+		report(g.Err())
 		g.log.Warn("the database is away; writing pauses", zap.Error(g.Err()))
 		if !g.probeUntilUp(ctx, pauses, again) {
 			return nil
 		}
 		g.open()
-		g.report(nil)
+		report(nil)
 		g.log.Info("the database is back; writing goes on")
 	}
 }

@@ -57,7 +57,7 @@ func (f *fixture) through(t *testing.T, writers int) []error {
 	t.Helper()
 	gate, stopGate := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- f.gate.Run(gate) }()
+	go func() { done <- f.gate.Run(gate, func(error) {}) }()
 	results := make(chan error, writers)
 	for range writers {
 		go func() { results <- f.writer.Write(t.Context(), t.Context(), f.batch(10, 2), &f.stats) }()
@@ -125,10 +125,10 @@ func TestGateReportsWhatItKnows(t *testing.T) {
 			default:
 				return away
 			}
-		}, func(err error) { reports = append(reports, err) }, zap.NewNop())
+		}, zap.NewNop())
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- gate.Run(ctx) }()
+		go func() { done <- gate.Run(ctx, func(err error) { reports = append(reports, err) }) }()
 		require.NoError(t, gate.Wait(t.Context()))
 		synctest.Wait()
 
@@ -162,10 +162,10 @@ func TestGatePausesBeforeItTrustsAnAnswerAgain(t *testing.T) {
 		gate := batch.NewGate(func(context.Context) error {
 			probes = append(probes, time.Now())
 			return nil
-		}, func(error) {}, zap.NewNop())
+		}, zap.NewNop())
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- gate.Run(ctx) }()
+		go func() { done <- gate.Run(ctx, func(error) {}) }()
 		const outages = 12
 		for range outages {
 			synctest.Wait()

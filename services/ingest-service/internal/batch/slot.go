@@ -1,10 +1,6 @@
 package batch
 
-import (
-	"context"
-
-	"golang.org/x/sync/semaphore"
-)
+import "golang.org/x/sync/semaphore"
 
 // Slot is the right to write one batch now. All tenants share a limited number, which are given out in the order in
 // which they were asked for. A batch is complete only once its slot is there: while the database has enough to do, every
@@ -21,20 +17,4 @@ func (s *Slot) Free() {
 	}
 	s.slots.Release(1)
 	s.slots = nil
-}
-
-// Reserve waits for a slot until ctx ends; nil then.
-func (w *Writer) Reserve(ctx context.Context) *Slot {
-	if w.slots.Acquire(ctx, 1) != nil {
-		return nil
-	}
-	return &Slot{slots: w.slots}
-}
-
-// TryReserve is a slot if there is one right now and nobody waits for it, else nil.
-func (w *Writer) TryReserve() *Slot {
-	if !w.slots.TryAcquire(1) {
-		return nil
-	}
-	return &Slot{slots: w.slots}
 }

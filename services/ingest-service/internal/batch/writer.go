@@ -140,96 +140,112 @@ func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, deadLett
 	}
 }
 
+// Reserve waits for a slot until ctx ends; nil then.
+func (w *Writer) Reserve(ctx context.Context) *Slot {
+	if w.slots.Acquire(ctx, 1) != nil {
+		return nil
+	}
+	return &Slot{slots: w.slots}
+}
+
+// TryReserve is a slot if there is one right now and nobody waits for it, else nil.
+func (w *Writer) TryReserve() *Slot {
+	if !w.slots.TryAcquire(1) {
+		return nil
+	}
+	return &Slot{slots: w.slots}
+}
+
 // Write stores b. It returns nil when all of it may be acknowledged, and an error when none of it may: because ctx or
 // waitCtx has ended, because of [ErrHeld], or because the tenant is retired ([store.ErrRetired]). The end of ctx
 // interrupts at once, the end of waitCtx only what waits for something to come back.
 func (w *Writer) Write(ctx, waitCtx context.Context, b *Batch, stats *Stats) error {
 	defer b.Slot.Free()
-	run := write{Writer: w, batch: b, stats: stats, waitCtx: waitCtx, rejected: b.Rejected, began: time.Now()}
+	call := write{batch: b, stats: stats, rejected: b.Rejected, began: time.Now()}
 	if len(b.Messages) > 0 {
-		insert := func(from, to int) error { return run.insert(ctx, from, to) }
-		if err := bisect.Range(0, len(b.Messages), insert, run.reject); err != nil {
+		insert := func(from, to int) error { return w.insert(ctx, waitCtx, &call, from, to) }
+		if err := bisect.Range(0, len(b.Messages), insert, call.reject); err != nil {
 			return err
 		}
 	}
-	return run.dispose(ctx)
+	return w.dispose(ctx, waitCtx, &call)
 }
 
-// write is one call of Write.
+// write is what the steps of one call of Write share.
 type write struct {
-	*Writer
 	batch    *Batch
 	stats    *Stats
-	waitCtx  context.Context //nolint:containedctx // the life of this value is one call
 	rejected []Rejection
 	began    time.Time // the hold timeout counts from here, whatever is waited for
 }
 
 // tenantLog is the logger of the batch's tenant. It is made for each line: under small batches one for each would be a quarter
 // of all that is allocated.
-func (w *write) tenantLog() *zap.Logger { return w.log.With(zap.Stringer("tenant_id", w.batch.Tenant)) }
+func (w *Writer) tenantLog(b *Batch) *zap.Logger {
+	return w.log.With(zap.Stringer("tenant_id", b.Tenant))
+}
 
 // insert stores the messages from one index up to another.
-func (w *write) insert(ctx context.Context, from, to int) error {
-	messages := w.batch.Messages[from:to]
-	return w.untilUp(ctx, func() error {
+func (w *Writer) insert(ctx, waitCtx context.Context, call *write, from, to int) error {
+	messages := call.batch.Messages[from:to]
+	return w.untilUp(ctx, waitCtx, call, func() error {
 		begin := time.Now()
-		stored, err := w.store.Insert(ctx, w.batch.Tenant, messages)
+		stored, err := w.store.Insert(ctx, call.batch.Tenant, messages)
 		if err != nil {
 			return err
 		}
 		w.metrics.storeSeconds.Observe(time.Since(begin).Seconds())
 		w.metrics.batchSize.Observe(float64(len(messages)))
-		w.stats.Stored.Add(int64(stored))
-		w.stats.Duplicates.Add(int64(len(messages) - stored))
+		call.stats.Stored.Add(int64(stored))
+		call.stats.Duplicates.Add(int64(len(messages) - stored))
 		return nil
 	})
 }
 
 // reject notes a message that the database refuses for its content.
-func (w *write) reject(i int, err error) error {
-	w.rejected = append(w.rejected, Rejection{
-		Delivery: w.batch.Index[i], ID: w.batch.Messages[i].ID,
+func (c *write) reject(i int, err error) error {
+	c.rejected = append(c.rejected, Rejection{
+		Delivery: c.batch.Index[i], ID: c.batch.Messages[i].ID,
 		Reason: contract.ReasonRejected, Err: err, Transient: sqlstate.Classify(err) == sqlstate.Transient,
 	})
 	return nil
 }
 
 // untilUp calls fn until it returns something else than a fault of the infrastructure.
-func (w *write) untilUp(ctx context.Context, fn func() error) error {
+func (w *Writer) untilUp(ctx, waitCtx context.Context, call *write, fn func() error) error {
 	pauses := newPauses()
 	for {
 		err := fn()
-		w.batch.Slot.Free()
+		call.batch.Slot.Free()
 		if sqlstate.Classify(err) != sqlstate.Infrastructure || errors.Is(err, store.ErrRetired) {
 			return err
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("write: %w", ctx.Err())
 		}
-		w.tenantLog().Debug("writing failed; it will be repeated", zap.Error(err))
+		w.tenantLog(call.batch).Debug("writing failed; it will be repeated", zap.Error(err))
 		if sqlstate.IsPartitionMissing(err) { // the one fault that a writer can fix
-			if err := w.store.Attach(ctx, w.batch.Tenant); errors.Is(err, store.ErrRetired) {
+			if err := w.store.Attach(ctx, call.batch.Tenant); errors.Is(err, store.ErrRetired) {
 				return err
 			}
 		} else if sqlstate.IsServerWide(err) {
 			w.gate.Close(err)
 		}
-		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // waitCtx ends with ctx, and before it
+		if err := w.waitForReturn(waitCtx, call, pauses); err != nil {
 			return err
 		}
 	}
 }
 
 // waitForReturn pauses, with jitter, and then waits until the gate is open.
-func (w *write) waitForReturn(pauses backoff.BackOff) error {
-	ctx, cancel := context.WithDeadline(w.waitCtx, w.began.Add(w.cfg.HoldTimeout))
+func (w *Writer) waitForReturn(waitCtx context.Context, call *write, pauses backoff.BackOff) error {
+	ctx, cancel := context.WithDeadline(waitCtx, call.began.Add(w.cfg.HoldTimeout))
 	defer cancel()
 	if retry.Sleep(ctx, pauses.NextBackOff()) == nil && w.gate.Wait(ctx) == nil && ctx.Err() == nil {
 		return nil
 	}
-	if w.waitCtx.Err() != nil {
-		return fmt.Errorf("write: %w", w.waitCtx.Err())
+	if waitCtx.Err() != nil {
+		return fmt.Errorf("write: %w", waitCtx.Err())
 	}
 	return ErrHeld
 }
@@ -239,43 +255,43 @@ func newPauses() backoff.BackOff {
 }
 
 // dispose hands what cannot be stored on to the retry tiers and the dead letters.
-func (w *write) dispose(ctx context.Context) error {
-	if len(w.rejected) == 0 {
+func (w *Writer) dispose(ctx, waitCtx context.Context, call *write) error {
+	if len(call.rejected) == 0 {
 		return nil
 	}
-	messages := make([]publish.Message, len(w.rejected))
-	dead := make([]contract.Reason, len(w.rejected)) // empty: another attempt
-	for i, rejection := range w.rejected {
-		d := w.batch.Deliveries[rejection.Delivery]
+	messages := make([]publish.Message, len(call.rejected))
+	dead := make([]contract.Reason, len(call.rejected)) // empty: another attempt
+	for i, rejection := range call.rejected {
+		d := call.batch.Deliveries[rejection.Delivery]
 		failed := attempt.Of(d, time.Now())
 		failed.Attempts++
-		if rejection.Transient && failed.Attempts < w.batch.MaxAttempts {
-			messages[i] = retryMessage(d, w.batch.Tenant, rejection.ID, failed, w.cfg.RetryDelays)
+		if rejection.Transient && failed.Attempts < call.batch.MaxAttempts {
+			messages[i] = retryMessage(d, call.batch.Tenant, rejection.ID, failed, w.cfg.RetryDelays)
 			continue
 		}
 		dead[i] = rejection.Reason
 		if rejection.Transient {
 			dead[i] = contract.ReasonMaxAttempts
 		}
-		messages[i] = w.deadLetter(w.batch.Tenant, d, dead[i], rejection.Err, failed.Attempts)
+		messages[i] = w.deadLetter(call.batch.Tenant, d, dead[i], rejection.Err, failed.Attempts)
 	}
-	if err := w.publish(ctx, messages); err != nil {
+	if err := w.publish(ctx, waitCtx, call, messages); err != nil {
 		return err
 	}
 	for i, reason := range dead {
 		if reason == "" {
-			w.stats.Retried.Add(1)
+			call.stats.Retried.Add(1)
 			continue
 		}
-		w.stats.DeadLettered(reason).Add(1)
-		w.tenantLog().Debug("dead letter", zap.Stringer("message_id", w.rejected[i].ID), zap.String("reason", string(reason)), zap.Error(w.rejected[i].Err))
+		call.stats.DeadLettered(reason).Add(1)
+		w.tenantLog(call.batch).Debug("dead letter", zap.Stringer("message_id", call.rejected[i].ID), zap.String("reason", string(reason)), zap.Error(call.rejected[i].Err))
 	}
 	return nil
 }
 
 // publish repeats until every message is confirmed. One that is published twice, because its confirmation was lost, is
 // recognised by its id further on.
-func (w *write) publish(ctx context.Context, messages []publish.Message) error {
+func (w *Writer) publish(ctx, waitCtx context.Context, call *write, messages []publish.Message) error {
 	pauses := newPauses()
 	for {
 		attempt, cancel := context.WithTimeout(ctx, w.cfg.PublishTimeout)
@@ -294,9 +310,9 @@ func (w *write) publish(ctx context.Context, messages []publish.Message) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("publish: %w", ctx.Err())
 		}
-		w.tenantLog().Warn("dead letters or retries could not be published; they will be repeated", zap.Int("messages", len(failed)), zap.Error(cause))
+		w.tenantLog(call.batch).Warn("dead letters or retries could not be published; they will be repeated", zap.Int("messages", len(failed)), zap.Error(cause))
 		messages = failed
-		if err := w.waitForReturn(pauses); err != nil { //nolint:contextcheck // waitCtx ends with ctx, and before it
+		if err := w.waitForReturn(waitCtx, call, pauses); err != nil {
 			return err
 		}
 	}

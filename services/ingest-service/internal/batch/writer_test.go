@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
@@ -24,6 +25,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // faultyStore stores in memory and fails on demand: the faults of a database that cannot be made to order.
 type faultyStore struct {
@@ -102,7 +105,7 @@ func newFixture(t *testing.T, probe func(context.Context) error) *fixture {
 	if probe == nil {
 		probe = func(context.Context) error { return nil }
 	}
-	f.gate = batch.NewGate(probe, func(error) {}, zap.NewNop())
+	f.gate = batch.NewGate(probe, zap.NewNop())
 	deadLetter := func(tenant uuid.UUID, d consume.Delivery, reason contract.Reason, _ error, attempts int) publish.Message {
 		return publish.Message{Exchange: contract.DeadLettersExchange, Key: tenant.String(), Publishing: amqp.Publishing{
 			MessageId: d.MessageId, Headers: amqp.Table{contract.HeaderReason: string(reason), contract.HeaderAttempt: int32(attempts)},
@@ -218,7 +221,7 @@ func TestInfrastructureFaultWaits(t *testing.T) {
 				f := newFixture(t, nil)
 				gate, stopGate := context.WithCancel(t.Context())
 				done := make(chan error, 1)
-				go func() { done <- f.gate.Run(gate) }()
+				go func() { done <- f.gate.Run(gate, func(error) {}) }()
 
 				b := f.batch(10, 2) // one attempt before the last: nothing of it may be used up
 				f.store.fail = func(_ []store.Message, statement int) error {
@@ -244,7 +247,7 @@ func TestLongOutageGivesBack(t *testing.T) {
 		f := newFixture(t, func(context.Context) error { return away })
 		gate, stopGate := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- f.gate.Run(gate) }()
+		go func() { done <- f.gate.Run(gate, func(error) {}) }()
 		f.store.fail = func([]store.Message, int) error { return away }
 
 		began := time.Now()

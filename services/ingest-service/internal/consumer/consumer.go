@@ -145,7 +145,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		began := time.Now()
 		in, err := c.begin(ctx)
 		if err == nil {
-			err = in.run()
+			c.prefetch, err = in.run(ctx)
 		}
 		if err := c.startOver(ctx, err, time.Since(began)); err != nil {
 			c.placement.Release(c.tenant)
@@ -168,7 +168,7 @@ func (c *Consumer) begin(ctx context.Context) (*intake, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newIntake(ctx, c, consumption, fault), nil
+	return newIntake(c, consumption, fault), nil
 }
 
 // start consumes queue, where that harms nobody: a queue that did not answer the last time must first answer on a connection that

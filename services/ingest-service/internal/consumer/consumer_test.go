@@ -93,8 +93,8 @@ func newRigOn(t *testing.T, broker conn.Config) *rig {
 	r.link = conn.NewLink(r.broker, "test-consume", log, nil)
 	publishing := conn.NewLink(r.broker, "test-publish", log, nil)
 	r.publisher = publish.New(publishing, 2, log)
-	r.gate = batch.NewGate(messages.Ping, func(error) {}, log)
-	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, r.gate.Run} {
+	r.gate = batch.NewGate(messages.Ping, log)
+	for _, run := range []func(context.Context) error{r.link.Run, publishing.Run, r.publisher.Run, running(r.gate)} {
 		r.run(run)
 	}
 	r.writer = batch.NewWriter(batch.Config{
@@ -111,6 +111,11 @@ func newRigOn(t *testing.T, broker conn.Config) *rig {
 		return provision.DeclareTenant(ch, r.tenant.String(), provision.QueueOptions{})
 	})
 	return r
+}
+
+// running is the component that runs a gate of which nobody is told.
+func running(gate *batch.Gate) func(context.Context) error {
+	return func(ctx context.Context) error { return gate.Run(ctx, func(error) {}) }
 }
 
 // run owns a component until the end of the test.

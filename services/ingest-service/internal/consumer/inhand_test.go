@@ -152,8 +152,8 @@ func (r *rig) guard(probe func(context.Context) error) {
 	pool, err := postgres.Open(r.t.Context(), cfg, postgres.RoleIngest)
 	require.NoError(r.t, err)
 	r.t.Cleanup(pool.Close)
-	r.gate = batch.NewGate(probe, func(error) {}, zap.NewNop())
-	r.run(r.gate.Run)
+	r.gate = batch.NewGate(probe, zap.NewNop())
+	r.run(running(r.gate))
 	r.writer = batch.NewWriter(batch.Config{
 		RetryDelays: []time.Duration{time.Second}, HoldTimeout: time.Minute, PublishTimeout: 5 * time.Second,
 	}, store.New(pool, 5*time.Second), r.gate, r.publisher, deadLetter, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())

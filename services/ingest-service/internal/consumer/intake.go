@@ -24,8 +24,18 @@ const (
 var (
 	errIntakeClosed = errors.New("the broker ended the consumer")
 	errOverBudget   = errors.New("large messages: starting over with a lower prefetch")
-	errRaise        = errors.New("starting over with a higher prefetch")
-	errRelocated    = errors.New("starting over on another connection")
+)
+
+// course is what an intake does next.
+type course int
+
+const (
+	proceed  course = iota
+	finish          // ctx has ended, or a batch says that it makes no sense to go on
+	closed          // the channel is gone
+	lower           // to start over with a lower prefetch
+	raise           // to start over with a higher prefetch
+	relocate        // to start over on another connection
 )
 
 // intake is one consumer on one channel. Its fields are owned by the goroutine of run; writers own their batch until
@@ -33,22 +43,20 @@ var (
 //
 //	deliveries ──▶ gatherer ──▶ slot ──▶ writers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
 type intake struct {
-	*Consumer
+	c           *Consumer
 	consumption *consume.Consumer
+	prefetch    int   // of the channel, as far as the consumer decides it
 	fault       error // what is said of the tenant while it is consumed; nil as a rule
 	began       time.Time
 
-	// Writers outlive ctx, so that what is in flight is finished; waitCtx ends with it, so that nobody waits for a
-	// database that is away. Both end at once with the channel: what they write comes again.
-	ctx, workCtx, waitCtx  context.Context //nolint:containedctx // the life of this value is one run
-	cancelWork, cancelWait context.CancelFunc
+	cancelWait, cancelWork context.CancelFunc // of the contexts that begin returns
 
 	// arrived is what was taken from the consumption, of which the first used are in a batch already.
 	arrived []consume.Delivery
 	used    int
 
 	gather  gatherer
-	tracker batch.Tracker
+	tracker tracker
 
 	busy    int
 	results chan result // unbuffered: end takes every result before it returns
@@ -67,44 +75,62 @@ type intake struct {
 }
 
 type result struct {
-	span     *batch.Span
+	span     *span
 	batch    *batch.Batch
 	collided bool // some of it was stored already
 	err      error
 }
 
-func newIntake(ctx context.Context, c *Consumer, consumption *consume.Consumer, fault error) *intake {
+func newIntake(c *Consumer, consumption *consume.Consumer, fault error) *intake {
 	in := &intake{
-		Consumer: c, consumption: consumption, fault: fault, began: time.Now(), ctx: ctx,
+		c: c, consumption: consumption, prefetch: c.prefetch, fault: fault, began: time.Now(),
 		gather:  gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
 		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: time.NewTimer(0),
 	}
 	in.timer.Stop()
-	in.workCtx, in.cancelWork = context.WithCancel(context.WithoutCancel(ctx))
-	in.waitCtx, in.cancelWait = context.WithCancel(in.workCtx)
-	if in.prefetch < in.cfg.Prefetch {
+	if in.prefetch < c.cfg.Prefetch {
 		in.timer.Reset(prefetchCooldown)
 	}
 	return in
 }
 
-// run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on.
-func (in *intake) run() error {
-	in.state.waiting.Store(in.consumption)
-	in.state.Consuming.Store(true)
-	in.onChange(in.fault)
-	return in.end(in.loop())
+// run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on. It returns the prefetch
+// of the next intake, and what has interrupted this one: nil if it is to start over with other settings.
+func (in *intake) run(ctx context.Context) (prefetch int, err error) {
+	ctx, work := in.begin(ctx)
+	for {
+		course, err := in.next(ctx, work)
+		if course == proceed {
+			course = in.advance(ctx, work)
+		}
+		if course != proceed {
+			return in.end(ctx, work, course, err)
+		}
+		in.arm()
+	}
 }
 
-// end ends what loop has begun, in order if there still is a channel.
-func (in *intake) end(err error) error {
+// begin returns the contexts of what the intake begins. Writers outlive ctx, so that what is in flight is finished: they end with work.
+// Nobody waits for a database that is away once wait has ended, which does so with ctx. Both end at once with the channel: what
+// writers write comes again.
+func (in *intake) begin(ctx context.Context) (wait, work context.Context) {
+	wait, in.cancelWait = context.WithCancel(ctx)
+	work, in.cancelWork = context.WithCancel(context.WithoutCancel(ctx))
+	in.c.state.waiting.Store(in.consumption)
+	in.c.state.Consuming.Store(true)
+	in.c.onChange(in.fault)
+	return wait, work
+}
+
+// end ends what was begun, in order if there still is a channel.
+func (in *intake) end(wait, work context.Context, course course, err error) (prefetch int, _ error) {
 	in.cancelWait()
-	if !errors.Is(err, errIntakeClosed) {
-		in.finish()
-	} else {
+	if course == closed {
 		in.cancelWork()
 		in.collect()
 		in.consumption.Release() // the channel outlives a consumer that the broker has cancelled
+	} else {
+		in.finish(wait, work)
 	}
 	in.cancelWork()
 	in.asking.Wait()
@@ -112,37 +138,23 @@ func (in *intake) end(err error) error {
 		(<-in.slots).Free()
 	}
 	in.timer.Stop()
-	in.budget.release(in.Consumer)
-	in.state.Consuming.Store(false)
-	in.state.waiting.Store(nil)
-	in.state.taken.Store(0)
-	in.state.Busy.Store(0)
-	switch {
-	case errors.Is(err, errOverBudget):
-		in.prefetch = max(in.prefetch/prefetchStep, minPrefetch)
-	case errors.Is(err, errRaise):
-		in.prefetch = min(in.prefetch*prefetchStep, in.cfg.Prefetch)
-		return nil
-	case errors.Is(err, errRelocated):
-		return nil
-	}
-	return err
-}
-
-func (in *intake) loop() error {
-	for {
-		if err := in.next(); err != nil {
-			return err
-		}
-		if err := in.advance(); err != nil {
-			return err
-		}
-		in.arm()
+	in.c.budget.release(in.c)
+	in.c.state.Consuming.Store(false)
+	in.c.state.waiting.Store(nil)
+	in.c.state.taken.Store(0)
+	in.c.state.Busy.Store(0)
+	switch course {
+	case lower:
+		return max(in.prefetch/prefetchStep, minPrefetch), errOverBudget
+	case raise:
+		return min(in.prefetch*prefetchStep, in.c.cfg.Prefetch), nil
+	default:
+		return in.prefetch, err
 	}
 }
 
 // next returns when something has happened, and has dealt with it.
-func (in *intake) next() error {
+func (in *intake) next(ctx, work context.Context) (course, error) {
 	// A nil channel is never ready: with a full batch and no writer free, the intake stands still.
 	ready := in.consumption.Ready()
 	if in.used < len(in.arrived) {
@@ -151,71 +163,65 @@ func (in *intake) next() error {
 	select {
 	case <-ready:
 		in.arrived, in.used = in.consumption.Drain(in.arrived[:0]), 0
-		in.state.taken.Add(int64(len(in.arrived)))
+		in.c.state.taken.Add(int64(len(in.arrived)))
 	case <-in.consumption.Deliveries: // only ever closed
-		return errIntakeClosed
+		return closed, errIntakeClosed
 	case r := <-in.results:
 		return in.finishBatch(r)
 	case slot := <-in.slots:
-		in.reserved(slot)
+		in.reserved(ctx, work, slot)
 	case depth := <-in.probes:
 		in.pace.answered(depth)
-	case <-in.resized:
-		if in.relocated.Load() {
-			return errRelocated
+	case <-in.c.resized:
+		if in.c.relocated.Load() {
+			return relocate, nil
 		}
 	case now := <-in.timer.C:
-		return in.remind(now)
+		return in.remind(now), nil
 	case <-in.consumption.Done():
-		return errIntakeClosed
-	case <-in.ctx.Done():
-		return in.ctx.Err()
+		return closed, errIntakeClosed
+	case <-ctx.Done():
+		return finish, ctx.Err()
 	}
-	return nil
+	return proceed, nil
 }
 
 // remind does what the timer was set for.
-func (in *intake) remind(now time.Time) error {
+func (in *intake) remind(now time.Time) course {
 	in.passHoles(now)
-	if in.prefetch < in.cfg.Prefetch && now.Sub(in.began) >= prefetchCooldown && in.idle() {
-		return errRaise
+	if in.prefetch < in.c.cfg.Prefetch && now.Sub(in.began) >= prefetchCooldown && in.idle() {
+		return raise
 	}
-	return nil
+	return proceed
 }
 
 // advance makes batches of what has arrived, and hands them over, until there is nothing more or no writer is free.
-func (in *intake) advance() error {
+func (in *intake) advance(ctx, work context.Context) course {
 	for {
-		if err := in.gatherArrived(); err != nil {
-			return err
+		if !in.gatherArrived() {
+			return lower
 		}
-		in.dispatch()
+		in.dispatch(ctx, work)
 		if in.used == len(in.arrived) || in.gather.full() {
-			return nil
+			return proceed
 		}
 	}
 }
 
-// gatherArrived adds what has arrived to the batch, until it is full.
-func (in *intake) gatherArrived() error {
+// gatherArrived adds what has arrived to the batch, until it is full, and reports whether the budget allows that.
+func (in *intake) gatherArrived() bool {
 	before := in.used
 	for in.used < len(in.arrived) && !in.gather.full() {
 		delivery := &in.arrived[in.used]
 		in.used++
 		in.pace.took()
 		if delivery.MessageId == "" {
-			in.state.WithoutID.Add(1)
+			in.c.state.WithoutID.Add(1)
 		}
 		in.gather.add(delivery, time.Now)
 		*delivery = consume.Delivery{} // it would keep its body
 	}
-	if in.used == before {
-		return nil
-	}
-	if in.gather.full() && !in.withinBudget() {
-		return errOverBudget
-	}
-	return nil
+	return in.used == before || !in.gather.full() || in.withinBudget()
 }
 
 func (in *intake) idle() bool {
@@ -223,58 +229,58 @@ func (in *intake) idle() bool {
 }
 
 // dispatch hands the batch to a writer, unless it pays to wait for more.
-func (in *intake) dispatch() {
-	if in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
+func (in *intake) dispatch(ctx, work context.Context) {
+	if in.gather.current == nil || in.busy >= int(in.c.state.Workers.Load()) {
 		return
 	}
-	if !in.gather.full() && time.Since(in.gather.began) < in.pace.linger(in.busy > 0, in.cfg.BatchDelay) {
+	if !in.gather.full() && time.Since(in.gather.began) < in.pace.linger(in.busy > 0, in.c.cfg.BatchDelay) {
 		return
 	}
-	if slot := in.writer.TryReserve(); slot != nil {
-		in.write(slot)
+	if slot := in.c.writer.TryReserve(); slot != nil {
+		in.write(ctx, work, slot)
 	} else if !in.reserving {
-		in.reserve()
+		in.reserve(work)
 	}
 }
 
 // reserve asks for a slot; meanwhile the batch grows.
-func (in *intake) reserve() {
+func (in *intake) reserve(work context.Context) {
 	in.reserving = true
-	in.asking.Go(func() { in.slots <- in.writer.Reserve(in.workCtx) })
+	in.asking.Go(func() { in.slots <- in.c.writer.Reserve(work) })
 }
 
 // reserved takes in the slot that was asked for.
-func (in *intake) reserved(slot *batch.Slot) {
+func (in *intake) reserved(ctx, work context.Context, slot *batch.Slot) {
 	in.reserving = false
-	if slot == nil || in.gather.current == nil || in.busy >= int(in.state.Workers.Load()) {
+	if slot == nil || in.gather.current == nil || in.busy >= int(in.c.state.Workers.Load()) {
 		slot.Free()
 		return
 	}
-	in.write(slot)
+	in.write(ctx, work, slot)
 }
 
 // write hands the batch to a writer.
-func (in *intake) write(slot *batch.Slot) {
+func (in *intake) write(ctx, work context.Context, slot *batch.Slot) {
 	full := in.gather.full()
-	b, first, last := in.gather.flush(int(in.maxAttempts.Load()))
+	b, first, last := in.gather.flush(int(in.c.maxAttempts.Load()))
 	b.Slot = slot
-	span := in.tracker.Open(first, last)
+	s := in.tracker.open(first, last)
 	in.busy++
-	in.state.Busy.Store(int64(in.busy))
+	in.c.state.Busy.Store(int64(in.busy))
 	if in.pace.handedOver(len(b.Deliveries), full, time.Now()) {
-		in.probe()
+		in.probe(work)
 	}
 	go func() {
-		known := in.state.Duplicates.Load()
-		err := in.writer.Write(in.workCtx, in.waitCtx, b, &in.state.Stats)
-		in.results <- result{span: span, batch: b, collided: in.state.Duplicates.Load() > known, err: err}
+		known := in.c.state.Duplicates.Load()
+		err := in.c.writer.Write(work, ctx, b, &in.c.state.Stats)
+		in.results <- result{span: s, batch: b, collided: in.c.state.Duplicates.Load() > known, err: err}
 	}()
 }
 
 // probe asks the broker how many messages wait in the queue.
-func (in *intake) probe() {
+func (in *intake) probe(work context.Context) {
 	in.asking.Go(func() {
-		depth, err := in.consumption.Depth(in.workCtx)
+		depth, err := in.consumption.Depth(work)
 		if err != nil { // the channel may be gone; whoever reads from it finds out
 			depth = 0
 		}
@@ -282,10 +288,10 @@ func (in *intake) probe() {
 	})
 }
 
-// finishBatch takes a finished batch back and acknowledges what can be.
-func (in *intake) finishBatch(r result) error {
+// finishBatch takes a finished batch back and acknowledges what can be. An error says why the batch, or all, goes back to its queue.
+func (in *intake) finishBatch(r result) (course, error) {
 	in.busy--
-	in.state.Busy.Store(int64(in.busy))
+	in.c.state.Busy.Store(int64(in.busy))
 	idle := in.idle()
 	in.gather.giveBack(r.batch, idle)
 	if idle { // a tenant at rest keeps no memory
@@ -293,29 +299,29 @@ func (in *intake) finishBatch(r result) error {
 		in.consumption.Trim()
 	}
 	if r.err != nil {
-		return r.err
+		return finish, r.err
 	}
 	if r.collided {
 		in.gather.careful = carefulFor
 	}
-	in.tracker.Finish(r.span, time.Now())
-	in.state.taken.Add(-int64(r.span.Last - r.span.First + 1))
-	if tag, ok := in.tracker.Prefix(); ok {
+	in.tracker.finish(r.span, time.Now())
+	in.c.state.taken.Add(-int64(r.span.last - r.span.first + 1))
+	if tag, ok := in.tracker.prefix(); ok {
 		if err := in.consumption.Ack(tag, true); err != nil {
-			return errIntakeClosed // the channel is gone
+			return closed, errIntakeClosed // the channel is gone
 		}
 	}
 	if idle && in.claimed {
-		in.budget.release(in.Consumer)
+		in.c.budget.release(in.c)
 		in.claimed = false
 	}
-	return nil
+	return proceed, nil
 }
 
 // passHoles acknowledges one by one what has waited too long behind a batch that does not finish.
 func (in *intake) passHoles(now time.Time) {
-	for _, span := range in.tracker.Beyond(now, in.cfg.HoleLimit) {
-		for tag := span.First; tag <= span.Last; tag++ {
+	for _, s := range in.tracker.beyond(now, in.c.cfg.HoleLimit) {
+		for tag := s.first; tag <= s.last; tag++ {
 			if err := in.consumption.Ack(tag, false); err != nil {
 				return // the channel is gone; Done says so
 			}
@@ -331,13 +337,13 @@ func (in *intake) arm() {
 			next = at
 		}
 	}
-	if in.gather.current != nil && in.busy < int(in.state.Workers.Load()) && !in.reserving {
-		sooner(in.gather.began.Add(in.pace.linger(in.busy > 0, in.cfg.BatchDelay)))
+	if in.gather.current != nil && in.busy < int(in.c.state.Workers.Load()) && !in.reserving {
+		sooner(in.gather.began.Add(in.pace.linger(in.busy > 0, in.c.cfg.BatchDelay)))
 	}
-	if since, waiting := in.tracker.Waiting(); waiting {
-		sooner(since.Add(in.cfg.HoleLimit))
+	if since, waiting := in.tracker.waiting(); waiting {
+		sooner(since.Add(in.c.cfg.HoleLimit))
 	}
-	if in.prefetch < in.cfg.Prefetch {
+	if in.prefetch < in.c.cfg.Prefetch {
 		at := in.began.Add(prefetchCooldown)
 		if !at.After(time.Now()) {
 			at = time.Now().Add(prefetchCooldown)
@@ -353,18 +359,18 @@ func (in *intake) arm() {
 
 func (in *intake) withinBudget() bool {
 	in.claimed = true
-	return in.budget.claim(in.Consumer, max(in.gather.meanBytes, 1)*int64(in.prefetch)) || in.prefetch == minPrefetch
+	return in.c.budget.claim(in.c, max(in.gather.meanBytes, 1)*int64(in.prefetch)) || in.prefetch == minPrefetch
 }
 
 // finish ends the intake in order: nothing more is taken, what was gathered is written, what is written is
 // acknowledged, and the rest goes back without counting as a failed delivery.
-func (in *intake) finish() {
+func (in *intake) finish(ctx, work context.Context) {
 	if err := in.consumption.Stop(); err != nil {
-		in.log().Debug("the consumer could not be stopped in order", zap.Error(err))
+		in.c.log().Debug("the consumer could not be stopped in order", zap.Error(err))
 	}
-	if in.busy < int(in.state.Workers.Load()) && in.gather.current != nil && in.gate.Err() == nil {
+	if in.busy < int(in.c.state.Workers.Load()) && in.gather.current != nil && in.c.gate.Err() == nil {
 		in.gather.began = time.Time{} // it has waited long enough
-		in.dispatch()
+		in.dispatch(ctx, work)
 	}
 	in.collect()
 	in.resolve()
@@ -375,12 +381,12 @@ func (in *intake) finish() {
 // too many: RabbitMQ 3.10 keeps those after the first 32 back until the quorum queue has taken some, and forgets them when
 // the channel is closed at once.
 func (in *intake) resolve() {
-	for _, run := range in.tracker.Rest() {
+	for _, run := range in.tracker.rest() {
 		do := in.consumption.Return
-		if run.Finished {
+		if run.finished {
 			do = func(tag uint64) error { return in.consumption.Ack(tag, true) }
 		}
-		if do(run.Last) != nil {
+		if do(run.last) != nil {
 			return // the channel is gone, and all that was not acknowledged is delivered again
 		}
 	}
@@ -389,8 +395,8 @@ func (in *intake) resolve() {
 // collect waits for all writers.
 func (in *intake) collect() {
 	for in.busy > 0 {
-		if err := in.finishBatch(<-in.results); err != nil {
-			in.log().Debug("a batch goes back to its queue", zap.Error(err))
+		if _, err := in.finishBatch(<-in.results); err != nil {
+			in.c.log().Debug("a batch goes back to its queue", zap.Error(err))
 		}
 	}
 }

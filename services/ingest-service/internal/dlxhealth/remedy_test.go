@@ -21,7 +21,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -62,13 +61,13 @@ func remedy(t *testing.T, variables map[string]string) [][]string {
 }
 
 // topology is that of an instance.
-func (r *rig) topology(cfg conn.Config) *reconcile.Topology {
+func (r *rig) topology(cfg conn.Config) *provision.Topology {
 	r.t.Helper()
 	probing := conn.NewLink(cfg, "quarantine", zap.NewNop(), nil)
 	link := conn.NewLink(cfg, "topology", zap.NewNop(), nil)
 	r.run(probing.Run)
 	r.run(link.Run)
-	return reconcile.NewTopology(link, consume.NewProber(probing), []time.Duration{tier}, provision.QueueOptions{}, cfg.Screen, zap.NewNop())
+	return provision.NewTopology(link, consume.NewProber(probing), []time.Duration{tier}, provision.QueueOptions{}, cfg.Screen, zap.NewNop())
 }
 
 func (r *rig) publish(queue string, headers amqp.Table, expiration string) {

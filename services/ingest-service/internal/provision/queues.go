@@ -1,5 +1,3 @@
-// Package provision declares what the platform needs in the broker: the exchanges and queues that all tenants share, the queue and
-// the bindings of each tenant, and the screen for headers of producers. Everything in it can be repeated.
 package provision
 
 import (

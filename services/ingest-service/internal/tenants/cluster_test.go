@@ -1,4 +1,4 @@
-package reconcile_test
+package tenants_test
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
 // hub is the control channel and the database as far as several instances meet in them. Time is that of a bubble.
@@ -72,12 +72,12 @@ func (h *hub) join(name string, specs []contract.TenantSpec) *node {
 	h.nodes = append(h.nodes, n)
 	h.mu.Unlock()
 	p := newPlant() // partitions and queues are no concern here
-	controller := reconcile.New(reconcile.Config{Instance: name, MaxAttempts: 3, Concurrency: 4}, reconcile.Dependencies{
+	controller := tenants.New(tenants.Config{Instance: name, MaxAttempts: 3, Concurrency: 4}, tenants.Dependencies{
 		Specs: n.channel, Statuses: n, Heartbeats: n, Presence: n, Partitions: p, Topology: p,
-		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
+		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) tenants.Consumer {
 			return &counted{node: n, tenant: tenant, state: state, onChange: onChange}
 		},
-		Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: func() error { return nil }, Log: zap.NewNop(),
+		Synced: func() {}, Outage: func() error { return nil }, Log: zap.NewNop(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

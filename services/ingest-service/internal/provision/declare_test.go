@@ -6,7 +6,6 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
@@ -14,8 +13,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	tenantA = "11111111-1111-4111-8111-111111111111"

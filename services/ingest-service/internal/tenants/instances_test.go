@@ -1,4 +1,4 @@
-package reconcile_test
+package tenants_test
 
 import (
 	"sync"
@@ -13,8 +13,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
 // Two instances hear of a tenant. The one that has made its queue loses its connection before it could trust it, while the
@@ -34,14 +36,14 @@ func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {
 		<-held
 	})
 	deps := r.deps
-	deps.Topology = reconcile.NewTopology(link, consume.NewProber(probing), []time.Duration{time.Second}, provision.QueueOptions{}, "", zap.NewNop())
-	deps.Step = func(_ uuid.UUID, _ int64, step reconcile.Step) {
-		if step == reconcile.StepDeclared {
+	deps.Topology = provision.NewTopology(link, consume.NewProber(probing), []time.Duration{time.Second}, provision.QueueOptions{}, "", zap.NewNop())
+	deps.Step = func(_ uuid.UUID, _ int64, done step.Step) {
+		if done == step.Declared {
 			hold()
 		}
 	}
 	const maker = "maker"
-	r.run(reconcile.New(reconcile.Config{Instance: maker, MaxAttempts: 3, Concurrency: 4}, deps).Run)
+	r.run(tenants.New(tenants.Config{Instance: maker, MaxAttempts: 3, Concurrency: 4}, deps).Run)
 	t.Cleanup(goOn)
 	tenant := uuid.New()
 	r.want(tenant, contract.DesiredSuspended, 1, 1)
@@ -74,7 +76,7 @@ func (r *rig) instanceOn(name string) (stop, cut func()) {
 	r.t.Cleanup(cut)
 	deps := r.deps
 	deps.Specs, deps.Statuses, deps.Heartbeats = control.Tenants(conn), control.Statuses(conn), control.Statuses(conn)
-	controller := reconcile.New(reconcile.Config{Instance: name, MaxAttempts: 3, Concurrency: 4}, deps)
+	controller := tenants.New(tenants.Config{Instance: name, MaxAttempts: 3, Concurrency: 4}, deps)
 	return r.run(controller.Run), cut
 }
 
@@ -82,7 +84,7 @@ func (r *rig) instanceOn(name string) (stop, cut func()) {
 func (r *rig) dividedAmong(tenant uuid.UUID, workers int, instances ...string) {
 	r.t.Helper()
 	for _, name := range instances {
-		want := reconcile.Share(tenant, workers, name, instances)
+		want := members.Share(tenant, workers, name, instances)
 		require.Eventually(r.t, func() bool {
 			entry, err := r.statuses.Get(r.t.Context(), contract.StatusKey(tenant.String(), name))
 			return err == nil && entry.Value.State == contract.StateRunning && entry.Value.Workers == want
@@ -151,7 +153,7 @@ func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
 	r.want(tenant, contract.DesiredActive, 1, 1)
 	r.dividedAmong(tenant, 1, "a", "b")
 	lost, left, cut := "a", "b", cutA
-	if reconcile.Share(tenant, 1, "b", []string{"a", "b"}) == 1 {
+	if members.Share(tenant, 1, "b", []string{"a", "b"}) == 1 {
 		lost, left, cut = "b", "a", cutB
 	}
 	began := time.Now()

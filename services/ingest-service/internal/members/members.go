@@ -1,4 +1,10 @@
-package reconcile
+// Package members knows which instances are alive, and divides the workers of each tenant among them.
+//
+// Each instance sees that for itself. What it sees is the same for all within moments as long as the control channel works. When
+// it does not, this instance cannot tell whether the others have gone or are cut off as well: every instance keeps its
+// share. One that alone is cut off, which the others replace when its heartbeat has run out, finds out in the database, without
+// which it could not store anything either, and then works for no tenant until its heartbeat arrives again.
+package members
 
 import (
 	"context"
@@ -52,16 +58,11 @@ const (
 	presenceTimeout = 2 * time.Second
 )
 
-// members are the instances among which the workers of each tenant are divided: this one, and those whose heartbeat is alive.
-//
-// Each instance sees that for itself. What it sees is the same for all within moments as long as the control channel works. When
-// it does not, this instance cannot tell whether the others have gone or are cut off as well: every instance keeps its
-// share. One that alone is cut off, which the others replace when its heartbeat has run out, finds out in the database, without
-// which it could not store anything either, and then works for no tenant until its heartbeat arrives again.
-type members struct {
+// Members are the instances among which the workers of each tenant are divided: this one, and those whose heartbeat is alive.
+type Members struct {
 	self     string
-	presence Presence // nil: nobody can tell whether others are alive
-	changed  func()   // is told that shares may have changed, and must not block
+	presence Presence      // nil: nobody can tell whether others are alive
+	changed  chan struct{} // capacity 1: that shares may have changed is enough
 	log      *zap.Logger
 
 	mu            sync.Mutex
@@ -74,19 +75,23 @@ type members struct {
 	known         bool                 // guarded by mu: shares can be told
 	current       []string             // guarded by mu: the result, never changed in place; empty if this one is cut off
 
-	// Owned by the goroutine of run.
+	// Owned by the goroutine of Run.
 	noted time.Time // when the presence was noted
 	asked time.Time // when the presence of others was asked for
 }
 
-func newMembers(self string, presence Presence, changed func(), log *zap.Logger) *members {
-	return &members{
-		self: self, presence: presence, changed: changed, log: log, others: make(map[string]time.Time),
+// New returns the members as self sees them. Without a presence an instance that is cut off cannot tell whether others are alive.
+func New(self string, presence Presence, log *zap.Logger) *Members {
+	return &Members{
+		self: self, presence: presence, changed: make(chan struct{}, 1), log: log, others: make(map[string]time.Time),
 	}
 }
 
-// share is how many workers of a tenant belong to this instance; ok is false as long as that is not known.
-func (m *members) share(tenant uuid.UUID, workers int) (share int, ok bool) {
+// Changed has a value whenever shares may have changed. It is for one receiver.
+func (m *Members) Changed() <-chan struct{} { return m.changed }
+
+// Share is how many workers of a tenant belong to this instance; ok is false as long as that is not known.
+func (m *Members) Share(tenant uuid.UUID, workers int) (share int, ok bool) {
 	m.mu.Lock()
 	current, known := m.current, m.known
 	m.mu.Unlock()
@@ -96,15 +101,15 @@ func (m *members) share(tenant uuid.UUID, workers int) (share int, ok bool) {
 	return Share(tenant, workers, m.self, current), true
 }
 
-// size is the number of instances that this one knows of, itself included; 0 if it is cut off, or knows of nobody yet.
-func (m *members) size() int {
+// Size is the number of instances that this one knows of, itself included; 0 if it is cut off, or knows of nobody yet.
+func (m *Members) Size() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.current)
 }
 
-// run keeps the members up to date until ctx ends.
-func (m *members) run(ctx context.Context, heartbeats Heartbeats) {
+// Run keeps the members up to date until ctx ends.
+func (m *Members) Run(ctx context.Context, heartbeats Heartbeats) {
 	m.mu.Lock()
 	m.began = time.Now()
 	m.mu.Unlock()
@@ -123,7 +128,7 @@ func (m *members) run(ctx context.Context, heartbeats Heartbeats) {
 }
 
 // observe takes in a heartbeat, or the end of one.
-func (m *members) observe(entry control.Entry[contract.TenantStatus]) {
+func (m *Members) observe(entry control.Entry[contract.TenantStatus]) {
 	instance, ok := contract.ParseInstanceKey(entry.Key)
 	if !ok {
 		return
@@ -147,15 +152,15 @@ func (m *members) observe(entry control.Entry[contract.TenantStatus]) {
 }
 
 // setSynced notes that every heartbeat that there was has been observed.
-func (m *members) setSynced() {
+func (m *Members) setSynced() {
 	m.mu.Lock()
 	m.synced = true
 	m.mu.Unlock()
 	m.update(time.Now())
 }
 
-// beaten notes that its own heartbeat arrived. lapsed says that its heartbeat had been lost before.
-func (m *members) beaten(lapsed bool) {
+// Beaten notes that its own heartbeat arrived. lapsed says that its heartbeat had been lost before.
+func (m *Members) Beaten(lapsed bool) {
 	now := time.Now()
 	m.mu.Lock()
 	if lapsed || !m.lastHeartbeat.IsZero() && now.Sub(m.lastHeartbeat) > silentAfter {
@@ -167,7 +172,7 @@ func (m *members) beaten(lapsed bool) {
 }
 
 // update draws the conclusion, and tells if it is another one.
-func (m *members) update(now time.Time) {
+func (m *Members) update(now time.Time) {
 	m.mu.Lock()
 	current, known := m.conclude(now)
 	changed := known != m.known || !slices.Equal(current, m.current)
@@ -175,12 +180,15 @@ func (m *members) update(now time.Time) {
 	m.mu.Unlock()
 	if changed {
 		m.log.Info("workers are divided among other instances", zap.Strings("instances", current))
-		m.changed()
+		select {
+		case m.changed <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // conclude is who the members are. The caller holds the lock.
-func (m *members) conclude(now time.Time) (current []string, known bool) {
+func (m *Members) conclude(now time.Time) (current []string, known bool) {
 	switch {
 	case !m.isolated.IsZero() && now.Sub(m.isolated) >= isolationConfirm:
 		return nil, true
@@ -206,7 +214,7 @@ func (m *members) conclude(now time.Time) (current []string, known bool) {
 }
 
 // compare notes in the database that this instance is alive, or asks whether others are while its own heartbeat is missing.
-func (m *members) compare(ctx context.Context, now time.Time) {
+func (m *Members) compare(ctx context.Context, now time.Time) {
 	if m.presence == nil {
 		return
 	}
@@ -237,7 +245,7 @@ func (m *members) compare(ctx context.Context, now time.Time) {
 }
 
 // recordOthers notes whether others are alive, unless its own heartbeat arrived meanwhile.
-func (m *members) recordOthers(others bool, lastHeartbeat, now time.Time) {
+func (m *Members) recordOthers(others bool, lastHeartbeat, now time.Time) {
 	m.mu.Lock()
 	switch {
 	case m.lastHeartbeat != lastHeartbeat:
@@ -250,8 +258,8 @@ func (m *members) recordOthers(others bool, lastHeartbeat, now time.Time) {
 	m.update(now)
 }
 
-// leave is for an instance that ends in order.
-func (m *members) leave(ctx context.Context) error {
+// Leave is for an instance that ends in order.
+func (m *Members) Leave(ctx context.Context) error {
 	if m.presence == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package reconcile
+package members
 
 import (
 	"crypto/sha256"

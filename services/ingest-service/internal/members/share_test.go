@@ -1,4 +1,4 @@
-package reconcile_test
+package members_test
 
 import (
 	"fmt"
@@ -7,16 +7,19 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // shares are those of all instances.
 func shares(tenant uuid.UUID, workers int, instances []string) map[string]int {
 	all := make(map[string]int, len(instances))
 	for _, instance := range instances {
-		all[instance] = reconcile.Share(tenant, workers, instance, instances)
+		all[instance] = members.Share(tenant, workers, instance, instances)
 	}
 	return all
 }
@@ -38,7 +41,7 @@ func TestSharesAgainstModel(t *testing.T) {
 		require.Equal(rt, workers, sum, "the total")
 		require.LessOrEqual(rt, most-least, 1, "as even as possible")
 		require.Equal(rt, before, shares(tenant, workers, slices.Sorted(slices.Values(instances))), "in whatever order they are known")
-		require.Zero(rt, reconcile.Share(tenant, workers, "somebody else", instances))
+		require.Zero(rt, members.Share(tenant, workers, "somebody else", instances))
 
 		joined := shares(tenant, workers, append(slices.Clone(instances), "the new one"))
 		for _, instance := range instances {

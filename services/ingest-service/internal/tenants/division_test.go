@@ -1,4 +1,4 @@
-package reconcile_test
+package tenants_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 )
 
 // division is a number of instances that divide the workers of tenants, and what looks at them.
@@ -85,7 +85,7 @@ func (d *division) complete() {
 		id := uuid.MustParse(spec.TenantID)
 		require.Equal(d.t, spec.Workers, d.hub.total(id), "tenant %s", id)
 		for _, name := range alive {
-			require.Equal(d.t, reconcile.Share(id, spec.Workers, name, alive), d.nodes[name].has(id), "%s of tenant %s", name, id)
+			require.Equal(d.t, members.Share(id, spec.Workers, name, alive), d.nodes[name].has(id), "%s of tenant %s", name, id)
 		}
 	}
 }

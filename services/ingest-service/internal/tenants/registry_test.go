@@ -1,4 +1,4 @@
-package reconcile_test
+package tenants_test
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
 // often is how often the tests have the registry compared.
@@ -193,7 +193,7 @@ func TestTenantThatTheRegistryDoesNotKnow(t *testing.T) {
 
 // countedRegistry counts what is asked, and fails on demand.
 type countedRegistry struct {
-	reconcile.Registry
+	tenants.Registry
 	versions, pages atomic.Int64
 	away            atomic.Bool
 }
@@ -266,7 +266,7 @@ func TestQuietRegistryCorrectsTheChannel(t *testing.T) {
 
 // steppedRegistry stops at each step of a comparison while on is set.
 type steppedRegistry struct {
-	reconcile.Registry
+	tenants.Registry
 	on      atomic.Bool
 	reached chan string // "begun" and "read"
 	proceed chan struct{}

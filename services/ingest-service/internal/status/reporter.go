@@ -1,4 +1,8 @@
-package reconcile
+// Package status tells the other services what this instance observes of its tenants: their state, and how many messages wait in
+// their queues. It knows nothing of tenants but what a [Source] says.
+//
+// A report counts as long as the heartbeat of the process that has written it.
+package status
 
 import (
 	"context"
@@ -16,7 +20,22 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 )
+
+// Statuses is the bucket of observed states; control.Statuses returns one.
+type Statuses interface {
+	Put(ctx context.Context, key string, value contract.TenantStatus) (revision uint64, err error)
+	// Renew fails with control.ErrConflict unless the key has that revision, or revision is 0.
+	Renew(ctx context.Context, key string, value contract.TenantStatus, ttl time.Duration, revision uint64) (uint64, error)
+	Delete(ctx context.Context, key string) error
+}
+
+// Source is a tenant, as far as it is reported.
+type Source interface {
+	// Status is what is to be reported now, but for the instance and its run.
+	Status() contract.TenantStatus
+}
 
 const (
 	// putTimeout bounds one report; a control channel that is away must not pile them up.
@@ -33,54 +52,56 @@ const (
 	beatRetry = 200 * time.Millisecond
 )
 
-// reporter writes what was observed into the control channel when it changes, and a heartbeat as long as this process
-// lives: what it has written counts as long as that.
-type reporter struct {
+// Reporter writes what was observed into the control channel when it changes, and a heartbeat as long as this process
+// lives.
+type Reporter struct {
 	statuses Statuses
 	instance string
 	process  string // another one after each start
-	step     Hook
+	hook     step.Hook
 	beaten   func(lapsed bool) // is told of every heartbeat that was written
 	log      *zap.Logger
 	wake     chan struct{} // capacity 1
 
-	// Owned by the goroutine of run.
+	// Owned by the goroutine of Run.
 	revision uint64    // of the heartbeat, 0 before the first one
 	last     time.Time // when that was
 
 	mu      sync.Mutex
-	tenants map[uuid.UUID]*tenant  // guarded by mu: everything ever reported and not forgotten
+	tenants map[uuid.UUID]Source   // guarded by mu: everything ever reported and not forgotten
 	changed map[uuid.UUID]struct{} // guarded by mu: to be reported
 	gone    map[uuid.UUID]struct{} // guarded by mu: forgotten, and what was reported is to be removed
 	cycle   []uuid.UUID            // guarded by mu: still to be repeated before those that were repeated first come again
 }
 
-func newReporter(statuses Statuses, instance string, step Hook, beaten func(lapsed bool), log *zap.Logger) *reporter {
-	return &reporter{
-		statuses: statuses, instance: instance, process: uuid.NewString(), step: step, beaten: beaten, log: log, wake: make(chan struct{}, 1),
-		tenants: make(map[uuid.UUID]*tenant), changed: make(map[uuid.UUID]struct{}), gone: make(map[uuid.UUID]struct{}),
+// NewReporter returns the reporter of an instance. beaten is told of every heartbeat that was written, and whether the one before had
+// lapsed.
+func NewReporter(statuses Statuses, instance string, hook step.Hook, beaten func(lapsed bool), log *zap.Logger) *Reporter {
+	return &Reporter{
+		statuses: statuses, instance: instance, process: uuid.NewString(), hook: hook, beaten: beaten, log: log, wake: make(chan struct{}, 1),
+		tenants: make(map[uuid.UUID]Source), changed: make(map[uuid.UUID]struct{}), gone: make(map[uuid.UUID]struct{}),
 	}
 }
 
-// mark has a tenant reported soon.
-func (r *reporter) mark(t *tenant) {
+// Mark has a tenant reported soon. It does not call source before it returns.
+func (r *Reporter) Mark(id uuid.UUID, source Source) {
 	r.mu.Lock()
-	r.tenants[t.id] = t
-	r.changed[t.id] = struct{}{}
-	delete(r.gone, t.id)
+	r.tenants[id] = source
+	r.changed[id] = struct{}{}
+	delete(r.gone, id)
 	r.mu.Unlock()
 	r.nudge()
 }
 
-func (r *reporter) nudge() {
+func (r *Reporter) nudge() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-// forget ends the reports of a tenant and has the last one removed.
-func (r *reporter) forget(id uuid.UUID) {
+// Forget ends the reports of a tenant and has the last one removed.
+func (r *Reporter) Forget(id uuid.UUID) {
 	r.mu.Lock()
 	delete(r.tenants, id)
 	delete(r.changed, id)
@@ -89,8 +110,8 @@ func (r *reporter) forget(id uuid.UUID) {
 	r.nudge()
 }
 
-// run reports until ctx ends.
-func (r *reporter) run(ctx context.Context) {
+// Run reports until ctx ends.
+func (r *Reporter) Run(ctx context.Context) {
 	beats := time.NewTimer(0)
 	defer beats.Stop()
 	for {
@@ -110,7 +131,7 @@ func (r *reporter) run(ctx context.Context) {
 
 // beat repeats the heartbeat and returns when the next one is due. One that somebody else has written or that has expired,
 // be it because the control channel has lost its data, means that nobody knows the reports any more.
-func (r *reporter) beat(ctx context.Context) (next time.Duration) {
+func (r *Reporter) beat(ctx context.Context) (next time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
 	key := contract.InstanceKey(r.instance)
@@ -137,7 +158,7 @@ func (r *reporter) beat(ctx context.Context) (next time.Duration) {
 }
 
 // repeat has tenants reported again: all of them, or as many as are due with this heartbeat.
-func (r *reporter) repeat(all bool) {
+func (r *Reporter) repeat(all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	const beats = int(contract.StatusRefresh / contract.HeartbeatInterval)
@@ -158,22 +179,22 @@ func (r *reporter) repeat(all bool) {
 }
 
 // flush reports what has changed, and removes what is gone. What fails is left for the next time.
-func (r *reporter) flush(ctx context.Context) {
+func (r *Reporter) flush(ctx context.Context) {
 	r.mu.Lock()
 	changed, gone := some(r.changed), some(r.gone)
 	if len(r.changed) > 0 || len(r.gone) > 0 {
 		r.nudge()
 	}
 	r.mu.Unlock()
-	err := r.each(changed, func(_ uuid.UUID, t *tenant) error {
-		if t == nil {
+	err := r.each(changed, func(id uuid.UUID, source Source) error {
+		if source == nil {
 			return nil // forgotten meanwhile
 		}
-		return r.put(ctx, t)
+		return r.put(ctx, id, source)
 	})
 	if err == nil {
-		err = r.each(gone, func(id uuid.UUID, t *tenant) error {
-			if t != nil {
+		err = r.each(gone, func(id uuid.UUID, source Source) error {
+			if source != nil {
 				return nil // there is another one with that id
 			}
 			return r.remove(ctx, id)
@@ -205,9 +226,9 @@ func some(from map[uuid.UUID]struct{}) map[uuid.UUID]struct{} {
 	return taken
 }
 
-// each calls do for each of ids, with the tenant unless it was forgotten, and takes out those that are done. It ends with the
+// each calls do for each of ids, with the source unless it was forgotten, and takes out those that are done. It ends with the
 // first error.
-func (r *reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, *tenant) error) error {
+func (r *Reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, Source) error) error {
 	var group errgroup.Group
 	group.SetLimit(reportsAtOnce)
 	var failed atomic.Bool
@@ -217,9 +238,9 @@ func (r *reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, *tenant) 
 		}
 		group.Go(func() error {
 			r.mu.Lock()
-			t := r.tenants[id]
+			source := r.tenants[id]
 			r.mu.Unlock()
-			if err := do(id, t); err != nil {
+			if err := do(id, source); err != nil {
 				failed.Store(true)
 				return err
 			}
@@ -232,42 +253,45 @@ func (r *reporter) each(ids map[uuid.UUID]struct{}, do func(uuid.UUID, *tenant) 
 	return group.Wait()
 }
 
-func (r *reporter) remove(ctx context.Context, id uuid.UUID) error {
+func (r *Reporter) remove(ctx context.Context, id uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
 	return r.statuses.Delete(ctx, contract.StatusKey(id.String(), r.instance))
 }
 
-func (r *reporter) put(ctx context.Context, t *tenant) error {
+func (r *Reporter) put(ctx context.Context, id uuid.UUID, source Source) error {
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
-	status := t.status()
+	status := source.Status()
 	status.Instance, status.Run = r.instance, r.process
 	if _, err := r.statuses.Put(ctx, contract.StatusKey(status.TenantID, r.instance), status); err != nil {
 		return err
 	}
 	if isGoal(status.State) {
-		r.step(t.id, status.ObservedGeneration, StepReported)
+		r.hook.Done(id, status.ObservedGeneration, step.Reported)
 	}
 	return nil
 }
 
-// status is what this instance has to say about the tenant now.
-func (t *tenant) status() contract.TenantStatus {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.unacked = t.state.Unacked()
-	status := contract.TenantStatus{
-		TenantID:           t.id.String(),
-		ObservedGeneration: t.generation, State: t.observed,
-		QueueReady: t.ready, QueueUnacked: t.unacked,
-		ObservedAt: time.Now().UTC(),
+// isGoal reports whether state is one in which a desired state has been reached.
+func isGoal(state contract.ConsumerState) bool {
+	return state == contract.StateRunning || state == contract.StateSuspended || state == contract.StateDeleted
+}
+
+// Withdraw removes the heartbeat, so that nobody takes this instance for running, and then what it has reported, as far as there
+// is time. It is for an instance that stops, once Run has returned.
+func (r *Reporter) Withdraw(ctx context.Context) {
+	r.mu.Lock()
+	keys := make([]string, 0, 1+len(r.tenants))
+	keys = append(keys, contract.InstanceKey(r.instance))
+	for id := range r.tenants {
+		keys = append(keys, contract.StatusKey(id.String(), r.instance))
 	}
-	if t.observed == contract.StateRunning && !t.standby {
-		status.Workers = int(t.state.Workers.Load())
+	r.mu.Unlock()
+	for _, key := range keys {
+		if err := r.statuses.Delete(ctx, key); err != nil {
+			r.log.Info("a status could not be withdrawn; it will expire", zap.Error(err))
+			return
+		}
 	}
-	if t.fault != nil {
-		status.Error = t.fault.Error()
-	}
-	return status
 }

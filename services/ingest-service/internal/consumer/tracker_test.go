@@ -1,4 +1,4 @@
-package batch_test
+package consumer
 
 import (
 	"slices"
@@ -6,13 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"pgregory.net/rapid"
-
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // trackerModel knows of each single tag whether it is finished and acknowledged, and looks at nothing else.
 type trackerModel struct {
@@ -66,20 +61,20 @@ func TestTrackerAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const holeLimit = time.Second
 		var (
-			tracker batch.Tracker
-			open    []*batch.Span
+			tracker tracker
+			open    []*span
 			now     = time.Unix(0, 0)
 			model   = trackerModel{finished: map[uint64]time.Time{}, acked: map[uint64]bool{}}
 		)
 		finish := func(i int) {
-			tracker.Finish(open[i], now)
-			for tag := open[i].First; tag <= open[i].Last; tag++ {
+			tracker.finish(open[i], now)
+			for tag := open[i].first; tag <= open[i].last; tag++ {
 				model.finished[tag] = now
 			}
 			open = slices.Delete(open, i, i+1)
 		}
 		takePrefix := func(t *rapid.T) {
-			tag, ok := tracker.Prefix()
+			tag, ok := tracker.prefix()
 			if ok {
 				model.multiple(t, tag)
 			}
@@ -90,7 +85,7 @@ func TestTrackerAgainstModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"open": func(t *rapid.T) {
 				size := rapid.Uint64Range(1, 5).Draw(t, "size")
-				open = append(open, tracker.Open(model.last+1, model.last+size))
+				open = append(open, tracker.open(model.last+1, model.last+size))
 				model.last += size
 			},
 			"finish": func(t *rapid.T) {
@@ -105,8 +100,8 @@ func TestTrackerAgainstModel(t *testing.T) {
 			},
 			"beyond": func(t *rapid.T) {
 				due := model.waiting(now.Add(-holeLimit))
-				for _, span := range tracker.Beyond(now, holeLimit) {
-					for tag := span.First; tag <= span.Last; tag++ {
+				for _, span := range tracker.beyond(now, holeLimit) {
+					for tag := span.first; tag <= span.last; tag++ {
 						require.True(t, due[tag], "tag %d is not due", tag)
 						delete(due, tag)
 						model.ack(t, tag)
@@ -115,8 +110,8 @@ func TestTrackerAgainstModel(t *testing.T) {
 				require.Empty(t, due, "these wait for longer than the limit")
 			},
 			"": func(t *rapid.T) {
-				require.Equal(t, model.last-uint64(len(model.finished)), tracker.Unfinished())
-				since, waiting := tracker.Waiting()
+				require.Equal(t, model.last-uint64(len(model.finished)), unfinished(&tracker))
+				since, waiting := tracker.waiting()
 				held := model.waiting(now)
 				require.Equal(t, len(held) > 0, waiting)
 				for tag := range held {
@@ -132,12 +127,12 @@ func TestTrackerAgainstModel(t *testing.T) {
 		}
 		takePrefix(t)
 		require.Len(t, model.acked, int(model.last), "everything is acknowledged in the end")
-		_, waiting := tracker.Waiting()
+		_, waiting := tracker.waiting()
 		require.False(t, waiting)
-		_, more := tracker.Prefix()
+		_, more := tracker.prefix()
 		require.False(t, more)
-		require.Empty(t, tracker.Beyond(now.Add(time.Hour), holeLimit))
-		require.Zero(t, tracker.Unfinished())
+		require.Empty(t, tracker.beyond(now.Add(time.Hour), holeLimit))
+		require.Zero(t, unfinished(&tracker))
 	})
 }
 
@@ -145,50 +140,60 @@ func TestTrackerAgainstModel(t *testing.T) {
 // there are changes from one to the other. A broker is played here that takes "multiple" as RabbitMQ does.
 func TestRestAgainstABroker(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var tracker batch.Tracker
+		var tracker tracker
 		unacked, finished := map[uint64]bool{}, map[uint64]bool{}
 		tag, now := uint64(0), time.Unix(0, 0)
-		var open []*batch.Span
+		var open []*span
 		changes, before := 0, false
 		for i := range rapid.IntRange(0, 12).Draw(t, "spans") {
 			size := rapid.Uint64Range(1, 4).Draw(t, "size")
-			open = append(open, tracker.Open(tag+1, tag+size))
+			open = append(open, tracker.open(tag+1, tag+size))
 			done := rapid.Bool().Draw(t, "done")
 			for range size {
 				tag++
 				unacked[tag], finished[tag] = true, done
 			}
 			if done {
-				tracker.Finish(open[i], now)
+				tracker.finish(open[i], now)
 			}
 			if i == 0 || done != before {
 				changes++
 			}
 			before = done
 		}
-		if last, ok := tracker.Prefix(); ok {
+		if last, ok := tracker.prefix(); ok {
 			for known := range last {
 				delete(unacked, known+1)
 			}
 		}
 		if rapid.Bool().Draw(t, "holes are passed") {
-			for _, span := range tracker.Beyond(now, 0) {
-				for known := span.First; known <= span.Last; known++ {
+			for _, span := range tracker.beyond(now, 0) {
+				for known := span.first; known <= span.last; known++ {
 					delete(unacked, known)
 				}
 			}
 		}
-		runs := tracker.Rest()
+		runs := tracker.rest()
 		require.LessOrEqual(t, len(runs), changes)
 		for _, run := range runs {
-			require.True(t, unacked[run.Last], "a tag that the broker does not know closes the channel")
-			for known := uint64(1); known <= run.Last; known++ {
+			require.True(t, unacked[run.last], "a tag that the broker does not know closes the channel")
+			for known := uint64(1); known <= run.last; known++ {
 				if unacked[known] {
-					require.Equal(t, finished[known], run.Finished, "tag %d", known)
+					require.Equal(t, finished[known], run.finished, "tag %d", known)
 					delete(unacked, known)
 				}
 			}
 		}
 		require.Empty(t, unacked)
 	})
+}
+
+// unfinished is how many tags have not been finished.
+func unfinished(t *tracker) (tags uint64) {
+	for _, span := range t.spans {
+		if !span.finished {
+			tags += span.last - span.first + 1
+		}
+	}
+	return tags
 }

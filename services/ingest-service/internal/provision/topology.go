@@ -1,4 +1,4 @@
-package reconcile
+package provision
 
 import (
 	"context"
@@ -15,7 +15,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 )
 
 // requestTimeout bounds one declaration. A quorum queue takes milliseconds, on a busy cluster seconds.
@@ -26,7 +25,7 @@ type Topology struct {
 	link    *conn.Link
 	prober  *consume.Prober
 	delays  []time.Duration
-	options provision.QueueOptions
+	options QueueOptions
 	screen  string // the mode
 	log     *zap.Logger
 
@@ -60,7 +59,7 @@ var errLost = errors.New("the broker has lost the queue, which was new; it is ma
 
 // NewTopology returns the topology with retry tiers of the given delays. prober asks queues that may be lost; nil: nobody asks. screen
 // is a mode of the screen.
-func NewTopology(link *conn.Link, prober *consume.Prober, delays []time.Duration, options provision.QueueOptions, screen string, log *zap.Logger) *Topology {
+func NewTopology(link *conn.Link, prober *consume.Prober, delays []time.Duration, options QueueOptions, screen string, log *zap.Logger) *Topology {
 	return &Topology{
 		link: link, prober: prober, delays: delays, options: options, screen: screen, log: log,
 		declared: make(chan struct{}), unbound: make(map[uuid.UUID]*declaration),
@@ -115,7 +114,7 @@ func (t *Topology) declareSoon(ctx context.Context) (*conn.Session, error) {
 	return t.DeclareShared(ctx)
 }
 
-// Declare makes the queue of a tenant. A classic one is bound as well; that of a quorum queue is for Settle. The exchanges
+// Declare makes the queue of a tenant. A classic one is bound as well; that of a quorum queue is for Bind. The exchanges
 // and queues that all share are declared before, once a connection: the broker may have lost them with its data.
 func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -131,15 +130,15 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 		if _, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil); err != nil {
 			return fmt.Errorf("look for the queue: %w", err)
 		}
-		return provision.DeclareTenantQueue(ch, tenant.String(), t.options) // tells whether its arguments are others
+		return DeclareTenantQueue(ch, tenant.String(), t.options) // tells whether its arguments are others
 	})
 	found := !isNotFound(err)
 	if !found {
 		err = session.Do(ctx, func(ch *amqp.Channel) error {
-			return provision.DeclareTenantQueue(ch, tenant.String(), t.options)
+			return DeclareTenantQueue(ch, tenant.String(), t.options)
 		})
 	}
-	if errors.Is(err, provision.ErrQueueMismatch) {
+	if errors.Is(err, ErrQueueMismatch) {
 		t.warnOfMismatch(tenant, err)
 		err = nil
 	}
@@ -152,9 +151,9 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 // declareClassic makes a queue that can be trusted at once.
 func (t *Topology) declareClassic(ctx context.Context, session *conn.Session, tenant uuid.UUID) error {
 	err := session.Do(ctx, func(ch *amqp.Channel) error {
-		return provision.DeclareTenantQueue(ch, tenant.String(), t.options)
+		return DeclareTenantQueue(ch, tenant.String(), t.options)
 	})
-	if errors.Is(err, provision.ErrQueueMismatch) {
+	if errors.Is(err, ErrQueueMismatch) {
 		t.warnOfMismatch(tenant, err)
 		err = nil
 	}
@@ -206,7 +205,7 @@ func (t *Topology) Bind(ctx context.Context, tenant uuid.UUID) error {
 // bindOn binds the queue of a tenant on a connection on which what all tenants share has been declared.
 func (t *Topology) bindOn(ctx context.Context, session *conn.Session, tenant uuid.UUID) error {
 	return session.Do(ctx, func(ch *amqp.Channel) error {
-		return provision.BindTenant(ch, tenant.String(), provision.Screened(t.screen, session.Version()))
+		return BindTenant(ch, tenant.String(), Screened(t.screen, session.Version()))
 	})
 }
 
@@ -288,11 +287,11 @@ func (t *Topology) DeclareShared(ctx context.Context) (*conn.Session, error) {
 		return session, nil
 	}
 	// The tiers are few, and what waits in them must survive the loss of a node: always quorum queues.
-	err = session.Do(ctx, func(ch *amqp.Channel) error { return provision.DeclareShared(ch, t.delays, amqp.QueueTypeQuorum) })
-	if errors.Is(err, provision.ErrQueueMismatch) {
+	err = session.Do(ctx, func(ch *amqp.Channel) error { return DeclareShared(ch, t.delays, amqp.QueueTypeQuorum) })
+	if errors.Is(err, ErrQueueMismatch) {
 		mismatch := err
 		err = session.Do(ctx, func(ch *amqp.Channel) error {
-			return provision.DeclareSharedUnlimited(ch, t.delays, amqp.QueueTypeQuorum)
+			return DeclareSharedUnlimited(ch, t.delays, amqp.QueueTypeQuorum)
 		})
 		if err == nil && !t.warned {
 			t.warned = true
@@ -300,7 +299,7 @@ func (t *Topology) DeclareShared(ctx context.Context) (*conn.Session, error) {
 		}
 	}
 	if err == nil {
-		err = provision.DeclareScreen(ctx, session, provision.Screened(t.screen, session.Version()))
+		err = DeclareScreen(ctx, session, Screened(t.screen, session.Version()))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("declare the shared exchanges and queues: %w", err)
@@ -326,7 +325,7 @@ func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
 		return err
 	}
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
-		_, err := provision.DeleteTenant(ctx, ch, tenant.String())
+		_, err := DeleteTenant(ctx, ch, tenant.String())
 		return err
 	})
 	if err == nil {
@@ -335,10 +334,10 @@ func (t *Topology) Delete(ctx context.Context, tenant uuid.UUID) error {
 	return err
 }
 
-// missing is the depth of a queue that does not exist.
-const missing = -1
+// Missing is the depth of a queue that does not exist.
+const Missing = -1
 
-// Depths calls observe with the number of messages that wait in the queue of each of tenants, or [missing]. A queue that
+// Depths calls observe with the number of messages that wait in the queue of each of tenants, or [Missing]. A queue that
 // does not exist ends the channel: the rest of tenants is then asked on another one.
 func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func(tenant uuid.UUID, ready int64)) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -366,7 +365,7 @@ func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func
 		}
 		known := <-depths
 		if err != nil {
-			known = append(known, missing)
+			known = append(known, Missing)
 		}
 		for i, ready := range known {
 			observe(tenants[i], ready)

@@ -1,4 +1,4 @@
-package reconcile_test
+package tenants_test
 
 import (
 	"context"
@@ -20,8 +20,9 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
 // settling is longer than the controller needs for anything here, in the time of the bubble: faults end soon, and the
@@ -414,7 +415,7 @@ func run(lives []life, events []event) error {
 type instanceUnderTest struct {
 	plant      *plant
 	channel    *channel
-	controller *reconcile.Controller
+	controller *tenants.Controller
 	cancel     context.CancelFunc
 	done       chan error
 }
@@ -425,12 +426,12 @@ func (in *instanceUnderTest) start(first []contract.TenantSpec) {
 	clear(p.begun)
 	p.mu.Unlock()
 	in.channel = &channel{first: first, updates: make(chan control.Entry[contract.TenantSpec])}
-	in.controller = reconcile.New(reconcile.Config{Instance: instance, MaxAttempts: 3, Concurrency: 2}, reconcile.Dependencies{
+	in.controller = tenants.New(tenants.Config{Instance: instance, MaxAttempts: 3, Concurrency: 2}, tenants.Dependencies{
 		Specs: in.channel, Statuses: reports{p}, Partitions: p, Topology: p,
-		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
+		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) tenants.Consumer {
 			return &puppet{plant: p, tenant: tenant, state: state, onChange: onChange}
 		},
-		Heartbeats: reports{p}, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: func() error { return nil },
+		Heartbeats: reports{p}, Synced: func() {}, Outage: func() error { return nil },
 		Log:  zap.NewNop(),
 		Step: p.step,
 	})
@@ -440,14 +441,14 @@ func (in *instanceUnderTest) start(first []contract.TenantSpec) {
 }
 
 // step demands that no tenant is ever taken back to an older generation.
-func (p *plant) step(tenant uuid.UUID, generation int64, step reconcile.Step) {
+func (p *plant) step(tenant uuid.UUID, generation int64, done step.Step) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch step {
-	case reconcile.StepBegun:
+	switch done {
+	case step.Begun:
 		p.require(generation >= p.begun[tenant], "generation %d is acted on after %d", generation, p.begun[tenant])
 		p.begun[tenant] = generation
-	case reconcile.StepReleased:
+	case step.Released:
 		delete(p.begun, tenant)
 	default:
 	}

@@ -1,4 +1,4 @@
-package reconcile_test
+package tenants_test
 
 import (
 	"context"
@@ -26,8 +26,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -49,16 +49,16 @@ type rig struct {
 	conn       *control.Conn
 	specs      *control.Bucket[contract.TenantSpec]
 	statuses   *control.Bucket[contract.TenantStatus]
-	deps       reconcile.Dependencies
+	deps       tenants.Dependencies
 	registry   *prometheus.Registry
-	controller *reconcile.Controller
+	controller *tenants.Controller
 	natsURL    string
 	resync     time.Duration // of the controller; 0 for the default
 }
 
 // refusing refuses partitions on demand: a tenant that cannot be provisioned.
 type refusing struct {
-	reconcile.Partitions
+	tenants.Partitions
 	mu      sync.Mutex
 	refused map[uuid.UUID]error
 }
@@ -96,10 +96,10 @@ func newRig(t *testing.T) *rig {
 	r.broker = conn.Config{URL: backing.RabbitMQ(t).URL}
 	r.link = conn.NewLink(r.broker, "test", log, nil)
 	r.publisher = publish.New(r.link, 1, log)
-	gate := batch.NewGate(messages.Ping, func(error) {}, log)
+	gate := batch.NewGate(messages.Ping, log)
 	r.run(r.link.Run)
 	r.run(r.publisher.Run)
-	r.run(gate.Run)
+	r.run(func(ctx context.Context) error { return gate.Run(ctx, func(error) {}) })
 	channel := control.DefaultConfig()
 	channel.URL = backing.NATS(t)
 	r.natsURL = channel.URL
@@ -115,13 +115,13 @@ func newRig(t *testing.T) *rig {
 	consuming := consumer.Config{
 		Prefetch: 100, BatchMessages: 50, BatchBytes: 1 << 20, BatchDelay: time.Millisecond, MaxPayload: 1 << 16, HoleLimit: time.Second,
 	}
-	r.deps = reconcile.Dependencies{
+	r.deps = tenants.Dependencies{
 		Specs: r.specs, Statuses: r.statuses, Partitions: messages,
-		Topology: reconcile.NewTopology(r.link, nil, delays, provision.QueueOptions{}, "", log),
-		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) reconcile.Consumer {
+		Topology: provision.NewTopology(r.link, nil, delays, provision.QueueOptions{}, "", log),
+		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) tenants.Consumer {
 			return consumer.New(consuming, tenant, consumer.On(r.link), gate, writer, budget, state, onChange, log)
 		},
-		Heartbeats: r.statuses, Presence: messages, Registry: messages, Synced: func() {}, Forget: func(uuid.UUID) {}, Outage: gate.Err, Log: log,
+		Heartbeats: r.statuses, Presence: messages, Registry: messages, Synced: func() {}, Outage: gate.Err, Log: log,
 	}
 	return r
 }
@@ -144,8 +144,8 @@ func (r *rig) run(component func(context.Context) error) (stop func()) {
 // start starts the controller; the returned function stops it in order.
 func (r *rig) start() (stop func()) {
 	r.t.Helper()
-	r.controller = reconcile.New(reconcile.Config{Instance: instance, MaxAttempts: 3, Concurrency: 4, Resync: r.resync}, r.deps)
-	collector := reconcile.NewCollector(r.controller)
+	r.controller = tenants.New(tenants.Config{Instance: instance, MaxAttempts: 3, Concurrency: 4, Resync: r.resync}, r.deps)
+	collector := tenants.NewCollector(r.controller)
 	r.registry.MustRegister(collector)
 	stopRunning := r.run(r.controller.Run)
 	return func() {
@@ -402,7 +402,7 @@ func TestRestartGoesOn(t *testing.T) {
 
 // barred takes every partition for an old one, and lets nobody make one before it is told to.
 type barred struct {
-	reconcile.Partitions
+	tenants.Partitions
 	open chan struct{}
 }
 
@@ -490,7 +490,7 @@ func (r *rig) routes(tenant uuid.UUID) bool {
 
 // holding lets nobody drop a partition before it is told to.
 type holding struct {
-	reconcile.Partitions
+	tenants.Partitions
 	dropping, goOn chan struct{} // dropping has capacity 1: that somebody wants to is enough
 }
 
@@ -513,7 +513,7 @@ func TestKeyVanishesDuringTeardown(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	forgotten := make(chan uuid.UUID, 10)
-	r.deps.Forget = func(tenant uuid.UUID) { forgotten <- tenant }
+	r.deps.Forget = []func(uuid.UUID){func(tenant uuid.UUID) { forgotten <- tenant }}
 	partitions := holding{Partitions: r.deps.Partitions, dropping: make(chan struct{}, 1), goOn: make(chan struct{})}
 	r.deps.Partitions = partitions
 	r.start()
@@ -544,8 +544,8 @@ func TestKeyVanishesDuringTeardown(t *testing.T) {
 // remaking makes the queue of a tenant again while its partition is dropped, and no sooner, as another instance does that
 // has lost its consumer with the queue and has not heard of the deletion yet.
 type remaking struct {
-	reconcile.Partitions
-	queues reconcile.Queues
+	tenants.Partitions
+	queues tenants.Queues
 }
 
 func (m remaking) Drop(ctx context.Context, tenant uuid.UUID) error {

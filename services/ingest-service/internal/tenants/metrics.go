@@ -1,4 +1,4 @@
-package reconcile
+package tenants
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,13 +49,11 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	states := make(map[contract.ConsumerState]int)
-	for _, t := range c.controller.all() {
-		t.mu.Lock()
-		observed, ready, desired := t.observed, t.ready, t.share
-		t.mu.Unlock()
-		states[observed]++
-		if observed != contract.StateDeleted {
-			c.collectTenant(ch, t, ready, desired)
+	for _, t := range c.controller.tenants.all() {
+		s := t.current()
+		states[s.observed.state]++
+		if s.observed.state != contract.StateDeleted {
+			c.collectTenant(ch, t, s.depth.Ready, s.share)
 		}
 	}
 	for _, state := range []contract.ConsumerState{
@@ -64,9 +62,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	} {
 		ch <- prometheus.MustNewConstMetric(c.consumers, prometheus.GaugeValue, float64(states[state]), string(state))
 	}
-	ch <- prometheus.MustNewConstMetric(c.instances, prometheus.GaugeValue, float64(c.controller.members.size()))
+	ch <- prometheus.MustNewConstMetric(c.instances, prometheus.GaugeValue, float64(c.controller.env.members.Size()))
 	for _, how := range disagreements() {
-		ch <- prometheus.MustNewConstMetric(c.healed, prometheus.CounterValue, float64(c.controller.healed[how].Load()), string(how))
+		ch <- prometheus.MustNewConstMetric(c.healed, prometheus.CounterValue, float64(c.controller.env.corrections.counts[how].Load()), string(how))
 	}
 }
 
@@ -81,21 +79,21 @@ func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready 
 	if ready >= 0 {
 		gauge(c.queue, ready, "ready")
 	}
-	gauge(c.queue, t.state.Unacked(), "unacked")
-	busy, running := t.state.Busy.Load(), int64(0)
-	if t.state.Consuming.Load() {
-		running = t.state.Workers.Load()
+	gauge(c.queue, t.counts.Unacked(), "unacked")
+	busy, running := t.counts.Busy.Load(), int64(0)
+	if t.counts.Consuming.Load() {
+		running = t.counts.Workers.Load()
 	}
 	gauge(c.workers, busy, "busy")
 	gauge(c.workers, max(running-busy, 0), "idle")
 	gauge(c.desired, int64(desired))
-	counter(c.stored, t.state.Stored.Load())
-	counter(c.duplicates, t.state.Duplicates.Load())
-	counter(c.retried, t.state.Retried.Load())
-	counter(c.withoutID, t.state.WithoutID.Load())
+	counter(c.stored, t.counts.Stored.Load())
+	counter(c.duplicates, t.counts.Duplicates.Load())
+	counter(c.retried, t.counts.Retried.Load())
+	counter(c.withoutID, t.counts.WithoutID.Load())
 	for _, reason := range contract.Reasons() {
 		// Series of reasons that have not occurred would be most of all series.
-		if n := t.state.DeadLettered(reason).Load(); n > 0 {
+		if n := t.counts.DeadLettered(reason).Load(); n > 0 {
 			counter(c.deadLettered, n, string(reason))
 		}
 	}

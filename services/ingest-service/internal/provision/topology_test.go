@@ -1,4 +1,4 @@
-package reconcile_test
+package provision_test
 
 import (
 	"context"
@@ -13,19 +13,17 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
-	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reconcile"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // topology is that of an instance with a connection of its own, which it may lose.
-func (r *rig) topology(name string) (topology *reconcile.Topology, link *conn.Link, disconnect func()) {
+func (r *rig) topology(name string) (topology *provision.Topology, link *conn.Link, disconnect func()) {
 	r.t.Helper()
 	probing := conn.NewLink(r.broker, name+" quarantine", zap.NewNop(), nil)
 	link = conn.NewLink(r.broker, name, zap.NewNop(), nil)
 	r.run(probing.Run)
-	return reconcile.NewTopology(link, consume.NewProber(probing), nil, provision.QueueOptions{}, "", zap.NewNop()), link, r.run(link.Run)
+	return provision.NewTopology(link, consume.NewProber(probing), nil, provision.QueueOptions{}, "", zap.NewNop()), link, r.run(link.Run)
 }
 
 // A queue that the broker may still forget must not take a message that it confirms, whichever instance has made it and
@@ -52,15 +50,14 @@ func TestQueueWithOtherArgumentsIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	quorum, link, _ := r.topology("quorum")
-	classic := reconcile.NewTopology(link, nil, nil, provision.QueueOptions{Type: amqp.QueueTypeClassic}, "", zap.NewNop())
-	for _, order := range [][]*reconcile.Topology{{classic, quorum}, {quorum, classic}} {
+	classic := provision.NewTopology(link, nil, nil, provision.QueueOptions{Type: amqp.QueueTypeClassic}, "", zap.NewNop())
+	for _, order := range [][]*provision.Topology{{classic, quorum}, {quorum, classic}} {
 		tenant := uuid.New()
 		for before, topology := range order {
 			require.NoError(t, topology.Declare(t.Context(), tenant))
 			require.NoError(t, topology.Bind(t.Context(), tenant))
 			r.publish(tenant, 1)
-			q, _ := r.queue(tenant)
-			require.Equal(t, before+1, q.Messages)
+			require.Equal(t, before+1, r.queue(tenant).Messages)
 		}
 	}
 }
@@ -82,9 +79,7 @@ func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
 	r.run(link.Run)
 	require.NoError(t, maker.Declare(t.Context(), tenant))
 	require.NoError(t, maker.Bind(t.Context(), tenant))
-	q, exists := r.queue(tenant)
-	require.True(t, exists)
-	require.Equal(t, 1, q.Messages)
+	require.Equal(t, 1, r.queue(tenant).Messages)
 }
 
 // A broker that is killed right after it has made a queue may have forgotten half of it. Nobody could ever use such a queue:
@@ -96,12 +91,8 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	}
 	services := backing.Dedicated(t, backing.ServiceRabbitMQ)
 	broker := services.Process(backing.ServiceRabbitMQ)
-	r := &rig{t: t, broker: conn.Config{URL: services.RabbitMQURL}}
-	r.link = conn.NewLink(r.broker, "test", zap.NewNop(), nil)
-	r.publisher = publish.New(r.link, 1, zap.NewNop())
-	r.run(r.link.Run)
-	r.run(r.publisher.Run)
-	var makers []*reconcile.Topology
+	r := rigOn(t, services.RabbitMQURL)
+	var makers []*provision.Topology
 	for _, name := range []string{"first maker", "second maker"} {
 		maker, _, _ := r.topology(name)
 		makers = append(makers, maker)
@@ -112,15 +103,13 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	r.publish(old, 1)
 	for range 6 {
 		young := uuid.New()
-		r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return maker.Declare(ctx, young) == nil })
+		r.each(makers, func(ctx context.Context, maker *provision.Topology) bool { return maker.Declare(ctx, young) == nil })
 		require.NoError(t, broker.Kill(t.Context()))
 		require.NoError(t, broker.Start(t.Context()))
-		lost := r.each(makers, func(ctx context.Context, maker *reconcile.Topology) bool { return bind(ctx, maker, young) })
+		lost := r.each(makers, func(ctx context.Context, maker *provision.Topology) bool { return bind(ctx, maker, young) })
 		r.publish(young, 1)
-		q, _ := r.queue(young)
-		require.Equal(t, 1, q.Messages)
-		q, _ = r.queue(old)
-		require.Equal(t, 1, q.Messages)
+		require.Equal(t, 1, r.queue(young).Messages)
+		require.Equal(t, 1, r.queue(old).Messages)
 		if lost {
 			return
 		}
@@ -129,7 +118,7 @@ func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 }
 
 // each does something with all makers at a time, and reports whether any of them says true.
-func (r *rig) each(makers []*reconcile.Topology, do func(context.Context, *reconcile.Topology) bool) (one bool) {
+func (r *rig) each(makers []*provision.Topology, do func(context.Context, *provision.Topology) bool) (one bool) {
 	r.t.Helper()
 	answers := make(chan bool, len(makers))
 	for _, maker := range makers {
@@ -150,7 +139,7 @@ func (r *rig) each(makers []*reconcile.Topology, do func(context.Context, *recon
 }
 
 // bind declares and binds until that succeeds, as a controller does, and reports whether the queue was lost.
-func bind(ctx context.Context, topology *reconcile.Topology, tenant uuid.UUID) (lost bool) {
+func bind(ctx context.Context, topology *provision.Topology, tenant uuid.UUID) (lost bool) {
 	for {
 		err := topology.Declare(ctx, tenant)
 		if err == nil {
