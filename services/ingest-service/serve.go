@@ -7,12 +7,10 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
-	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
+	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
@@ -42,31 +40,17 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 
 // serveWith is serve for tests that make it die at a step of a tenant's way.
 func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook) error {
-	reg := telemetry.NewRegistry(serviceName)
-	health := telemetry.NewHealth(reg)
-	ops := telemetry.NewOps(cfg.Ops, reg, health, log)
 	limits := api.Config{
 		MaxPayload: cfg.Ingest.MaxPayload, MessageBody: cfg.HTTP.BodyLimit,
 		BatchBody: cfg.Ingest.BatchBody, BatchLines: cfg.Ingest.BatchLines,
 	}
 	cfg.HTTP.BodyLimit = limits.BodyLimit() // the server has one limit for all routes
-	server := rest.New(cfg.HTTP, serviceName, reg, log)
-	// A wrong key or a port in use ends the start before anything runs.
-	verifier, err := auth.New(ctx, cfg.Auth, log)
+	process, err := service.New(ctx, serviceName, postgres.RoleIngest, cfg.Config, log)
 	if err != nil {
 		return err
 	}
-	if _, err := ops.Listen(); err != nil { //nolint:contextcheck // binding a port needs no deadline
-		return err
-	}
-	if _, err := server.Listen(); err != nil { //nolint:contextcheck // binding a port needs no deadline
-		return err
-	}
-	pool, err := postgres.Open(ctx, cfg.Database, postgres.RoleIngest)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
+	defer process.Close()
+	reg, health, pool := process.Registry, process.Health, process.Pool
 	conn, err := control.Connect(cfg.NATS, serviceName, log, health.Backing("nats").Set)
 	if err != nil {
 		return err
@@ -96,24 +80,18 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 	replayer := deadletter.NewReplayer(deadLetters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
-	api.Mount(server, verifier, api.Dependencies{
+	api.Mount(process.Server, process.Verifier, api.Dependencies{
 		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
 	}, limits, requests)
 
 	// In the order of starting; they stop in reverse.
 	components := []lifecycle.Component{
-		{Name: "ops", Run: ops.Run},
-		{Name: "schema", Run: func(ctx context.Context) error {
-			return schema.Prepare(ctx, cfg.Database, postgres.RoleIngest, log, health.Check("schema").Set)
-		}},
-		{Name: "postgres", Run: func(ctx context.Context) error { return postgres.Watch(ctx, pool, health.Backing("postgres")) }},
 		{Name: "gate", Run: func(ctx context.Context) error {
 			return gate.Run(ctx, func(err error) {
 				writing.Set(err)
 				controller.Reobserve()
 			})
 		}},
-		{Name: "token keys", Run: verifier.Run},
 	}
 	components = append(components, broker.components(topology.Depths)...)
 	components = append(components,
@@ -132,15 +110,8 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 			return watch.Run(ctx)
 		}},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
-		lifecycle.Component{Name: "http", Run: server.Run},
-		// Stops first: load balancers look elsewhere while what is in flight is finished.
-		lifecycle.Component{Name: "readiness", Run: func(ctx context.Context) error {
-			<-ctx.Done()
-			health.Stopping()
-			return nil
-		}},
 	)
-	return lifecycle.Run(ctx, cfg.ShutdownTimeout, log, components...)
+	return process.Run(ctx, components...)
 }
 
 // writeSlots is how many connections of the pool write batches at a time; the rest is for everything else.
