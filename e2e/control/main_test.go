@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -31,16 +30,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // natsServer is a server of the test's own, which keeps its port and its data over restarts.
 type natsServer struct {
 	t      *testing.T
-	config backing.NATSConfig
-	cancel context.CancelFunc
-	ended  chan error
+	dir    string
+	port   int
+	server *backing.NATSServer // nil while it does not run
 }
 
 func startNATS(t *testing.T) *natsServer {
 	t.Helper()
 	ports, err := port.Free(t.Context(), 1)
 	require.NoError(t, err)
-	n := &natsServer{t: t, config: backing.NATSConfig{Dir: t.TempDir(), Port: ports[0]}}
+	n := &natsServer{t: t, dir: t.TempDir(), port: ports[0]}
 	n.start()
 	t.Cleanup(n.stop)
 	return n
@@ -48,38 +47,29 @@ func startNATS(t *testing.T) *natsServer {
 
 func (n *natsServer) start() {
 	n.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	n.cancel, n.ended = cancel, make(chan error, 1)
-	go func() { n.ended <- backing.ServeNATS(ctx, n.config) }()
-	require.Eventually(n.t, func() bool {
-		nc, err := nats.Connect(n.url(), nats.NoReconnect())
-		if err != nil {
-			return false
-		}
-		nc.Close()
-		return true
-	}, waitLimit, 5*time.Millisecond, "NATS server did not start")
+	var err error
+	n.server, err = backing.StartNATS(n.t.Context(), n.dir, n.port)
+	require.NoError(n.t, err)
 }
 
 // stop ends the server, if it runs.
 func (n *natsServer) stop() {
 	n.t.Helper()
-	n.cancel()
-	if err, ok := <-n.ended; ok {
-		close(n.ended)
-		require.NoError(n.t, err)
+	if n.server != nil {
+		require.NoError(n.t, n.server.Stop(context.WithoutCancel(n.t.Context())))
+		n.server = nil
 	}
 }
 
-func (n *natsServer) url() string { return "nats://127.0.0.1:" + strconv.Itoa(n.config.Port) }
+func (n *natsServer) url() string { return "nats://127.0.0.1:" + strconv.Itoa(n.port) }
 
 // wipe removes all data of a stopped server.
 func (n *natsServer) wipe() {
 	n.t.Helper()
-	entries, err := os.ReadDir(n.config.Dir)
+	entries, err := os.ReadDir(n.dir)
 	require.NoError(n.t, err)
 	for _, entry := range entries {
-		require.NoError(n.t, os.RemoveAll(filepath.Join(n.config.Dir, entry.Name())))
+		require.NoError(n.t, os.RemoveAll(filepath.Join(n.dir, entry.Name())))
 	}
 }
 

@@ -40,54 +40,46 @@ func (w *world) connect() *control.Conn {
 // channel is a NATS server of the test's own, which keeps its port over restarts.
 type channel struct {
 	t      *testing.T
-	config backing.NATSConfig
-	cancel context.CancelFunc
-	ended  chan error
+	dir    string
+	port   int
+	server *backing.NATSServer // nil while it does not run
 }
 
 func startChannel(t *testing.T) *channel {
 	t.Helper()
 	ports, err := port.Free(t.Context(), 1)
 	require.NoError(t, err)
-	c := &channel{t: t, config: backing.NATSConfig{Dir: t.TempDir(), Port: ports[0]}}
+	c := &channel{t: t, dir: t.TempDir(), port: ports[0]}
 	c.start()
 	t.Cleanup(c.stop)
 	return c
 }
 
-func (c *channel) url() string { return "nats://127.0.0.1:" + strconv.Itoa(c.config.Port) }
+func (c *channel) url() string { return "nats://127.0.0.1:" + strconv.Itoa(c.port) }
 
 func (c *channel) start() {
 	c.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel, c.ended = cancel, make(chan error, 1)
-	go func() { c.ended <- backing.ServeNATS(ctx, c.config) }()
-	require.Eventually(c.t, func() bool {
-		nc, err := nats.Connect(c.url(), nats.NoReconnect())
-		if err != nil {
-			return false
-		}
-		nc.Close()
-		return true
-	}, waitLimit, poll)
+	var err error
+	c.server, err = backing.StartNATS(c.t.Context(), c.dir, c.port)
+	require.NoError(c.t, err)
 }
 
+// stop ends the server, if it runs.
 func (c *channel) stop() {
 	c.t.Helper()
-	c.cancel()
-	if err, ok := <-c.ended; ok {
-		close(c.ended)
-		require.NoError(c.t, err)
+	if c.server != nil {
+		require.NoError(c.t, c.server.Stop(context.WithoutCancel(c.t.Context())))
+		c.server = nil
 	}
 }
 
 // wipe removes everything that the stopped server has kept.
 func (c *channel) wipe() {
 	c.t.Helper()
-	entries, err := os.ReadDir(c.config.Dir)
+	entries, err := os.ReadDir(c.dir)
 	require.NoError(c.t, err)
 	for _, entry := range entries {
-		require.NoError(c.t, os.RemoveAll(filepath.Join(c.config.Dir, entry.Name())))
+		require.NoError(c.t, os.RemoveAll(filepath.Join(c.dir, entry.Name())))
 	}
 }
 

@@ -83,7 +83,7 @@ func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
 
 	ports, err := port.Free(t.Context(), 2)
 	require.NoError(t, err)
-	scratch, err := backing.NewScratch()
+	scratch, err := backing.NewScratch(t.Context())
 	require.NoError(t, err)
 	w.dir = scratch.Dir
 	t.Cleanup(func() { w.close(scratch) })

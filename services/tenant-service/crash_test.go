@@ -185,7 +185,7 @@ func newCrashWorld(t *testing.T) *crashWorld {
 		t: t, url: "http://" + cfg.HTTP.Addr, ops: "http://" + cfg.Ops.Addr, cfg: cfg,
 		client: &http.Client{Transport: openapi.Transport(&http.Transport{DisableKeepAlives: true})},
 	}
-	scratch, err := backing.NewScratch()
+	scratch, err := backing.NewScratch(t.Context())
 	require.NoError(t, err)
 	w.dir = scratch.Dir
 	t.Cleanup(func() { w.close(scratch) })

@@ -46,7 +46,7 @@ func Binaries(ctx context.Context) (string, error) {
 			built.dir, built.err = buildOnce(ctx, run)
 			return
 		}
-		if built.scratch, built.err = backing.NewScratch(); built.err == nil {
+		if built.scratch, built.err = backing.NewScratch(ctx); built.err == nil {
 			built.dir, built.err = built.scratch.Dir, buildAll(ctx, built.scratch.Dir)
 		}
 	})
@@ -60,7 +60,7 @@ func buildOnce(ctx context.Context, run string) (dir string, err error) {
 	if race {
 		dir += "-race"
 	}
-	unlock, err := backing.LockFile(ctx, dir+".lock", func() {})
+	unlock, err := workspace.Lock(ctx, dir+".lock", func() {})
 	if err != nil {
 		return "", err
 	}

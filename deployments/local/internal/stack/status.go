@@ -13,6 +13,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
 )
 
 // errNotAllUp makes `make status` fail when something is wrong, for scripts.
@@ -71,7 +72,7 @@ func (s *Stack) Status(ctx context.Context) error {
 
 // backingStatus tells of the servers that this stack has started, or where its addresses lead.
 func (s *Stack) backingStatus(ctx context.Context, row func(name string, pid int, state, url string)) (allUp bool, err error) {
-	servers, err := backing.Inspect(ctx, s.dir)
+	servers, err := servers.Inspect(ctx, s.dir)
 	if err != nil {
 		return false, fmt.Errorf("look at the backing services: %w", err)
 	}
@@ -121,7 +122,7 @@ func withoutPassword(address string) string {
 
 // noLog says why there is no log file of name, and where to look instead.
 func (s *Stack) noLog(ctx context.Context, name string) error {
-	servers, err := backing.Inspect(ctx, s.dir)
+	servers, err := servers.Inspect(ctx, s.dir)
 	if err != nil {
 		return fmt.Errorf("look at the backing services: %w", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
 )
 
 // readyTimeout is how long the services may take until all of them are ready. They need a second or two, migrations
@@ -39,8 +40,8 @@ func (s *Stack) Up(ctx context.Context) error {
 	if err := s.forgetOwnAddresses(ctx); err != nil {
 		return err
 	}
-	servers, err := backing.Start(ctx, backing.Options{
-		Dir: s.dir, Persistent: true, Durable: true, Log: func(line string) { s.say("%s", line) },
+	servers, err := servers.Start(ctx, servers.Options{
+		Dir: s.dir, Durable: true, Log: func(line string) { s.say("%s", line) },
 	})
 	if err != nil {
 		return fmt.Errorf("start the backing services: %w", err)
@@ -86,7 +87,7 @@ func (s *Stack) portsFree(ctx context.Context) error {
 // forgetOwnAddresses takes addresses out of the environment that this stack has put there: after `. .local/stack.env` in
 // a shell that exports, our own servers would look like somebody else's, which are never started.
 func (s *Stack) forgetOwnAddresses(ctx context.Context) error {
-	servers, err := backing.Inspect(ctx, s.dir)
+	servers, err := servers.Inspect(ctx, s.dir)
 	if err != nil {
 		return fmt.Errorf("look at the backing services: %w", err)
 	}
@@ -286,7 +287,7 @@ func (s *Stack) down(ctx context.Context) error {
 	if err := stopping.Wait(); err != nil { // the services first, so that they can finish what is in flight
 		return err
 	}
-	if err := backing.Stop(ctx, s.dir); err != nil {
+	if err := servers.Stop(ctx, s.dir); err != nil {
 		return fmt.Errorf("stop the backing services: %w", err)
 	}
 	s.say("everything is stopped; the data stays in %s (make reset removes it)", Folder)
@@ -324,7 +325,7 @@ func (s *Stack) Reset(ctx context.Context) error {
 	if err := s.down(ctx); err != nil {
 		return err
 	}
-	if err := backing.Reset(ctx, s.dir); err != nil {
+	if err := servers.Reset(ctx, s.dir); err != nil {
 		return fmt.Errorf("remove the data of the backing services: %w", err)
 	}
 	for _, file := range []string{"data", "log", "run", "auth.secret", "stack.env"} {

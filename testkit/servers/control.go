@@ -1,31 +1,29 @@
-package backing
+package servers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
 	"time"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
-// ErrExternal says that a service belongs to somebody else, who gave us no more than its address.
-var ErrExternal = errors.New("the service is not ours to control")
-
 // Process is a service that runs, and how to disturb it: chaos tests kill, pause and restart through it. All methods
-// but Name and Source return [ErrExternal] for a service from the environment.
+// but Name and Source return [backing.ErrExternal] for a service from the environment.
 type Process struct {
-	name    Name
-	source  Source
+	name    backing.Name
+	source  backing.Source
 	kind    kind
 	address address
 	server  server // nil from the environment
 }
 
 // Name is the service's name.
-func (p *Process) Name() Name { return p.name }
+func (p *Process) Name() backing.Name { return p.name }
 
 // Source says how the service was taken.
-func (p *Process) Source() Source { return p.source }
+func (p *Process) Source() backing.Source { return p.source }
 
 // URL is the address of the service. It stays the same across restarts.
 func (p *Process) URL() string { return p.address.URL }
@@ -38,23 +36,40 @@ func (p *Process) PID() int {
 	return p.server.pid()
 }
 
+// hostPID is the first process of a server that runs, as this machine knows it, or 0: the engine of a container may be on
+// another machine.
+func (p *Process) hostPID(ctx context.Context) (pid int, err error) {
+	contained, ok := p.server.(*containerServer)
+	if !ok {
+		return p.PID(), nil
+	}
+	err = contained.with(ctx, func(ctx context.Context, e *engine) error {
+		container, err := e.inspect(ctx, contained.rec.Container)
+		if err != nil || container == nil {
+			return err
+		}
+		if found, local := hostPID(container); local {
+			pid = found
+		}
+		return nil
+	})
+	return pid, err
+}
+
 // Running reports whether the server's process is there; a paused one is.
 func (p *Process) Running(ctx context.Context) (bool, error) {
 	if p.server == nil {
-		return false, ErrExternal
+		return false, backing.ErrExternal
 	}
 	return p.server.running(ctx)
 }
 
-// ErrNoTools says that the programs that come with a server cannot be run: it is in a container, or is none of ours.
-var ErrNoTools = errors.New("the server's own programs cannot be run")
-
 // Tool runs one of the programs that come with the server against it, such as rabbitmqctl, and returns what it prints. It is
-// [ErrNoTools] but for a native RabbitMQ.
+// [backing.ErrNoTools] but for a native RabbitMQ.
 func (p *Process) Tool(ctx context.Context, name string, args ...string) (output string, err error) {
 	native, ok := p.server.(*nativeServer)
 	if !ok || native.tool == nil {
-		return "", fmt.Errorf("%s: %w", name, ErrNoTools)
+		return "", fmt.Errorf("%s: %w", name, backing.ErrNoTools)
 	}
 	command, err := native.tool(ctx, name, args)
 	if err != nil {
@@ -70,7 +85,7 @@ func (p *Process) Tool(ctx context.Context, name string, args ...string) (output
 // Kill ends the server as a crash would, with SIGKILL, and returns when it is gone. Its data stays.
 func (p *Process) Kill(ctx context.Context) error {
 	if p.server == nil {
-		return ErrExternal
+		return backing.ErrExternal
 	}
 	return p.server.kill(ctx)
 }
@@ -79,7 +94,7 @@ func (p *Process) Kill(ctx context.Context) error {
 // SIGCONT lets it go on.
 func (p *Process) Signal(ctx context.Context, sig syscall.Signal) error {
 	if p.server == nil {
-		return ErrExternal
+		return backing.ErrExternal
 	}
 	return p.server.signal(ctx, sig)
 }
@@ -93,7 +108,7 @@ func (p *Process) Resume(ctx context.Context) error { return p.Signal(ctx, sysca
 // Stop ends the server in an orderly way: it is asked, and killed if it takes too long. Its data stays.
 func (p *Process) Stop(ctx context.Context) error {
 	if p.server == nil {
-		return ErrExternal
+		return backing.ErrExternal
 	}
 	return p.server.halt(ctx)
 }
@@ -101,9 +116,9 @@ func (p *Process) Stop(ctx context.Context) error {
 // Start starts the server again, on the same data and ports, and returns when it answers. One that runs is fine.
 func (p *Process) Start(ctx context.Context) error {
 	if p.server == nil {
-		return ErrExternal
+		return backing.ErrExternal
 	}
-	ctx, cancel := context.WithTimeout(ctx, StartTimeout)
+	ctx, cancel := context.WithTimeout(ctx, backing.StartTimeout)
 	defer cancel()
 	if err := p.server.start(ctx); err != nil {
 		return err

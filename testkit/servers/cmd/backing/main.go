@@ -4,12 +4,14 @@
 //	backing up --dir .local         servers that stay, and keep their data in that folder
 //	backing status|down|reset --dir .local
 //	backing nats --dir data         a NATS server with JetStream in the foreground
+//	backing serve                   servers for the process that has started it, as package backing does in tests
 //
 // Where the servers come from is said by package backing and can be forced with BACKING=external, docker or native.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +26,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
 )
 
 // stopTimeout bounds the end of scratch servers, of which nothing is kept.
@@ -48,7 +51,7 @@ func command() *cli.Command {
 		Name:    "backing",
 		Usage:   "start and stop PostgreSQL, RabbitMQ and NATS",
 		Version: build.Read().String(),
-		Commands: []*cli.Command{
+		Commands: append([]*cli.Command{
 			{
 				Name:      "run",
 				Usage:     "run a command with servers of its own, gone when it ends",
@@ -60,34 +63,24 @@ func command() *cli.Command {
 			{Name: "status", Usage: "tell what runs", Flags: []cli.Flag{dir}, Action: status},
 			{
 				Name: "down", Usage: "stop the servers and keep their data", Flags: []cli.Flag{dir},
-				Action: func(ctx context.Context, c *cli.Command) error { return backing.Stop(ctx, c.String("dir")) },
+				Action: func(ctx context.Context, c *cli.Command) error { return servers.Stop(ctx, c.String("dir")) },
 			},
 			{
 				Name: "reset", Usage: "stop the servers and remove their data", Flags: []cli.Flag{dir},
-				Action: func(ctx context.Context, c *cli.Command) error { return backing.Reset(ctx, c.String("dir")) },
+				Action: func(ctx context.Context, c *cli.Command) error { return servers.Reset(ctx, c.String("dir")) },
 			},
 			{
-				Name:  "nats",
-				Usage: "run a NATS server with JetStream until it is told to end",
-				Flags: []cli.Flag{
-					dir,
-					&cli.IntFlag{Name: "port", Usage: "port on 127.0.0.1", Value: 4222},
-					&cli.StringFlag{Name: "password", Usage: "of the login operator; none if empty", Sources: cli.EnvVars("NATS_PASSWORD")},
-				},
-				Action: func(ctx context.Context, c *cli.Command) error {
-					return backing.ServeNATS(ctx, backing.NATSConfig{
-						Dir: c.String("dir"), Port: c.Int("port"), Password: c.String("password"), Log: true,
-					})
-				},
+				Name: "serve", Usage: "start servers for another process until standard input ends", Hidden: true,
+				Action: serve,
 			},
-		},
+		}, servers.Commands()...),
 	}
 }
 
 func say(line string) { fmt.Fprintln(os.Stderr, "backing:", line) }
 
 func up(ctx context.Context, c *cli.Command) error {
-	services, err := backing.Start(ctx, backing.Options{Dir: c.String("dir"), Persistent: true, Durable: true, Log: say})
+	services, err := servers.Start(ctx, servers.Options{Dir: c.String("dir"), Durable: true, Log: say})
 	if err != nil {
 		return err
 	}
@@ -100,7 +93,7 @@ func up(ctx context.Context, c *cli.Command) error {
 }
 
 func status(ctx context.Context, c *cli.Command) error {
-	all, err := backing.Inspect(ctx, c.String("dir"))
+	all, err := servers.Inspect(ctx, c.String("dir"))
 	if err != nil {
 		return err
 	}
@@ -129,41 +122,73 @@ type exitError struct{ status int }
 
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
 
-// run starts scratch servers, runs the command, and stops them. SIGINT and SIGTERM are passed on to the command and to
-// what it has started; how it ends is how we end.
+// run starts scratch servers and an agent, runs the command, and stops them. SIGINT and SIGTERM are passed on to the command
+// and to what it has started; how it ends is how we end.
 func run(ctx context.Context, c *cli.Command) error {
 	arguments := c.Args().Slice()
 	if len(arguments) == 0 {
 		return errors.New("run what? backing run -- COMMAND [ARGUMENT…]")
 	}
-	services, err := backing.Start(ctx, backing.Options{Durable: c.Bool("durable"), Log: say})
-	if err != nil {
+	var status int
+	err := withAgent(ctx, func(agent *servers.Agent) (err error) {
+		services, err := servers.Start(ctx, servers.Options{Scratch: agent.Scratch(), Durable: c.Bool("durable"), Log: say})
+		if err != nil {
+			return err
+		}
+		env := append(services.Env(), backing.RunEnv+"="+agent.Scratch().Dir)
+		status, err = runWith(ctx, env, arguments, c.Root().Reader)
 		return err
-	}
-	status, err := runShared(ctx, services.Env(), arguments, c.Root().Reader)
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	if err := errors.Join(err, services.Stop(stopCtx)); err != nil {
-		return err
-	}
-	if status != 0 {
+	})
+	if err == nil && status != 0 {
 		return &exitError{status: status}
 	}
-	return nil
+	return err
 }
 
-// runShared runs the command with a folder that all its processes share.
-func runShared(ctx context.Context, env, arguments []string, stdin io.Reader) (status int, err error) {
-	shared, err := backing.NewScratch()
-	if err != nil {
-		return 0, err
+// serve starts servers for the process that holds the other end of standard input, which learns from standard output where to
+// ask for them.
+func serve(ctx context.Context, c *cli.Command) error {
+	announce := json.NewEncoder(c.Root().Writer)
+	announced := false
+	err := withAgent(ctx, func(agent *servers.Agent) error {
+		announced = true
+		if err := announce.Encode(backing.Serving{Socket: agent.Socket()}); err != nil {
+			return err
+		}
+		ended := make(chan error, 1) // the reading ends with standard input or with us
+		go func() {
+			_, err := io.Copy(io.Discard, c.Root().Reader)
+			ended <- err
+		}()
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-ended:
+			return err
+		}
+	})
+	if err != nil && !announced {
+		err = errors.Join(err, announce.Encode(backing.Serving{Error: err.Error()}))
 	}
-	defer func() {
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		err = errors.Join(err, shared.Remove(stopCtx))
-	}()
-	return runWith(ctx, append(env, backing.RunEnv+"="+shared.Dir), arguments, stdin)
+	return err
+}
+
+// withAgent runs an agent while do does, and removes everything that was started through it or in its folder.
+func withAgent(ctx context.Context, do func(*servers.Agent) error) error {
+	agent, err := servers.NewAgent(ctx)
+	if err != nil {
+		return err
+	}
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- agent.Serve(serving) }()
+	err = do(agent)
+	cancel()
+	err = errors.Join(err, <-served)
+	stopCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer stop()
+	return errors.Join(err, agent.Close(stopCtx))
 }
 
 func runWith(ctx context.Context, env, arguments []string, stdin io.Reader) (status int, err error) {

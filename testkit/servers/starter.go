@@ -1,4 +1,4 @@
-package backing
+package servers
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // readyPoll is how often a service is looked at while it starts.
@@ -20,7 +22,7 @@ type starter struct {
 	opts Options
 	// dir is that of persistent servers, and for others empty until there is something to be put there.
 	dir   string
-	mode  Mode
+	mode  backing.Mode
 	kinds []kind
 	// direct: the caller wants it, and the engine is on this machine; known once the sources are.
 	direct bool
@@ -32,23 +34,23 @@ type starter struct {
 func newStarter(opts Options) (*starter, error) {
 	s := &starter{opts: opts, mode: opts.Mode}
 	var err error
-	if s.mode == ModeAuto {
-		if s.mode, err = ModeFromEnv(); err != nil {
+	if s.mode == backing.ModeAuto {
+		if s.mode, err = backing.ModeFromEnv(); err != nil {
 			return nil, err
 		}
 	}
-	if opts.ownServers && s.mode == ModeExternal {
-		s.mode = ModeAuto // what is not ours cannot be killed
+	if opts.Own && s.mode == backing.ModeExternal {
+		s.mode = backing.ModeAuto // what is not ours cannot be killed
 	}
 	for _, k := range kinds() {
 		if len(opts.Services) == 0 || slices.Contains(opts.Services, k.name()) {
 			s.kinds = append(s.kinds, k)
 		}
 	}
-	if opts.Persistent != (opts.Dir != "") {
-		return nil, errors.New("persistent servers need a folder, and only they have one")
+	if opts.persistent() == (opts.Scratch != nil) {
+		return nil, errors.New("servers need a folder: one of their own, in which they stay, or one in a scratch folder")
 	}
-	if opts.Persistent {
+	if opts.persistent() {
 		if s.dir, err = filepath.Abs(opts.Dir); err != nil {
 			return nil, fmt.Errorf("find the folder of the servers: %w", err)
 		}
@@ -66,13 +68,13 @@ func (s *starter) say(format string, values ...any) {
 }
 
 func (s *starter) settings() settings {
-	return settings{durable: s.opts.Durable, persistent: s.opts.Persistent, direct: s.direct, plugins: s.opts.RabbitMQPlugins}
+	return settings{durable: s.opts.Durable, persistent: s.opts.persistent(), direct: s.direct, plugins: s.opts.RabbitMQPlugins}
 }
 
 // choice is where one service will be taken from.
 type choice struct {
 	kind   kind
-	source Source
+	source backing.Source
 	// external is the address of a service from the environment.
 	external address
 	// rec is that of a server of ours; known if it has been started before.
@@ -81,11 +83,11 @@ type choice struct {
 }
 
 // ours reports whether the service is a server that we have to run.
-func (c choice) ours() bool { return c.source != SourceEnv }
+func (c choice) ours() bool { return c.source != backing.SourceEnv }
 
 // choose decides for each service where it is taken from, and installs what is missing for that.
 func (s *starter) choose(ctx context.Context) ([]choice, error) {
-	if s.opts.Direct && !s.opts.Persistent {
+	if s.opts.Direct && !s.opts.persistent() {
 		e, err := openEngine(ctx)
 		s.direct = err == nil && e.shares()
 	}
@@ -102,7 +104,7 @@ func (s *starter) choose(ctx context.Context) ([]choice, error) {
 	group.Wait()
 	var missing []string
 	for _, c := range choices {
-		if c.source == SourceNative {
+		if c.source == backing.SourceNative {
 			missing = append(missing, c.kind.missing()...)
 		}
 	}
@@ -151,18 +153,18 @@ func (s *starter) chooseOne(ctx context.Context, k kind) (choice, error) {
 			return choice{}, err
 		}
 	}
-	if !s.opts.ownServers && (s.mode == ModeAuto || s.mode == ModeExternal) {
+	if !s.opts.Own && (s.mode == backing.ModeAuto || s.mode == backing.ModeExternal) {
 		external, variable := k.fromEnv(os.Getenv)
 		// The address of our own server comes back to us where somebody has exported what we have printed.
-		ours := known && s.mode == ModeAuto && external.URL == k.address(rec).URL
+		ours := known && s.mode == backing.ModeAuto && external.URL == k.address(rec).URL
 		if external.URL != "" && !ours {
-			return choice{kind: k, source: SourceEnv, external: external}, nil
+			return choice{kind: k, source: backing.SourceEnv, external: external}, nil
 		}
-		if s.mode == ModeExternal {
+		if s.mode == backing.ModeExternal {
 			return choice{}, fmt.Errorf("BACKING=external, but %s is not set", variable)
 		}
 	}
-	if known && (s.mode == ModeAuto || string(s.mode) == string(rec.Source)) {
+	if known && (s.mode == backing.ModeAuto || string(s.mode) == string(rec.Source)) {
 		return choice{kind: k, source: rec.Source, rec: rec, known: true}, nil
 	}
 	source, err := s.chooseOwn(ctx, k)
@@ -183,33 +185,33 @@ func (s *starter) chooseOne(ctx context.Context, k kind) (choice, error) {
 }
 
 // chooseOwn decides between Docker and this machine's programs.
-func (s *starter) chooseOwn(ctx context.Context, k kind) (Source, error) {
-	if s.mode == ModeNative {
-		return SourceNative, nil
+func (s *starter) chooseOwn(ctx context.Context, k kind) (backing.Source, error) {
+	if s.mode == backing.ModeNative {
+		return backing.SourceNative, nil
 	}
 	e, err := openEngine(ctx)
 	if err == nil {
 		if err = e.needImage(ctx, k.image(), s.say); err == nil {
-			return SourceDocker, nil
+			return backing.SourceDocker, nil
 		}
-		if s.mode != ModeDocker && ctx.Err() == nil {
+		if s.mode != backing.ModeDocker && ctx.Err() == nil {
 			s.say("%s: %v; passing over the Docker engine", k.name(), err)
 		}
 	}
-	if s.mode == ModeDocker {
+	if s.mode == backing.ModeDocker {
 		return "", fmt.Errorf("BACKING=docker: %w", err)
 	}
-	return SourceNative, ctx.Err()
+	return backing.SourceNative, ctx.Err()
 }
 
 // beginOne makes one service available. A process that did start is returned along with the error, so that it can be
 // stopped.
 func (s *starter) beginOne(ctx context.Context, c choice) (*Process, error) {
-	if c.source == SourceEnv {
+	if c.source == backing.SourceEnv {
 		return s.adopt(ctx, c)
 	}
 	started, err := s.launch(ctx, c)
-	if err == nil || c.source == SourceNative || s.mode == ModeDocker || c.known || ctx.Err() != nil {
+	if err == nil || c.source == backing.SourceNative || s.mode == backing.ModeDocker || c.known || ctx.Err() != nil {
 		return started, err
 	}
 	s.say("%s: %v; passing over the Docker engine", c.kind.name(), err)
@@ -221,13 +223,13 @@ func (s *starter) beginOne(ctx context.Context, c choice) (*Process, error) {
 	if err := install(ctx, c.kind.missing(), s.say); err != nil {
 		return nil, err
 	}
-	return s.launch(ctx, choice{kind: c.kind, source: SourceNative})
+	return s.launch(ctx, choice{kind: c.kind, source: backing.SourceNative})
 }
 
 // adopt takes a service from the environment. It is somebody else's, and starts when they say so; but it may be on its
 // way up.
 func (s *starter) adopt(ctx context.Context, c choice) (*Process, error) {
-	p := &Process{name: c.kind.name(), source: SourceEnv, kind: c.kind, address: c.external}
+	p := &Process{name: c.kind.name(), source: backing.SourceEnv, kind: c.kind, address: c.external}
 	ctx, cancel := context.WithTimeout(ctx, externalTimeout)
 	defer cancel()
 	if err := p.await(ctx); err != nil {
@@ -256,7 +258,7 @@ func (s *starter) launch(ctx context.Context, c choice) (*Process, error) {
 	}
 	ran, err := p.server.running(ctx)
 	if err != nil {
-		if c.known && c.source == SourceDocker {
+		if c.known && c.source == backing.SourceDocker {
 			err = fmt.Errorf("its data is in Docker (container %s): %w", c.rec.Container, err)
 		}
 		return p, err
@@ -332,22 +334,22 @@ func (s *starter) move(ctx context.Context, c choice, p *Process) (*Process, err
 	return s.process(c)
 }
 
-func (s *starter) newRecord(ctx context.Context, k kind, source Source) (record, error) {
+func (s *starter) newRecord(ctx context.Context, k kind, source backing.Source) (record, error) {
 	rec, err := k.newRecord(ctx, source)
 	if err != nil {
 		return record{}, err
 	}
 	switch source {
-	case SourceDocker:
+	case backing.SourceDocker:
 		rec.Container = "mtm-" + dirID(s.dir) + "-" + string(k.name())
-		if s.opts.Persistent {
+		if s.opts.persistent() {
 			rec.Volume = rec.Container
 		}
-	case SourceNative:
+	case backing.SourceNative:
 		if rec.Data, err = dataFolder(s.dir, k); err != nil {
 			return record{}, err
 		}
-	case SourceEnv:
+	case backing.SourceEnv:
 	}
 	return rec, nil
 }
@@ -367,11 +369,11 @@ func portTaken(err error) bool {
 // describe says what a started server is, for people.
 func (p *Process) describe() string {
 	switch p.source {
-	case SourceDocker:
+	case backing.SourceDocker:
 		return "docker, " + p.kind.image()
-	case SourceNative:
+	case backing.SourceNative:
 		return fmt.Sprintf("native, pid %d", p.PID())
-	case SourceEnv:
+	case backing.SourceEnv:
 	}
 	return string(p.source)
 }

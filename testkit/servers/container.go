@@ -1,4 +1,4 @@
-package backing
+package servers
 
 import (
 	"archive/tar"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/ory/dockertest/v3/docker"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 const (
@@ -46,7 +48,7 @@ type containerSpec struct {
 
 // containerServer runs a service in Docker.
 type containerServer struct {
-	name       Name
+	name       backing.Name
 	rec        record
 	spec       containerSpec
 	persistent bool

@@ -1,4 +1,4 @@
-package backing
+package servers
 
 import (
 	"bufio"
@@ -14,26 +14,24 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/content"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
 // eachOwnMode runs a test with servers of this machine, and with Docker where an engine has the images.
-func eachOwnMode(t *testing.T, test func(t *testing.T, mode Mode)) {
+func eachOwnMode(t *testing.T, test func(t *testing.T, mode backing.Mode)) {
 	t.Helper()
-	for _, mode := range []Mode{ModeNative, ModeDocker} {
+	for _, mode := range []backing.Mode{backing.ModeNative, backing.ModeDocker} {
 		t.Run(string(mode), func(t *testing.T) {
-			if mode == ModeDocker {
+			if mode == backing.ModeDocker {
 				needEngine(t)
 			} else {
 				needPrograms(t)
 			}
 			t.Setenv("BACKING", string(mode))
-			t.Setenv(RunEnv, "") // these are about servers of their own
 			test(t, mode)
 		})
 	}
@@ -69,81 +67,22 @@ func engineReady(t *testing.T) error {
 	return err
 }
 
-func kept(t *testing.T, services *Services) {
-	t.Helper()
-	require.Equal(t, "kept", query[string](t, services.DatabaseURL, "SELECT value FROM keep"))
-
-	connection, err := amqp.Dial(services.RabbitMQURL)
-	require.NoError(t, err)
-	channel, err := connection.Channel()
-	require.NoError(t, err)
-	message, found, err := channel.Get("keep", false)
-	require.NoError(t, err)
-	require.True(t, found)
-	require.Equal(t, "kept", string(message.Body))
-	require.NoError(t, connection.Close()) // which gives the message back
-
-	client, err := nats.Connect(services.NATSURL)
-	require.NoError(t, err)
-	defer client.Close()
-	stream, err := jetstream.New(client)
-	require.NoError(t, err)
-	kv, err := stream.KeyValue(t.Context(), "keep")
-	require.NoError(t, err)
-	entry, err := kv.Get(t.Context(), "key")
-	require.NoError(t, err)
-	require.Equal(t, "kept", string(entry.Value()))
-}
-
 func keep(t *testing.T, services *Services) {
 	t.Helper()
-	execute(t, services.DatabaseURL, "CREATE TABLE keep AS SELECT 'kept'::text AS value")
-	declare(t, services.RabbitMQURL, "keep")
-	put(t, services.NATSURL, "keep")
+	content.Keep(t, services.DatabaseURL, services.RabbitMQURL, services.NATSURL)
 }
 
-func TestServersAreKilledPausedAndStartedAgain(t *testing.T) {
-	// Chaos tests rely on it: a kill is a crash, data outlives it, and the addresses stay.
-	eachOwnMode(t, func(t *testing.T, mode Mode) {
-		t.Helper()
-		services := Dedicated(t)
-		keep(t, services)
-		before := services.Env()
-		for _, name := range Names() {
-			p := services.Process(name)
-			require.Equal(t, Source(mode), p.Source())
-
-			require.NoError(t, p.Kill(t.Context()))
-			running, err := p.Running(t.Context())
-			require.NoError(t, err)
-			require.False(t, running)
-			require.Error(t, p.kind.probe(t.Context(), p.address))
-			require.NoError(t, p.Kill(t.Context()), "killing it twice")
-			require.NoError(t, p.Start(t.Context()))
-			require.NoError(t, p.Start(t.Context()), "starting it twice")
-
-			require.NoError(t, p.Pause(t.Context()))
-			require.Error(t, p.kind.probe(t.Context(), p.address))
-			require.NoError(t, p.Resume(t.Context()))
-			require.Eventually(t, func() bool { return p.kind.probe(t.Context(), p.address) == nil },
-				30*time.Second, readyPoll)
-		}
-		kept(t, services)
-		require.Equal(t, before, services.Env())
-
-		p := services.Process(ServicePostgres)
-		require.NoError(t, p.Stop(t.Context()))
-		require.NoError(t, p.Start(t.Context()))
-		kept(t, services)
-	})
+func kept(t *testing.T, services *Services) {
+	t.Helper()
+	content.Kept(t, services.DatabaseURL, services.RabbitMQURL, services.NATSURL)
 }
 
 func TestPersistentServersAreFoundAgain(t *testing.T) {
 	// make up, make up again, a crash, make down, make reset.
-	eachOwnMode(t, func(t *testing.T, mode Mode) {
+	eachOwnMode(t, func(t *testing.T, mode backing.Mode) {
 		t.Helper()
 		ctx, dir := t.Context(), persistentDir(t)
-		options := Options{Dir: dir, Persistent: true, Durable: true, Log: func(line string) { t.Log(line) }}
+		options := Options{Dir: dir, Durable: true, Log: func(line string) { t.Log(line) }}
 		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(ctx), dir)) })
 		first, err := Start(ctx, options)
 		require.NoError(t, err)
@@ -153,10 +92,10 @@ func TestPersistentServersAreFoundAgain(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, first.Env(), second.Env())
 
-		require.NoError(t, second.Process(ServiceNATS).Kill(ctx))
+		require.NoError(t, second.Process(backing.ServiceNATS).Kill(ctx))
 		third, err := Start(ctx, options)
 		require.NoError(t, err)
-		for _, name := range []Name{ServicePostgres, ServiceRabbitMQ} {
+		for _, name := range []backing.Name{backing.ServicePostgres, backing.ServiceRabbitMQ} {
 			require.Equal(t, first.Process(name).PID(), third.Process(name).PID(), "what runs is left alone")
 		}
 		kept(t, third)
@@ -173,7 +112,7 @@ func TestPersistentServersAreFoundAgain(t *testing.T) {
 		kept(t, fourth)
 		for _, s := range inspect(t, dir) {
 			require.True(t, s.Running)
-			require.Equal(t, Source(mode), s.Source)
+			require.Equal(t, backing.Source(mode), s.Source)
 		}
 
 		require.NoError(t, Reset(ctx, dir))
@@ -185,10 +124,21 @@ func TestPersistentServersAreFoundAgain(t *testing.T) {
 // persistentDir is a folder that the accounts of servers can reach.
 func persistentDir(t *testing.T) string {
 	t.Helper()
-	scratch, err := newScratchDir()
+	parent, err := scratchParent()
+	require.NoError(t, err)
+	scratch, err := newScratchDir(parent)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(scratch)) })
 	return filepath.Join(scratch, "local")
+}
+
+// scratchFolder is a scratch folder that is removed with the test.
+func scratchFolder(t *testing.T) *Scratch {
+	t.Helper()
+	scratch, err := NewScratch()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, scratch.Remove(context.WithoutCancel(t.Context()))) })
+	return scratch
 }
 
 func inspect(t *testing.T, dir string) []Status {
@@ -200,11 +150,11 @@ func inspect(t *testing.T, dir string) []Status {
 
 func TestPasswordsAreForTheOwnerOnly(t *testing.T) {
 	dir := persistentDir(t)
-	options := Options{Services: []Name{ServiceNATS}, Mode: ModeNative, Dir: dir, Persistent: true}
+	options := Options{Services: []backing.Name{backing.ServiceNATS}, Mode: backing.ModeNative, Dir: dir}
 	_, err := Start(t.Context(), options)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
-	info, err := os.Stat(recordFile(dir, ServiceNATS, SourceNative))
+	info, err := os.Stat(recordFile(dir, backing.ServiceNATS, backing.SourceNative))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }
@@ -217,10 +167,10 @@ func TestDataLiesElsewhereWhereOthersCannotGetThrough(t *testing.T) {
 	needPrograms(t)
 	dir := filepath.Join(persistentDir(t), "closed")
 	require.NoError(t, os.MkdirAll(dir, 0o700))
-	options := Options{Services: []Name{ServicePostgres}, Mode: ModeNative, Dir: dir, Persistent: true}
+	options := Options{Services: []backing.Name{backing.ServicePostgres}, Mode: backing.ModeNative, Dir: dir}
 	services, err := Start(t.Context(), options)
 	require.NoError(t, err)
-	server, ok := services.Process(ServicePostgres).server.(*nativeServer)
+	server, ok := services.Process(backing.ServicePostgres).server.(*nativeServer)
 	require.True(t, ok)
 	data := server.data
 	require.True(t, strings.HasPrefix(data, "/var/tmp/"), data)
@@ -228,10 +178,10 @@ func TestDataLiesElsewhereWhereOthersCannotGetThrough(t *testing.T) {
 	require.NoDirExists(t, filepath.Dir(data))
 }
 
-func TestScratchServersEndWithATestThatIsKilled(t *testing.T) {
-	eachOwnMode(t, func(t *testing.T, mode Mode) {
+func TestScratchServersEndWithAProcessThatIsKilled(t *testing.T) {
+	eachOwnMode(t, func(t *testing.T, mode backing.Mode) {
 		t.Helper()
-		// A second test process starts PostgreSQL, prints the folder, and hangs.
+		// A second process starts PostgreSQL, prints the folder, and hangs.
 		command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHangsForAnother$", "-test.v")
 		command.Env = append(os.Environ(), "MTM_BACKING_HANG=1")
 		output, err := command.StdoutPipe()
@@ -245,9 +195,9 @@ func TestScratchServersEndWithATestThatIsKilled(t *testing.T) {
 		_ = command.Wait() // says that it was killed
 		require.NotEmpty(t, dir)
 
-		rec, found, err := currentRecord(dir, ServicePostgres)
+		rec, found, err := currentRecord(dir, backing.ServicePostgres)
 		if err == nil && found { // the guard may have been faster
-			require.Equal(t, Source(mode), rec.Source)
+			require.Equal(t, backing.Source(mode), rec.Source)
 		}
 		require.Eventually(t, func() bool {
 			_, err := os.Stat(dir)
@@ -257,12 +207,16 @@ func TestScratchServersEndWithATestThatIsKilled(t *testing.T) {
 	})
 }
 
+// TestHangsForAnother is what the second process does.
 func TestHangsForAnother(t *testing.T) {
 	if os.Getenv("MTM_BACKING_HANG") == "" {
-		t.Skip("only for TestScratchServersEndWithATestThatIsKilled")
+		t.Skip("only for TestScratchServersEndWithAProcessThatIsKilled")
 	}
-	srv := shared.use(t, ServicePostgres)
-	t.Log("hanging in " + srv.services.Dir())
+	scratch, err := NewScratch()
+	require.NoError(t, err)
+	services, err := Start(t.Context(), Options{Scratch: scratch, Services: []backing.Name{backing.ServicePostgres}})
+	require.NoError(t, err)
+	t.Log("hanging in " + services.Dir())
 	<-t.Context().Done()
 }
 
@@ -279,29 +233,35 @@ func TestAnEngineWithoutTheImageIsPassedOver(t *testing.T) {
 	require.Error(t, e.needImage(t.Context(), absentImage{}.image(), t.Logf))
 
 	var said []string
-	s := &starter{opts: Options{ownServers: true, Log: func(line string) { said = append(said, line) }}}
+	s := &starter{opts: Options{Own: true, Log: func(line string) { said = append(said, line) }}}
 	source, err := s.chooseOwn(t.Context(), absentImage{})
 	require.NoError(t, err)
-	require.Equal(t, SourceNative, source)
+	require.Equal(t, backing.SourceNative, source)
 	require.Contains(t, strings.Join(said, "\n"), "passing over the Docker engine")
 
-	s.mode = ModeDocker
+	s.mode = backing.ModeDocker
 	_, err = s.chooseOwn(t.Context(), absentImage{})
 	require.ErrorContains(t, err, "BACKING=docker")
 	require.ErrorContains(t, err, "127.0.0.1:1/absent:1")
 }
 
 func TestTheEnvironmentComesFirst(t *testing.T) {
-	url := NATS(t)
+	running, err := startNATS(NATSConfig{Dir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		running.Shutdown()
+		running.WaitForShutdown()
+	})
+	url := running.ClientURL()
 	t.Setenv("NATS_URL", url)
 	for _, mode := range []string{"", "external"} {
 		t.Setenv("BACKING", mode)
-		services, err := Start(t.Context(), Options{Services: []Name{ServiceNATS}})
+		services, err := Start(t.Context(), Options{Services: []backing.Name{backing.ServiceNATS}, Scratch: scratchFolder(t)})
 		require.NoError(t, err)
 		require.Equal(t, url, services.NATSURL)
-		p := services.Process(ServiceNATS)
-		require.Equal(t, SourceEnv, p.Source())
-		require.ErrorIs(t, p.Kill(t.Context()), ErrExternal)
+		p := services.Process(backing.ServiceNATS)
+		require.Equal(t, backing.SourceEnv, p.Source())
+		require.ErrorIs(t, p.Kill(t.Context()), backing.ErrExternal)
 		require.NoError(t, services.Stop(t.Context()))
 		require.NoError(t, natsKind{}.probe(t.Context(), address{URL: url}), "what is not ours is left running")
 	}
@@ -310,32 +270,32 @@ func TestTheEnvironmentComesFirst(t *testing.T) {
 func TestOurOwnAddressInTheEnvironmentIsOurs(t *testing.T) {
 	// After "source .local/stack.env", make up still restarts what has died.
 	dir := persistentDir(t)
-	options := Options{Services: []Name{ServiceNATS}, Mode: ModeNative, Dir: dir, Persistent: true}
+	options := Options{Services: []backing.Name{backing.ServiceNATS}, Mode: backing.ModeNative, Dir: dir}
 	services, err := Start(t.Context(), options)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
-	require.NoError(t, services.Process(ServiceNATS).Kill(t.Context()))
+	require.NoError(t, services.Process(backing.ServiceNATS).Kill(t.Context()))
 
 	t.Setenv("NATS_URL", services.NATSURL)
 	t.Setenv("BACKING", "")
-	options.Mode = ModeAuto
+	options.Mode = backing.ModeAuto
 	services, err = Start(t.Context(), options)
 	require.NoError(t, err)
-	require.Equal(t, SourceNative, services.Process(ServiceNATS).Source())
+	require.Equal(t, backing.SourceNative, services.Process(backing.ServiceNATS).Source())
 }
 
 func TestAServerWhosePortIsTakenMoves(t *testing.T) {
-	eachOwnMode(t, func(t *testing.T, mode Mode) {
+	eachOwnMode(t, func(t *testing.T, mode backing.Mode) {
 		t.Helper()
 		dir := persistentDir(t)
-		options := Options{Services: []Name{ServiceNATS}, Mode: mode, Dir: dir, Persistent: true}
+		options := Options{Services: []backing.Name{backing.ServiceNATS}, Mode: mode, Dir: dir}
 		services, err := Start(t.Context(), options)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
-		put(t, services.NATSURL, "keep")
+		content.Put(t, services.NATSURL, content.Name)
 		address, err := url.Parse(services.NATSURL)
 		require.NoError(t, err)
-		require.NoError(t, services.Process(ServiceNATS).Kill(t.Context()))
+		require.NoError(t, services.Process(backing.ServiceNATS).Kill(t.Context()))
 		var config net.ListenConfig
 		listener, err := config.Listen(t.Context(), "tcp", address.Host)
 		require.NoError(t, err)
@@ -344,12 +304,7 @@ func TestAServerWhosePortIsTakenMoves(t *testing.T) {
 		services, err = Start(t.Context(), options)
 		require.NoError(t, err)
 		require.NotContains(t, services.NATSURL, address.Host)
-		client, err := nats.Connect(services.NATSURL)
-		require.NoError(t, err)
-		defer client.Close()
-		stream, err := jetstream.New(client)
-		require.NoError(t, err)
-		_, err = stream.KeyValue(t.Context(), "keep")
+		_, err = content.JetStream(t, services.NATSURL).KeyValue(t.Context(), content.Name)
 		require.NoError(t, err, "its data goes with it")
 	})
 }
@@ -360,7 +315,7 @@ type unlucky struct {
 	taken int
 }
 
-func (u *unlucky) newRecord(ctx context.Context, source Source) (record, error) {
+func (u *unlucky) newRecord(ctx context.Context, source backing.Source) (record, error) {
 	rec, err := u.kind.newRecord(ctx, source)
 	if u.taken != 0 {
 		rec.Port, u.taken = u.taken, 0
@@ -369,7 +324,7 @@ func (u *unlucky) newRecord(ctx context.Context, source Source) (record, error) 
 }
 
 func TestAPortTakenBeforeTheServerListensIsGivenUp(t *testing.T) {
-	eachOwnMode(t, func(t *testing.T, mode Mode) {
+	eachOwnMode(t, func(t *testing.T, mode backing.Mode) {
 		t.Helper()
 		dir := persistentDir(t)
 		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
@@ -380,9 +335,9 @@ func TestAPortTakenBeforeTheServerListensIsGivenUp(t *testing.T) {
 			defer func() { require.NoError(t, listener.Close()) }()
 			address, ok := listener.Addr().(*net.TCPAddr)
 			require.True(t, ok)
-			s, err := newStarter(Options{Dir: dir, Persistent: true, Mode: mode, Log: func(line string) { t.Log(line) }})
+			s, err := newStarter(Options{Dir: dir, Mode: mode, Log: func(line string) { t.Log(line) }})
 			require.NoError(t, err)
-			started, err := s.launch(t.Context(), choice{kind: &unlucky{kind: k, taken: address.Port}, source: Source(mode)})
+			started, err := s.launch(t.Context(), choice{kind: &unlucky{kind: k, taken: address.Port}, source: backing.Source(mode)})
 			require.NoError(t, err)
 			require.NoError(t, k.probe(t.Context(), started.address))
 			require.NotContains(t, started.address.URL, address.String())
@@ -393,16 +348,16 @@ func TestAPortTakenBeforeTheServerListensIsGivenUp(t *testing.T) {
 func TestWhatIsMissingIsSaid(t *testing.T) {
 	for name, test := range map[string]struct {
 		env     map[string]string
-		service Name
+		service backing.Name
 		want    string
 	}{
-		"unknown mode":        {map[string]string{"BACKING": "podman"}, ServiceNATS, "BACKING=podman: want external, docker or native"},
-		"external, no URL":    {map[string]string{"BACKING": "external", "RABBITMQ_URL": ""}, ServiceRabbitMQ, "RABBITMQ_URL is not set"},
-		"PostgreSQL, nobody":  {map[string]string{"DATABASE_URL": "postgres://u:secret@127.0.0.1:1/d"}, ServicePostgres, "DATABASE_URL is set"},
-		"RabbitMQ, nobody":    {map[string]string{"RABBITMQ_URL": "amqp://u:secret@127.0.0.1:1/"}, ServiceRabbitMQ, "RABBITMQ_URL is set"},
-		"NATS, nobody":        {map[string]string{"NATS_URL": "nats://u:secret@127.0.0.1:1"}, ServiceNATS, "NATS_URL is set"},
-		"no URL of anything":  {map[string]string{"RABBITMQ_URL": "127.0.0.1:5672"}, ServiceRabbitMQ, "RABBITMQ_URL is set"},
-		"a folder is missing": {map[string]string{"BACKING": "native"}, ServiceNATS, "persistent servers need a folder"},
+		"unknown mode":        {map[string]string{"BACKING": "podman"}, backing.ServiceNATS, "BACKING=podman: want external, docker or native"},
+		"external, no URL":    {map[string]string{"BACKING": "external", "RABBITMQ_URL": ""}, backing.ServiceRabbitMQ, "RABBITMQ_URL is not set"},
+		"PostgreSQL, nobody":  {map[string]string{"DATABASE_URL": "postgres://u:secret@127.0.0.1:1/d"}, backing.ServicePostgres, "DATABASE_URL is set"},
+		"RabbitMQ, nobody":    {map[string]string{"RABBITMQ_URL": "amqp://u:secret@127.0.0.1:1/"}, backing.ServiceRabbitMQ, "RABBITMQ_URL is set"},
+		"NATS, nobody":        {map[string]string{"NATS_URL": "nats://u:secret@127.0.0.1:1"}, backing.ServiceNATS, "NATS_URL is set"},
+		"no URL of anything":  {map[string]string{"RABBITMQ_URL": "127.0.0.1:5672"}, backing.ServiceRabbitMQ, "RABBITMQ_URL is set"},
+		"a folder is missing": {map[string]string{"BACKING": "native"}, backing.ServiceNATS, "servers need a folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("BACKING", "")
@@ -411,7 +366,11 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // a service there may be on its way up
 			defer cancel()
-			_, err := Start(ctx, Options{Services: []Name{test.service}, Persistent: test.env["BACKING"] == "native"})
+			options := Options{Services: []backing.Name{test.service}}
+			if test.env["BACKING"] != "native" {
+				options.Scratch = scratchFolder(t)
+			}
+			_, err := Start(ctx, options)
 			require.ErrorContains(t, err, test.want)
 			require.NotContains(t, err.Error(), "secret")
 		})
@@ -427,10 +386,10 @@ func TestTwoStartersOfOneFolderDoNotCollide(t *testing.T) {
 	for i := range pids {
 		group.Go(func() {
 			services, err := Start(t.Context(), Options{
-				Services: []Name{ServiceNATS}, Mode: ModeNative, Dir: dir, Persistent: true,
+				Services: []backing.Name{backing.ServiceNATS}, Mode: backing.ModeNative, Dir: dir,
 			})
 			if failures[i] = err; err == nil {
-				pids[i] = services.Process(ServiceNATS).PID()
+				pids[i] = services.Process(backing.ServiceNATS).PID()
 			}
 		})
 	}

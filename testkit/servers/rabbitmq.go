@@ -1,8 +1,7 @@
-package backing
+package servers
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -19,6 +18,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/management"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
@@ -27,15 +28,15 @@ const (
 	rabbitUser = "operator"
 	rabbitNode = "mtm@localhost"
 	// helperEPMD is Erlang's port mapper. A node starts one as a daemon where it finds none, and that would outlive us.
-	helperEPMD Name = "epmd"
+	helperEPMD backing.Name = "epmd"
 	// rabbitManagementPort is where RabbitMQ's management listens by default.
 	rabbitManagementPort = "15672"
 )
 
 type rabbitKind struct{}
 
-func (rabbitKind) name() Name    { return ServiceRabbitMQ }
-func (rabbitKind) image() string { return "rabbitmq:4-management" }
+func (rabbitKind) name() backing.Name { return backing.ServiceRabbitMQ }
+func (rabbitKind) image() string      { return "rabbitmq:4-management" }
 
 func (rabbitKind) accounts() []string { return []string{"rabbitmq", "postgres", "nobody"} }
 
@@ -57,7 +58,7 @@ func (rabbitKind) fromEnv(env func(string) string) (addr address, variable strin
 	return addr, "RABBITMQ_URL"
 }
 
-func (rabbitKind) newRecord(ctx context.Context, source Source) (record, error) {
+func (rabbitKind) newRecord(ctx context.Context, source backing.Source) (record, error) {
 	ports, err := port.Free(ctx, 4)
 	if err != nil {
 		return record{}, err
@@ -97,11 +98,11 @@ func (rabbitKind) probe(ctx context.Context, addr address) error {
 	if err := connection.CloseDeadline(deadline); err != nil {
 		return fmt.Errorf("disconnect: %w", err)
 	}
-	api, err := newManagement(addr.ManagementURL)
+	api, err := management.New(addr.ManagementURL)
 	if err != nil {
 		return err
 	}
-	return api.do(ctx, http.MethodGet, "/api/whoami", nil)
+	return api.Do(ctx, http.MethodGet, "/api/whoami", nil)
 }
 
 func (rabbitKind) repair(_ context.Context, _ address, probed error) error { return probed }
@@ -182,7 +183,7 @@ func (rabbitKind) missing() []string {
 }
 
 func (k rabbitKind) native(rec record, set settings) nativeSpec {
-	return nativeSpec{data: rec.Data, helpers: []Name{helperEPMD}, tool: k.tool(rec), specs: func(context.Context) ([]process.Spec, error) {
+	return nativeSpec{data: rec.Data, helpers: []backing.Name{helperEPMD}, tool: k.tool(rec), specs: func(context.Context) ([]process.Spec, error) {
 		account, err := unprivileged(k.accounts())
 		if err != nil {
 			return nil, err
@@ -200,7 +201,7 @@ func (k rabbitKind) native(rec record, set settings) nativeSpec {
 			Name: string(helperEPMD), Path: epmd, Args: []string{"-port", strconv.Itoa(rec.EPMDPort), "-address", loopback},
 			Env: node.env(), WorkDir: rec.Data, User: account,
 		}, {
-			Name: string(ServiceRabbitMQ), Path: script,
+			Name: string(backing.ServiceRabbitMQ), Path: script,
 			Env: node.env(), WorkDir: rec.Data, User: account,
 			StopSignal: syscall.SIGTERM, StopTimeout: 30 * time.Second,
 			OneCPU: true, // the boot moves about a lot: 5 to 7 s instead of 9 to 21 s on two cores
@@ -283,60 +284,4 @@ func (f rabbitFiles) env() []string {
 func schedulers() string {
 	n := strconv.Itoa(min(runtime.NumCPU(), 8))
 	return "+S " + n + ":" + n
-}
-
-// management is a client of RabbitMQ's management HTTP API. It keeps no connection open.
-type management struct {
-	base   *url.URL
-	client *http.Client
-}
-
-func newManagement(rawURL string) (*management, error) {
-	base, err := url.Parse(rawURL)
-	if err != nil {
-		return nil, fmt.Errorf("read the address of the management API: %w", err)
-	}
-	return &management{base: base, client: &http.Client{
-		Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
-	}}, nil
-}
-
-// statusError is an answer of the management API that is none of success.
-type statusError struct {
-	request string
-	status  int
-}
-
-func (e *statusError) Error() string { return fmt.Sprintf("%s: status %d", e.request, e.status) }
-
-// do sends a request; path elements in it are escaped already.
-func (m *management) do(ctx context.Context, method, path string, body any) error {
-	encoded := ""
-	if body != nil {
-		content, err := json.Marshal(body)
-		if err != nil {
-			return fmt.Errorf("encode the request: %w", err)
-		}
-		encoded = string(content)
-	}
-	// Not through url.URL, which would unescape the name of a virtual host.
-	target := m.base.Scheme + "://" + m.base.Host + strings.TrimSuffix(m.base.Path, "/") + path
-	request, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(encoded))
-	if err != nil {
-		return fmt.Errorf("make the request: %w", err)
-	}
-	request.Header.Set("Content-Type", "application/json")
-	if login := m.base.User; login != nil {
-		password, _ := login.Password()
-		request.SetBasicAuth(login.Username(), password)
-	}
-	response, err := m.client.Do(request)
-	if err != nil {
-		return fmt.Errorf("ask the management API: %w", err)
-	}
-	defer func() { _ = response.Body.Close() }() // the answer's body is of no interest
-	if response.StatusCode >= http.StatusMultipleChoices {
-		return &statusError{request: method + " " + path, status: response.StatusCode}
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package backing
+package servers
 
 import (
 	"context"
@@ -13,17 +13,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/workspace"
 )
 
 // record is what has to be remembered of a server to find it, to start it again on the same data and to log in. It lies
 // in <dir>/data/<name>.<source>.json and holds a password.
 type record struct {
-	Source   Source `json:"source"`
-	Password string `json:"password"`
+	Source   backing.Source `json:"source"`
+	Password string         `json:"password"`
 	// The ports.
 	Port           int `json:"port"`
 	ManagementPort int `json:"management_port,omitempty"`
@@ -55,16 +55,16 @@ func hostPort(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(
 
 func dataDir(dir string) string { return filepath.Join(dir, "data") }
 
-func recordFile(dir string, name Name, source Source) string {
+func recordFile(dir string, name backing.Name, source backing.Source) string {
 	return filepath.Join(dataDir(dir), string(name)+"."+string(source)+".json")
 }
 
 // currentFile says which of a service's records is in use.
-func currentFile(dir string, name Name) string {
+func currentFile(dir string, name backing.Name) string {
 	return filepath.Join(dataDir(dir), string(name)+".current")
 }
 
-func loadRecord(dir string, name Name, source Source) (rec record, found bool, err error) {
+func loadRecord(dir string, name backing.Name, source backing.Source) (rec record, found bool, err error) {
 	body, err := os.ReadFile(recordFile(dir, name, source))
 	if errors.Is(err, os.ErrNotExist) {
 		return record{}, false, nil
@@ -78,7 +78,7 @@ func loadRecord(dir string, name Name, source Source) (rec record, found bool, e
 	return rec, true, nil
 }
 
-func currentRecord(dir string, name Name) (rec record, found bool, err error) {
+func currentRecord(dir string, name backing.Name) (rec record, found bool, err error) {
 	body, err := os.ReadFile(currentFile(dir, name))
 	if errors.Is(err, os.ErrNotExist) {
 		return record{}, false, nil
@@ -86,10 +86,10 @@ func currentRecord(dir string, name Name) (rec record, found bool, err error) {
 	if err != nil {
 		return record{}, false, fmt.Errorf("read the source of %s: %w", name, err)
 	}
-	return loadRecord(dir, name, Source(strings.TrimSpace(string(body))))
+	return loadRecord(dir, name, backing.Source(strings.TrimSpace(string(body))))
 }
 
-func saveRecord(dir string, name Name, rec record) error {
+func saveRecord(dir string, name backing.Name, rec record) error {
 	body, err := json.MarshalIndent(rec, "", "  ") //nolint:gosec // its password is what it is for; readable by its owner only
 	if err != nil {
 		return fmt.Errorf("record %s: %w", name, err)
@@ -134,38 +134,7 @@ func lockDir(ctx context.Context, dir string, say func(string, ...any)) (unlock 
 	if err := os.MkdirAll(filepath.Join(dir, "run"), 0o750); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
-	return LockFile(ctx, filepath.Join(dir, "run", "backing.lock"), func() {
+	return workspace.Lock(ctx, filepath.Join(dir, "run", "backing.lock"), func() {
 		say("waiting for another command that works in %s", dir)
 	})
-}
-
-// lockPoll is how often a lock that somebody else holds is asked for.
-const lockPoll = 100 * time.Millisecond
-
-// LockFile takes the lock that is the file at path. The kernel gives it back when its holder dies. waiting is called
-// once if somebody else holds it.
-func LockFile(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the lock: %w", err)
-	}
-	tick := time.NewTicker(lockPoll)
-	defer tick.Stop()
-	for told := false; ; told = true {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { _ = file.Close() }, nil // which unlocks, whatever it returns
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
-		}
-		if !told {
-			waiting()
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("wait for the lock %s: %w", path, ctx.Err()), file.Close())
-		case <-tick.C:
-		}
-	}
 }

@@ -1,4 +1,4 @@
-package backing
+package servers
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
@@ -37,8 +38,8 @@ const (
 
 type postgresKind struct{}
 
-func (postgresKind) name() Name    { return ServicePostgres }
-func (postgresKind) image() string { return "postgres:17" }
+func (postgresKind) name() backing.Name { return backing.ServicePostgres }
+func (postgresKind) image() string      { return "postgres:17" }
 
 func (postgresKind) accounts() []string { return []string{"postgres", "nobody"} }
 
@@ -46,7 +47,7 @@ func (postgresKind) fromEnv(env func(string) string) (addr address, variable str
 	return address{URL: env("DATABASE_URL")}, "DATABASE_URL"
 }
 
-func (postgresKind) newRecord(ctx context.Context, source Source) (record, error) {
+func (postgresKind) newRecord(ctx context.Context, source backing.Source) (record, error) {
 	ports, err := port.Free(ctx, 1)
 	if err != nil {
 		return record{}, err
@@ -194,7 +195,7 @@ func (k postgresKind) native(rec record, set settings) nativeSpec {
 			"-c", "unix_socket_directories=",
 		}
 		return []process.Spec{{
-			Name: string(ServicePostgres), Path: filepath.Join(bin, "postgres"), Args: append(arguments, k.flags(set)...),
+			Name: string(backing.ServicePostgres), Path: filepath.Join(bin, "postgres"), Args: append(arguments, k.flags(set)...),
 			Env: postgresEnv(rec.Data), WorkDir: cluster, User: account,
 			StopSignal: syscall.SIGINT, StopTimeout: 30 * time.Second, // see the container
 		}}, nil

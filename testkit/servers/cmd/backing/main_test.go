@@ -5,18 +5,28 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/urfave/cli/v3"
 	"go.uber.org/goleak"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain makes the test binary the program, which starts itself again: see [servers.Commands].
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && slices.ContainsFunc(servers.Commands(), func(c *cli.Command) bool { return c.Name == os.Args[1] }) {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // invoke runs the command line and returns what it prints, and the status it would end with.
 func invoke(t *testing.T, arguments ...string) (output string, status int, err error) {

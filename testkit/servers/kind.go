@@ -1,17 +1,19 @@
-package backing
+package servers
 
 import (
 	"context"
 	"syscall"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // kind is one of the three services: how it is addressed, looked at and started.
 type kind interface {
-	name() Name
+	name() backing.Name
 	// fromEnv is the address in the environment, and the variable that names it.
 	fromEnv(env func(string) string) (addr address, variable string)
 	// newRecord makes ports and passwords for a server that is to be started for the first time.
-	newRecord(ctx context.Context, source Source) (record, error)
+	newRecord(ctx context.Context, source backing.Source) (record, error)
 	address(rec record) address
 	// probe is nil once the service at addr can be used as an operator would.
 	probe(ctx context.Context, addr address) error
@@ -67,7 +69,7 @@ type server interface {
 }
 
 func serverOf(dir string, k kind, rec record, set settings) server {
-	if rec.Source == SourceDocker {
+	if rec.Source == backing.SourceDocker {
 		return &containerServer{name: k.name(), rec: rec, spec: k.container(rec, set), persistent: set.persistent}
 	}
 	return &nativeServer{dir: dir, name: k.name(), nativeSpec: k.native(rec, set)}

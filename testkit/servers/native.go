@@ -1,4 +1,4 @@
-package backing
+package servers
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
@@ -28,7 +29,7 @@ type nativeSpec struct {
 	// tool runs one of the programs that come with the server, against it; nil where there are none.
 	tool func(ctx context.Context, name string, args []string) (*exec.Cmd, error)
 	// helpers are the names of those others.
-	helpers []Name
+	helpers []backing.Name
 	// abort ends the server when its data is of no interest any more; SIGKILL if 0.
 	abort syscall.Signal
 }
@@ -37,7 +38,7 @@ type nativeSpec struct {
 type nativeServer struct {
 	nativeSpec
 	dir  string
-	name Name
+	name backing.Name
 }
 
 func (n *nativeServer) start(ctx context.Context) error {
@@ -96,7 +97,7 @@ func (n *nativeServer) signal(ctx context.Context, sig syscall.Signal) error {
 func (n *nativeServer) halt(ctx context.Context) error { return n.remove(ctx) }
 
 func (n *nativeServer) remove(ctx context.Context) error {
-	names := append([]Name{n.name}, n.helpers...)
+	names := append([]backing.Name{n.name}, n.helpers...)
 	var failed error
 	for _, name := range names { // the server first: its helpers serve it until it has ended
 		p, err := process.Find(n.dir, string(name))
@@ -112,7 +113,7 @@ func (n *nativeServer) remove(ctx context.Context) error {
 }
 
 func (n *nativeServer) discard(ctx context.Context) error {
-	for _, name := range append([]Name{n.name}, n.helpers...) {
+	for _, name := range append([]backing.Name{n.name}, n.helpers...) {
 		p, err := process.Find(n.dir, string(name))
 		if errors.Is(err, process.ErrNotRunning) {
 			continue

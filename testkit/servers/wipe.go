@@ -1,9 +1,11 @@
-package backing
+package servers
 
 import (
 	"context"
 	"fmt"
 	"os"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // Wipe ends the server as [Process.Kill] does and removes its data, as the loss of a disk would. [Process.Start] then
@@ -11,7 +13,7 @@ import (
 func (p *Process) Wipe(ctx context.Context) error {
 	switch server := p.server.(type) {
 	case nil:
-		return ErrExternal
+		return backing.ErrExternal
 	case *nativeServer:
 		if err := server.kill(ctx); err != nil {
 			return err

@@ -1,4 +1,4 @@
-package backing
+package servers
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/workspace"
 )
 
 const (
@@ -41,7 +43,7 @@ func install(ctx context.Context, packages []string, say func(string, ...any)) e
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
 	began := time.Now()
-	unlock, err := LockFile(ctx, installLock, func() { say("waiting for another installation") })
+	unlock, err := workspace.Lock(ctx, installLock, func() { say("waiting for another installation") })
 	if err != nil {
 		return err
 	}
