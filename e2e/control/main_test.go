@@ -4,10 +4,7 @@ package control_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -19,7 +16,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 )
 
 // waitLimit is how long a test waits for what must happen soon.
@@ -27,54 +23,9 @@ const waitLimit = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// natsServer is a server of the test's own, which keeps its port and its data over restarts.
-type natsServer struct {
-	t      *testing.T
-	dir    string
-	port   int
-	server *backing.NATSServer // nil while it does not run
-}
-
-func startNATS(t *testing.T) *natsServer {
-	t.Helper()
-	ports, err := port.Free(t.Context(), 1)
-	require.NoError(t, err)
-	n := &natsServer{t: t, dir: t.TempDir(), port: ports[0]}
-	n.start()
-	t.Cleanup(n.stop)
-	return n
-}
-
-func (n *natsServer) start() {
-	n.t.Helper()
-	var err error
-	n.server, err = backing.StartNATS(n.t.Context(), n.dir, n.port)
-	require.NoError(n.t, err)
-}
-
-// stop ends the server, if it runs.
-func (n *natsServer) stop() {
-	n.t.Helper()
-	if n.server != nil {
-		require.NoError(n.t, n.server.Stop(context.WithoutCancel(n.t.Context())))
-		n.server = nil
-	}
-}
-
-func (n *natsServer) url() string { return "nats://127.0.0.1:" + strconv.Itoa(n.port) }
-
-// wipe removes all data of a stopped server.
-func (n *natsServer) wipe() {
-	n.t.Helper()
-	entries, err := os.ReadDir(n.dir)
-	require.NoError(n.t, err)
-	for _, entry := range entries {
-		require.NoError(n.t, os.RemoveAll(filepath.Join(n.dir, entry.Name())))
-	}
-}
-
-func (n *natsServer) client() control.Config {
-	return control.Config{URL: n.url(), Replicas: 1, Resync: 2 * time.Second}
+// client is the configuration of a client of the server.
+func client(n *backing.NATSServer) control.Config {
+	return control.Config{URL: n.URL, Replicas: 1, Resync: 2 * time.Second}
 }
 
 // connect makes a connection that is closed with the test. report may be nil.

@@ -2,34 +2,13 @@ package backing
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/agent"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 )
-
-// NATSServer is a NATS server with JetStream on 127.0.0.1 without a login. It runs in the program that starts servers, so
-// that it is ready in milliseconds.
-type NATSServer struct {
-	// URL is its address.
-	URL   string
-	lease *agent.Lease
-}
-
-// StartNATS starts a server whose data lies in dir. It listens on port, or on any free one if that is 0.
-func StartNATS(ctx context.Context, dir string, port int) (*NATSServer, error) {
-	socket, err := program.socket(ctx)
-	if err != nil {
-		return nil, err
-	}
-	lease, reply, err := agent.Hold(ctx, socket, agent.Request{Do: agent.StartNATS, Data: dir, Port: port}, nil)
-	if err != nil {
-		return nil, err
-	}
-	return &NATSServer{URL: reply.URL, lease: lease}, nil
-}
-
-// Stop ends the server and returns when it has written its data.
-func (s *NATSServer) Stop(ctx context.Context) error { return s.lease.Release(ctx) }
 
 // NATS gives the test a NATS server of its own, with JetStream, that ends with the test.
 //
@@ -43,16 +22,77 @@ func NATS(tb testing.TB) string {
 	} else if mode == ModeDocker {
 		return Dedicated(tb, ServiceNATS).NATSURL
 	}
-	server, err := StartNATS(tb.Context(), tb.TempDir(), 0)
+	return startNATS(tb, 0).URL
+}
+
+// NATSServer is a NATS server with JetStream of a test's own, on 127.0.0.1 and without a login. It runs in the program that
+// starts servers, so that it is ready in milliseconds, and keeps its port and its data over restarts.
+type NATSServer struct {
+	// URL is its address.
+	URL string
+
+	tb    testing.TB
+	dir   string
+	port  int
+	lease *agent.Lease // nil while it does not run
+}
+
+// StartNATS starts a server that the test may stop and start again. It ends with the test.
+func StartNATS(tb testing.TB) *NATSServer {
+	tb.Helper()
+	ports, err := port.Free(tb.Context(), 1) // the port of a server that stops is not given to a connection
 	if err != nil {
 		tb.Fatalf("backing: %v", err)
 	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), cleanupLimit)
-		defer cancel()
-		if err := server.Stop(ctx); err != nil {
-			tb.Errorf("backing: stop the test's NATS server: %v", err)
+	return startNATS(tb, ports[0])
+}
+
+func startNATS(tb testing.TB, port int) *NATSServer {
+	tb.Helper()
+	s := &NATSServer{tb: tb, dir: tb.TempDir(), port: port}
+	s.Start()
+	tb.Cleanup(s.Stop)
+	return s
+}
+
+// Start starts the server and returns when it accepts connections.
+func (s *NATSServer) Start() {
+	s.tb.Helper()
+	socket, err := program.socket(s.tb.Context())
+	if err != nil {
+		s.tb.Fatalf("backing: %v", err)
+	}
+	lease, reply, err := agent.Hold(s.tb.Context(), socket, agent.Request{Do: agent.StartNATS, Data: s.dir, Port: s.port}, nil)
+	if err != nil {
+		s.tb.Fatalf("backing: %v", err)
+	}
+	s.lease, s.URL = lease, reply.URL
+}
+
+// Stop ends the server, if it runs, and returns when it has written its data.
+func (s *NATSServer) Stop() {
+	s.tb.Helper()
+	if s.lease == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.tb.Context()), cleanupLimit)
+	defer cancel()
+	if err := s.lease.Release(ctx); err != nil {
+		s.tb.Errorf("backing: stop the test's NATS server: %v", err)
+	}
+	s.lease = nil
+}
+
+// Wipe removes all data of the stopped server.
+func (s *NATSServer) Wipe() {
+	s.tb.Helper()
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		s.tb.Fatalf("backing: %v", err)
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(s.dir, entry.Name())); err != nil {
+			s.tb.Fatalf("backing: %v", err)
 		}
-	})
-	return server.URL
+	}
 }
