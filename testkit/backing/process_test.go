@@ -163,14 +163,16 @@ func answers(t *testing.T, p *Process) error {
 // have one of them only is as good a place to develop on.
 func eachOwnMode(t *testing.T, test func(t *testing.T, mode Mode)) {
 	t.Helper()
+	noEngine := unavailable(t, ModeDocker)
 	for _, mode := range []Mode{ModeNative, ModeDocker} {
 		t.Run(string(mode), func(t *testing.T) {
-			other := ModeNative
-			if mode == ModeNative {
-				other = ModeDocker
-			}
-			if err := available(t, mode); err != nil && available(t, other) == nil {
-				t.Skipf("%s is not tested here: %v", mode, err)
+			switch {
+			case mode == ModeDocker && noEngine != nil:
+				t.Skipf("Docker is not tested here: %v", noEngine)
+			case mode == ModeNative && noEngine == nil:
+				if err := unavailable(t, ModeNative); err != nil {
+					t.Skipf("native servers are not tested here: %v", err)
+				}
 			}
 			t.Setenv("BACKING", string(mode))
 			test(t, mode)
@@ -178,8 +180,8 @@ func eachOwnMode(t *testing.T, test func(t *testing.T, mode Mode)) {
 	}
 }
 
-// available is nil if PostgreSQL can be had that way.
-func available(t *testing.T, mode Mode) error {
+// unavailable is why PostgreSQL cannot be had that way, or nil.
+func unavailable(t *testing.T, mode Mode) error {
 	t.Helper()
 	services, err := StartOwn(t.Context(), Options{Services: []Name{ServicePostgres}, Mode: mode})
 	if err != nil {

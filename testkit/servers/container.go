@@ -41,9 +41,6 @@ type containerSpec struct {
 	hostname   string
 	stopSignal syscall.Signal // SIGTERM if 0
 	shm        int64          // bytes of /dev/shm; the engine's default if 0
-	// bootPin lets the server start on one CPU and gives it all of them when it is ready: RabbitMQ is up in 6 s rather
-	// than 8 to 11 s.
-	bootPin bool
 }
 
 // containerServer runs a service in Docker.
@@ -87,11 +84,6 @@ func (c *containerServer) start(ctx context.Context) error {
 		if container.State.Running {
 			return c.unpause(ctx, e)
 		}
-		if c.spec.bootPin {
-			if err := e.setCPUs(ctx, container.ID, "0"); err != nil {
-				return err
-			}
-		}
 		return c.launch(ctx, e, container.ID)
 	})
 }
@@ -106,9 +98,6 @@ func (c *containerServer) create(ctx context.Context, e *engine) error {
 	}
 	if len(c.spec.ports) == 0 {
 		host.NetworkMode = "host"
-	}
-	if c.spec.bootPin {
-		host.CPUSetCPUs = "0"
 	}
 	if c.rec.Volume != "" {
 		if err := c.needVolume(ctx, e); err != nil {
@@ -189,19 +178,6 @@ func (c *containerServer) launch(ctx context.Context, e *engine, id string) erro
 		e.expire(ctx, id, scratchLifetime)
 	}
 	return nil
-}
-
-func (c *containerServer) onReady(ctx context.Context) error {
-	if !c.spec.bootPin {
-		return nil
-	}
-	return c.with(ctx, func(ctx context.Context, e *engine) error {
-		info, err := e.pool.Client.Info()
-		if err != nil {
-			return fmt.Errorf("ask the engine for its CPUs: %w", err)
-		}
-		return e.setCPUs(ctx, c.rec.Container, "0-"+strconv.Itoa(max(info.NCPU, 1)-1))
-	})
 }
 
 func (c *containerServer) running(ctx context.Context) (running bool, err error) {

@@ -123,10 +123,7 @@ func (p *Process) Start(ctx context.Context) error {
 	if err := p.server.start(ctx); err != nil {
 		return err
 	}
-	if err := p.await(ctx); err != nil {
-		return err
-	}
-	return p.server.onReady(ctx)
+	return p.await(ctx)
 }
 
 // await returns when the service answers, or with the reason why it does not.

@@ -148,20 +148,6 @@ func (e *engine) removeVolume(ctx context.Context, name string) error {
 	return nil
 }
 
-// setCPUs changes the CPUs that a container may use. The client cannot encode a context into this request, so it gets a
-// time limit of its own.
-func (e *engine) setCPUs(ctx context.Context, name, cpus string) error {
-	other, err := openEngine(ctx)
-	if err != nil {
-		return err
-	}
-	other.pool.Client.SetTimeout(engineTimeout)
-	if err := other.pool.Client.UpdateContainer(name, docker.UpdateContainerOptions{CpusetCpus: cpus}); err != nil {
-		return fmt.Errorf("set the CPUs of container %s: %w", name, err)
-	}
-	return nil
-}
-
 // expire lets the engine end a container by itself after a time, whatever becomes of us. It is
 // [dockertest.Resource.Expire] without the goroutine that waits for it: the engine goes on with a request whose client
 // has gone.

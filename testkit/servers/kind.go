@@ -52,8 +52,6 @@ type address struct {
 type server interface {
 	// start starts it unless it runs. It does not wait until it answers.
 	start(ctx context.Context) error
-	// onReady is called when the server answers.
-	onReady(ctx context.Context) error
 	running(ctx context.Context) (bool, error)
 	kill(ctx context.Context) error
 	signal(ctx context.Context, sig syscall.Signal) error

@@ -57,10 +57,6 @@ func (n *nativeServer) start(ctx context.Context) error {
 	return nil
 }
 
-func (n *nativeServer) onReady(context.Context) error {
-	return n.do(func(p *process.Process) error { return p.Widen() })
-}
-
 func (n *nativeServer) running(context.Context) (bool, error) {
 	_, err := process.Find(n.dir, string(n.name))
 	if errors.Is(err, process.ErrNotRunning) {

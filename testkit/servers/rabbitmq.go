@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -109,13 +108,11 @@ func (rabbitKind) repair(_ context.Context, _ address, probed error) error { ret
 
 func (k rabbitKind) container(rec record, set settings) containerSpec {
 	spec := containerSpec{
-		image:   k.image(),
-		env:     []string{"RABBITMQ_DEFAULT_USER=" + rabbitUser, "RABBITMQ_DEFAULT_PASS=" + rec.Password},
-		data:    "/var/lib/rabbitmq",
-		bootPin: true,
+		image: k.image(),
+		env:   []string{"RABBITMQ_DEFAULT_USER=" + rabbitUser, "RABBITMQ_DEFAULT_PASS=" + rec.Password},
+		data:  "/var/lib/rabbitmq",
 	}
 	if !set.direct {
-		spec.env = append(spec.env, "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+schedulers())
 		spec.ports = map[int]int{5672: rec.Port, 15672: rec.ManagementPort}
 		spec.hostname = "mtm" // part of the node's name, and that of the folder with its data
 		return spec
@@ -141,7 +138,7 @@ func erlangEnv(rec record) []string {
 		"ERL_EPMD_PORT=" + strconv.Itoa(rec.EPMDPort),
 		"RABBITMQ_DIST_PORT=" + strconv.Itoa(rec.DistributionPort),
 		// The distribution listens on all interfaces otherwise.
-		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} " + schedulers(),
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
 	}
 }
 
@@ -204,7 +201,6 @@ func (k rabbitKind) native(rec record, set settings) nativeSpec {
 			Name: string(backing.ServiceRabbitMQ), Path: script,
 			Env: node.env(), WorkDir: rec.Data, User: account,
 			StopSignal: syscall.SIGTERM, StopTimeout: 30 * time.Second,
-			OneCPU: true, // the boot moves about a lot: 5 to 7 s instead of 9 to 21 s on two cores
 		}}, nil
 	}}
 }
@@ -278,10 +274,4 @@ func (f rabbitFiles) env() []string {
 		// Makes the script become the node instead of waiting for it, so that the pid is that of the node.
 		"NOTIFY_SOCKET=" + f.path("no-such-socket"),
 	}, erlangEnv(f.rec)...)
-}
-
-// schedulers says how many threads run the node, which would follow the CPUs of its boot: that is one, but only while it boots.
-func schedulers() string {
-	n := strconv.Itoa(min(runtime.NumCPU(), 8))
-	return "+S " + n + ":" + n
 }
