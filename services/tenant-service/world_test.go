@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,13 +24,14 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/mortal"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(stepsEnv) != "" {
-		lifecycle.Main(mortal)
+	if mortal.IsService() {
+		lifecycle.Main(mortalService)
 		return
 	}
 	// One goroutine of the whole process, which fasthttp starts with its first server and never ends.
