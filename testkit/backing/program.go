@@ -2,7 +2,6 @@ package backing
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -76,12 +75,8 @@ func buildProgram(ctx context.Context) (file string, err error) {
 	}
 	defer unlock()
 	file = filepath.Join(dir, "backing")
-	command := exec.CommandContext(ctx, "go", "build", "-o", file, "./testkit/servers/cmd/backing")
-	command.Dir = root
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	if err := command.Run(); err != nil {
-		return "", fmt.Errorf("build the program that starts servers: %w: %s", err, strings.TrimSpace(output.String()))
+	if err := workspace.Build(ctx, "-o", file, "./testkit/servers/cmd/backing"); err != nil {
+		return "", fmt.Errorf("build the program that starts servers: %w", err)
 	}
 	return file, nil
 }

@@ -1,13 +1,10 @@
 package stack
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -82,24 +79,16 @@ func buildOnce(ctx context.Context, run string) (dir string, err error) {
 }
 
 func buildAll(ctx context.Context, dir string) error {
-	root, err := workspace.Root()
-	if err != nil {
-		return err
-	}
 	// Symbols and DWARF are a third of the linking, and no stack trace needs them.
-	arguments := []string{"build", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
+	arguments := []string{"-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
 	if race {
 		arguments = append(arguments, "-race")
 	}
 	for _, name := range Names() {
 		arguments = append(arguments, "./services/"+name)
 	}
-	command := exec.CommandContext(ctx, "go", arguments...)
-	command.Dir = root
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	if err := command.Run(); err != nil {
-		return fmt.Errorf("build the services: %w: %s", err, strings.TrimSpace(output.String()))
+	if err := workspace.Build(ctx, arguments...); err != nil {
+		return fmt.Errorf("build the services: %w", err)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
+	platform "github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // errNotAllUp makes `make status` fail when something is wrong, for scripts.
@@ -48,9 +49,9 @@ func (s *Stack) Status(ctx context.Context) error {
 		pid, state := 0, "stopped"
 		if running != nil {
 			pid, state = running.PID(), "ready"
-			if reason := notReady(ctx, cmp.Or(started[v.prefix+"_OPS_URL"], v.opsURL())); reason != "" {
+			if err := platform.Ready(ctx, cmp.Or(started[v.prefix+"_OPS_URL"], v.opsURL())); err != nil {
 				state = "not ready"
-				reasons = append(reasons, fmt.Sprintf("%s is not ready: %s", v.name, reason))
+				reasons = append(reasons, fmt.Sprintf("%s is not ready: %s", v.name, err))
 			}
 		} else if _, err := os.Stat(process.PIDFile(s.dir, v.name)); err == nil {
 			state = "died"
