@@ -51,7 +51,7 @@ TIMEOUT ?= 15m
 JOBS ?= 3
 # Packages that take longest begin first, or the others would have to be waited for and then they.
 PKG ?= $(addprefix ./,$(addprefix services/ingest-service/internal/,tenants consumer dlxhealth) e2e/lifecycle e2e/platform e2e/corpus services/query-service/internal/store) work
-GOTEST = go run ./testkit/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages
+GOTEST = go run ./testkit/servers/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages
 # Without symbols and DWARF, which no stack trace needs, a program of tests is linked in two thirds of the time.
 GOTESTFLAGS = -race -count=1 -timeout $(TIMEOUT) -p $(JOBS) -parallel $(JOBS) -ldflags='-s -w'
 
@@ -65,7 +65,7 @@ test-long: bin/gotestsum ## run the tests that take minutes, which `make test` l
 	@$(GOTEST) "$$(tools/longtests packages)" -- $(GOTESTFLAGS) -run "$$(tools/longtests names)" $(TESTFLAGS)
 
 # What the servers do with us: the packages that have tests on PostgreSQL, RabbitMQ or NATS and do not serve HTTP.
-SERVED = $(addprefix ./,testkit/... $(addprefix libs/,postgres amqp/... schema) \
+SERVED = $(addprefix ./,testkit/... testkit/servers/... $(addprefix libs/,postgres amqp/... schema) \
 	$(addprefix services/ingest-service/internal/,consumer deadletter dlxhealth provision store tenants) \
 	services/query-service/internal/store $(addprefix services/tenant-service/internal/,relay status store))
 test-servers: ## run the tests whose outcome depends on the version of a server; BACKING=docker or native chooses the servers
@@ -83,7 +83,7 @@ chaos: ## inject every kind of fault under traffic and check that nothing is los
 	@bin/chaos $(if $(READER),-reader '$(READER)') $(if $(DURATION),-duration '$(DURATION)') $(if $(SEED),-seed '$(SEED)') $(if $(RATE),-rate '$(RATE)') $(if $(REPORT),-report '$(REPORT)')
 
 fuzz: ## publish messages with arbitrary bytes as properties and headers; DURATION=10m
-	@go run ./testkit/cmd/backing run -- go test -count=1 -timeout 0 -run FuzzPublishedProperties -v ./e2e/platform -hostile $(or $(DURATION),10m)
+	@go run ./testkit/servers/cmd/backing run -- go test -count=1 -timeout 0 -run FuzzPublishedProperties -v ./e2e/platform -hostile $(or $(DURATION),10m)
 
 soak: ## run at half capacity and check that memory and connections stay flat; DURATION=30m, RATE=messages/s, REPORT=file
 	@go build -o bin/ ./e2e/chaos

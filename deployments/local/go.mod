@@ -86,6 +86,7 @@ require (
 	github.com/rivo/uniseg v0.2.0 // indirect
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
+	github.com/srireskianita/multi-tenant-messaging/testkit/servers v0.0.0
 	github.com/swaggo/files/v2 v2.0.2 // indirect
 	github.com/swaggo/swag v1.16.6 // indirect
 	github.com/valyala/bytebufferpool v1.0.0 // indirect
@@ -113,3 +114,5 @@ replace github.com/srireskianita/multi-tenant-messaging/libs => ../../libs
 replace github.com/srireskianita/multi-tenant-messaging/testkit => ../../testkit
 
 replace github.com/srireskianita/multi-tenant-messaging/client => ../../client
+
+replace github.com/srireskianita/multi-tenant-messaging/testkit/servers => ../../testkit/servers

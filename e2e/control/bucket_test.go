@@ -12,6 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // raw is a plain client, to do to a bucket what this product does not.
@@ -33,7 +34,7 @@ func raw(t *testing.T, url string) jetstream.JetStream {
 func TestBucketConditions(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	tenants := control.Tenants(connect(t, startNATS(t).client(), nil))
+	tenants := control.Tenants(connect(t, client(backing.StartNATS(t)), nil))
 
 	_, err := tenants.Get(ctx, "a")
 	require.ErrorIs(t, err, control.ErrNotFound)
@@ -79,13 +80,13 @@ func TestBucketConditions(t *testing.T) {
 // A dead instance must not stay "running", and an instance that lives must not disappear. Nor must anything stay for ever.
 func TestStatusesExpire(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	statuses := control.Statuses(connect(t, n.client(), nil))
+	n := backing.StartNATS(t)
+	statuses := control.Statuses(connect(t, client(n), nil))
 	key := contract.StatusKey("a", "i")
 	_, err := statuses.Put(t.Context(), key, contract.TenantStatus{TenantID: "a", Instance: "i"})
 	require.NoError(t, err)
 
-	kv, err := raw(t, n.url()).KeyValue(t.Context(), contract.StatusBucket)
+	kv, err := raw(t, n.URL).KeyValue(t.Context(), contract.StatusBucket)
 	require.NoError(t, err)
 	status, err := kv.Status(t.Context())
 	require.NoError(t, err)
@@ -117,9 +118,9 @@ func TestStatusesExpire(t *testing.T) {
 // Deleting the bucket, or the loss of all data, must not need a restart of anything.
 func TestMissingBucketIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	tenants := control.Tenants(connect(t, n.client(), nil))
-	js := raw(t, n.url())
+	n := backing.StartNATS(t)
+	tenants := control.Tenants(connect(t, client(n), nil))
+	js := raw(t, n.URL)
 	operations := map[string]struct {
 		run  func(context.Context) error
 		want error
@@ -150,13 +151,13 @@ func TestMissingBucketIsMadeAgain(t *testing.T) {
 // A request must not hang, nor its write be sent after the reconnect, while NATS is away.
 func TestWritesFailAtOnceWhileDisconnected(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
+	n := backing.StartNATS(t)
 	reports := make(chan error, 100)
-	tenants := control.Tenants(connect(t, n.client(), func(err error) { reports <- err }))
+	tenants := control.Tenants(connect(t, client(n), func(err error) { reports <- err }))
 	_, err := tenants.Put(t.Context(), "a", spec("a", 1))
 	require.NoError(t, err)
 	requireReport(t, reports, true)
-	n.stop()
+	n.Stop()
 	requireReport(t, reports, false)
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -165,7 +166,7 @@ func TestWritesFailAtOnceWhileDisconnected(t *testing.T) {
 	require.Error(t, err)
 	require.NoError(t, ctx.Err(), "the write waited for a connection")
 
-	n.start()
+	n.Start()
 	requireReport(t, reports, true)
 	found, err := tenants.Get(t.Context(), "a")
 	require.NoError(t, err)

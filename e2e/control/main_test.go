@@ -4,15 +4,11 @@ package control_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -20,7 +16,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 )
 
 // waitLimit is how long a test waits for what must happen soon.
@@ -28,63 +23,9 @@ const waitLimit = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// natsServer is a server of the test's own, which keeps its port and its data over restarts.
-type natsServer struct {
-	t      *testing.T
-	config backing.NATSConfig
-	cancel context.CancelFunc
-	ended  chan error
-}
-
-func startNATS(t *testing.T) *natsServer {
-	t.Helper()
-	ports, err := port.Free(t.Context(), 1)
-	require.NoError(t, err)
-	n := &natsServer{t: t, config: backing.NATSConfig{Dir: t.TempDir(), Port: ports[0]}}
-	n.start()
-	t.Cleanup(n.stop)
-	return n
-}
-
-func (n *natsServer) start() {
-	n.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	n.cancel, n.ended = cancel, make(chan error, 1)
-	go func() { n.ended <- backing.ServeNATS(ctx, n.config) }()
-	require.Eventually(n.t, func() bool {
-		nc, err := nats.Connect(n.url(), nats.NoReconnect())
-		if err != nil {
-			return false
-		}
-		nc.Close()
-		return true
-	}, waitLimit, 5*time.Millisecond, "NATS server did not start")
-}
-
-// stop ends the server, if it runs.
-func (n *natsServer) stop() {
-	n.t.Helper()
-	n.cancel()
-	if err, ok := <-n.ended; ok {
-		close(n.ended)
-		require.NoError(n.t, err)
-	}
-}
-
-func (n *natsServer) url() string { return "nats://127.0.0.1:" + strconv.Itoa(n.config.Port) }
-
-// wipe removes all data of a stopped server.
-func (n *natsServer) wipe() {
-	n.t.Helper()
-	entries, err := os.ReadDir(n.config.Dir)
-	require.NoError(n.t, err)
-	for _, entry := range entries {
-		require.NoError(n.t, os.RemoveAll(filepath.Join(n.config.Dir, entry.Name())))
-	}
-}
-
-func (n *natsServer) client() control.Config {
-	return control.Config{URL: n.url(), Replicas: 1, Resync: 2 * time.Second}
+// client is the configuration of a client of the server.
+func client(n *backing.NATSServer) control.Config {
+	return control.Config{URL: n.URL, Replicas: 1, Resync: 2 * time.Second}
 }
 
 // connect makes a connection that is closed with the test. report may be nil.

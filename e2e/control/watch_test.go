@@ -10,12 +10,13 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // What an instance of ingest-service sees from its start on: all tenants, then every change in order.
 func TestWatchTellsSnapshotAndChanges(t *testing.T) {
 	t.Parallel()
-	tenants := control.Tenants(connect(t, startNATS(t).client(), nil))
+	tenants := control.Tenants(connect(t, client(backing.StartNATS(t)), nil))
 	ctx := t.Context()
 	const many = 1000 // more than the library's watcher buffers
 	for i := range many {
@@ -55,8 +56,8 @@ func TestWatchTellsSnapshotAndChanges(t *testing.T) {
 // NATS is restarted: a change right after it must reach the instances soon, not after the client library's 14 seconds.
 func TestWatchSurvivesRestart(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	cfg := n.client()
+	n := backing.StartNATS(t)
+	cfg := client(n)
 	cfg.Resync = time.Minute // so that only the reconnect can be what helps
 	tenants := control.Tenants(connect(t, cfg, nil))
 	ctx := t.Context()
@@ -67,8 +68,8 @@ func TestWatchSurvivesRestart(t *testing.T) {
 	seen := watch(t, tenants)
 	seen.requireSnapshots(t, 1)
 	for generation := int64(2); generation <= 4; generation++ {
-		n.stop()
-		n.start()
+		n.Stop()
+		n.Start()
 		up := time.Now()
 		require.Eventually(t, func() bool {
 			_, err := tenants.Put(ctx, "a", spec("a", generation))
@@ -88,8 +89,8 @@ func TestWatchSurvivesRestart(t *testing.T) {
 // NATS comes back without its data: the watch says so, makes the bucket again, and goes on.
 func TestWatchSurvivesWipe(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	tenants := control.Tenants(connect(t, n.client(), nil))
+	n := backing.StartNATS(t)
+	tenants := control.Tenants(connect(t, client(n), nil))
 	ctx := t.Context()
 	for _, key := range []string{"a", "b", "c"} {
 		_, err := tenants.Put(ctx, key, spec(key, 5))
@@ -97,9 +98,9 @@ func TestWatchSurvivesWipe(t *testing.T) {
 	}
 	seen := watch(t, tenants)
 	seen.requireSnapshots(t, 1)
-	n.stop()
-	n.wipe()
-	n.start()
+	n.Stop()
+	n.Wipe()
+	n.Start()
 	for _, key := range []string{"a", "b", "c"} {
 		seen.requireGenerations(t, key, 5, -1)
 	}
@@ -112,8 +113,8 @@ func TestWatchSurvivesWipe(t *testing.T) {
 // connection: the client library stays silent for ever.
 func TestWatchNoticesRecreatedBucket(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	tenants := control.Tenants(connect(t, n.client(), nil))
+	n := backing.StartNATS(t)
+	tenants := control.Tenants(connect(t, client(n), nil))
 	ctx := t.Context()
 	revision, err := tenants.Put(ctx, "a", spec("a", 1))
 	require.NoError(t, err)
@@ -122,7 +123,7 @@ func TestWatchNoticesRecreatedBucket(t *testing.T) {
 	seen := watch(t, tenants)
 	seen.requireSnapshots(t, 1)
 
-	require.NoError(t, raw(t, n.url()).DeleteKeyValue(ctx, contract.TenantsBucket))
+	require.NoError(t, raw(t, n.URL).DeleteKeyValue(ctx, contract.TenantsBucket))
 	again, err := tenants.Put(ctx, "a", spec("a", 2))
 	require.NoError(t, err)
 	require.Equal(t, revision, again, "the case in question")
@@ -133,9 +134,9 @@ func TestWatchNoticesRecreatedBucket(t *testing.T) {
 // A service starts before NATS does.
 func TestWatchWaitsForServer(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	cfg := n.client()
-	n.stop()
+	n := backing.StartNATS(t)
+	cfg := client(n)
+	n.Stop()
 	reports := make(chan error, 1000)
 	conn := connect(t, cfg, func(err error) { reports <- err })
 	requireReport(t, reports, false)
@@ -143,7 +144,7 @@ func TestWatchWaitsForServer(t *testing.T) {
 	_, err := tenants.Get(t.Context(), "a")
 	require.Error(t, err)
 	seen := watch(t, tenants)
-	n.start()
+	n.Start()
 	requireReport(t, reports, true)
 	seen.requireSnapshots(t, 1)
 	_, err = tenants.Put(t.Context(), "a", spec("a", 1))
@@ -154,12 +155,12 @@ func TestWatchWaitsForServer(t *testing.T) {
 // One broken value must not hide the tenants after it.
 func TestWatchSkipsBrokenValue(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	tenants := control.Tenants(connect(t, n.client(), nil))
+	n := backing.StartNATS(t)
+	tenants := control.Tenants(connect(t, client(n), nil))
 	ctx := t.Context()
 	_, err := tenants.Put(ctx, "a", spec("a", 1))
 	require.NoError(t, err)
-	kv, err := raw(t, n.url()).KeyValue(ctx, contract.TenantsBucket)
+	kv, err := raw(t, n.URL).KeyValue(ctx, contract.TenantsBucket)
 	require.NoError(t, err)
 	revision, err := kv.Put(ctx, "broken", []byte("{"))
 	require.NoError(t, err)
@@ -182,8 +183,8 @@ func TestWatchSkipsBrokenValue(t *testing.T) {
 // stay in every snapshot.
 func TestDeletionMarkersExpire(t *testing.T) {
 	t.Parallel()
-	n := startNATS(t)
-	js := raw(t, n.url())
+	n := backing.StartNATS(t)
+	js := raw(t, n.URL)
 	ctx := t.Context()
 	kv, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "markers", LimitMarkerTTL: time.Second})
 	require.NoError(t, err)

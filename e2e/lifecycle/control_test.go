@@ -3,9 +3,6 @@ package lifecycle_test
 import (
 	"context"
 	"encoding/json"
-	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
 	"testing"
 
@@ -19,7 +16,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -36,72 +32,18 @@ func (w *world) connect() *control.Conn {
 	return conn
 }
 
-// channel is a NATS server of the test's own, which keeps its port over restarts.
-type channel struct {
-	t      *testing.T
-	config backing.NATSConfig
-	cancel context.CancelFunc
-	ended  chan error
-}
-
-func startChannel(t *testing.T) *channel {
+// plain is a plain client, to do to the buckets what this product does not.
+func plain(t *testing.T, url string) jetstream.JetStream {
 	t.Helper()
-	ports, err := port.Free(t.Context(), 1)
-	require.NoError(t, err)
-	c := &channel{t: t, config: backing.NATSConfig{Dir: t.TempDir(), Port: ports[0]}}
-	c.start()
-	t.Cleanup(c.stop)
-	return c
-}
-
-func (c *channel) url() string { return "nats://127.0.0.1:" + strconv.Itoa(c.config.Port) }
-
-func (c *channel) start() {
-	c.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel, c.ended = cancel, make(chan error, 1)
-	go func() { c.ended <- backing.ServeNATS(ctx, c.config) }()
-	require.Eventually(c.t, func() bool {
-		nc, err := nats.Connect(c.url(), nats.NoReconnect())
-		if err != nil {
-			return false
-		}
-		nc.Close()
-		return true
-	}, waitLimit, poll)
-}
-
-func (c *channel) stop() {
-	c.t.Helper()
-	c.cancel()
-	if err, ok := <-c.ended; ok {
-		close(c.ended)
-		require.NoError(c.t, err)
-	}
-}
-
-// wipe removes everything that the stopped server has kept.
-func (c *channel) wipe() {
-	c.t.Helper()
-	entries, err := os.ReadDir(c.config.Dir)
-	require.NoError(c.t, err)
-	for _, entry := range entries {
-		require.NoError(c.t, os.RemoveAll(filepath.Join(c.config.Dir, entry.Name())))
-	}
-}
-
-// raw is a plain client, to do to the buckets what this product does not.
-func (c *channel) raw() jetstream.JetStream {
-	c.t.Helper()
 	closed := make(chan struct{})
-	nc, err := nats.Connect(c.url(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
-	require.NoError(c.t, err)
-	c.t.Cleanup(func() {
+	nc, err := nats.Connect(url, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	require.NoError(t, err)
+	t.Cleanup(func() {
 		nc.Close()
 		<-closed
 	})
 	js, err := jetstream.New(nc)
-	require.NoError(c.t, err)
+	require.NoError(t, err)
 	return js
 }
 
@@ -145,8 +87,8 @@ func resume(ctx context.Context, replica *client.Client, id uuid.UUID) error {
 // Whatever happens to the control channel, what an operator has asked for last is what runs in the end, and a tenant that
 // nobody has touched goes on as it is. Two replicas relay all the time.
 func TestDesiredStateWins(t *testing.T) {
-	c := startChannel(t)
-	w := newWorld(t, c.url(), "NATS_RESYNC=2s") // as little as there may be, since it is waited for
+	c := backing.StartNATS(t)
+	w := newWorld(t, c.URL, "NATS_RESYNC=2s") // as little as there may be, since it is waited for
 	replica, err := w.Add(t.Context(), stack.TenantService)
 	require.NoError(t, err)
 	first, second := w.api, w.at(client.URLs{Tenant: replica.URL})
@@ -178,23 +120,23 @@ func TestDesiredStateWins(t *testing.T) {
 	}
 
 	t.Run("NATS is wiped", func(t *testing.T) {
-		c.stop()
+		c.Stop()
 		require.NoError(t, resize(t.Context(), second, id, 4), "the registry does not need it")
-		c.wipe()
-		c.start()
+		c.Wipe()
+		c.Start()
 		check(t, desire{contract.DesiredActive, 4})
 	})
 	t.Run("the bucket is made again with old values", func(t *testing.T) {
 		old := spec(t)
 		require.NoError(t, resize(t.Context(), first, id, 5))
 		check(t, desire{contract.DesiredActive, 5})
-		require.NoError(t, c.raw().DeleteKeyValue(t.Context(), contract.TenantsBucket))
+		require.NoError(t, plain(t, c.URL).DeleteKeyValue(t.Context(), contract.TenantsBucket))
 		tell(t, old)
 		require.NoError(t, resize(t.Context(), second, id, 6))
 		check(t, desire{contract.DesiredActive, 6})
 	})
 	t.Run("the watchers are silent", func(t *testing.T) {
-		stream, err := c.raw().Stream(t.Context(), "KV_"+contract.TenantsBucket)
+		stream, err := plain(t, c.URL).Stream(t.Context(), "KV_"+contract.TenantsBucket)
 		require.NoError(t, err)
 		names := stream.ConsumerNames(t.Context())
 		var silenced int
@@ -259,8 +201,8 @@ func TestDesiredStateWins(t *testing.T) {
 		tell(t, said)
 		after := uuid.New()
 		require.NoError(t, w.create(t.Context(), after, 1)) // see above
-		c.stop()
-		c.start() // the replicas compare now, and not in half a minute
+		c.Stop()
+		c.Start() // the replicas compare now, and not in half a minute
 		keys(2)
 		_, err := second.Tenant(t.Context(), client.ID(id))
 		require.ErrorIs(t, err, client.ErrTenantNotFound)

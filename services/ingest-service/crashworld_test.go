@@ -8,11 +8,8 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -31,8 +28,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/mortal"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
@@ -54,10 +51,8 @@ type crashWorld struct {
 
 	instance string
 	ops      string
-	dir      string
-	env      []string
-	service  *process.Process // the one that was started last
-	started  time.Time        // when that was
+	service  *mortal.Service
+	started  time.Time // when that was
 }
 
 func newCrashWorld(t *testing.T) *crashWorld {
@@ -85,38 +80,11 @@ func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
 
 	ports, err := port.Free(t.Context(), 2)
 	require.NoError(t, err)
-	scratch, err := backing.NewScratch()
-	require.NoError(t, err)
-	w.dir = scratch.Dir
-	t.Cleanup(func() { w.close(scratch) })
 	w.ops = "http://127.0.0.1:" + strconv.Itoa(ports[1])
-	w.env = []string{
-		"PATH=" + os.Getenv("PATH"),
-		"DATABASE_URL=" + databaseURL, "RABBITMQ_URL=" + w.broker.URL, "NATS_URL=" + natsURL, "AUTH_SECRET=" + secret,
-		"HTTP_ADDR=127.0.0.1:" + strconv.Itoa(ports[0]), "OPS_ADDR=127.0.0.1:" + strconv.Itoa(ports[1]),
-		stepsEnv + "=" + filepath.Join(w.dir, "steps"), deathEnv + "=" + filepath.Join(w.dir, "death"),
-	}
+	w.service = mortal.New(t, serviceName,
+		"DATABASE_URL="+databaseURL, "RABBITMQ_URL="+w.broker.URL, "NATS_URL="+natsURL, "AUTH_SECRET="+secret,
+		"HTTP_ADDR=127.0.0.1:"+strconv.Itoa(ports[0]), "OPS_ADDR=127.0.0.1:"+strconv.Itoa(ports[1]))
 	return w
-}
-
-// close ends the service in an orderly way, which must still work after all that has happened.
-func (w *crashWorld) close(scratch *backing.Scratch) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), waitLimit)
-	defer cancel()
-	if w.service != nil && w.service.Alive() {
-		if err := w.service.Stop(ctx); err != nil {
-			w.t.Error(err)
-		}
-		status, _ := w.service.Status()
-		assert.True(w.t, status.Exited() && status.ExitStatus() == 0, "the service ended with %v", status)
-	}
-	if w.t.Failed() {
-		log, err := os.ReadFile(process.LogFile(w.dir, serviceName))
-		w.t.Logf("the log of the service ends with (%v):\n%s", err, log[max(0, len(log)-16<<10):])
-	}
-	if err := scratch.Remove(ctx); err != nil {
-		w.t.Error(err)
-	}
 }
 
 func (w *crashWorld) run(component func(context.Context) error) {
@@ -135,24 +103,16 @@ func (w *crashWorld) run(component func(context.Context) error) {
 // start starts the service; nothing lets it die any more.
 func (w *crashWorld) start() {
 	w.t.Helper()
-	require.NoError(w.t, os.RemoveAll(filepath.Join(w.dir, "death")))
-	program, err := os.Executable()
-	require.NoError(w.t, err)
 	w.started = time.Now()
-	w.service, err = process.Start(w.dir, process.Spec{
-		Name: serviceName, Path: program, Env: append(w.env, "INGEST_INSTANCE="+w.instance), StopTimeout: waitLimit,
-	})
-	require.NoError(w.t, err)
+	w.service.Start("INGEST_INSTANCE=" + w.instance)
 }
 
 // steps are the steps that were done for a generation of a tenant, in the order in which they were done first.
 func (w *crashWorld) steps(t *testing.T, tenant uuid.UUID, generation int64) []step.Step {
 	t.Helper()
-	lines, err := os.ReadFile(filepath.Join(w.dir, "steps"))
-	require.NoError(t, err)
 	var steps []step.Step
 	seen := make(map[string]bool)
-	for line := range strings.Lines(string(lines)) {
+	for line := range strings.Lines(string(w.service.Written(t))) {
 		name, ours := strings.CutPrefix(strings.TrimSpace(line), stepLine(tenant, generation, ""))
 		if ours && !seen[name] {
 			seen[name] = true
@@ -277,9 +237,7 @@ func (v *victim) want(spec contract.TenantSpec) {
 func (v *victim) dieAt(last step.Step) {
 	v.t.Helper()
 	v.last = last
-	file := filepath.Join(v.w.dir, "death")
-	require.NoError(v.t, os.WriteFile(file+".new", []byte(stepLine(v.id, v.change.Generation, last)), 0o600))
-	require.NoError(v.t, os.Rename(file+".new", file))
+	v.w.service.DieAt(v.t, stepLine(v.id, v.change.Generation, last))
 }
 
 // begin begins the operation, with messages in flight.
@@ -298,9 +256,7 @@ func (v *victim) begin() {
 // dies waits until the service has killed itself.
 func (v *victim) dies() {
 	v.t.Helper()
-	require.Eventually(v.t, func() bool { return !v.w.service.Alive() }, waitLimit, tick, "the step %q is never reached", v.last)
-	status, known := v.w.service.Status()
-	require.True(v.t, known && status.Signaled() && status.Signal() == syscall.SIGKILL, "%v", status)
+	v.w.service.AwaitDeath(v.t)
 	v.publish(20) // producers do not know, and the broker is there
 }
 

@@ -47,8 +47,8 @@ func (w *crashWorld) tenants(n int) []*victim {
 // connect has the service reach the broker at that URL, over one connection for all tenants.
 func (w *crashWorld) connect(amqpURL string) {
 	const variable = "RABBITMQ_URL="
-	w.env = slices.DeleteFunc(w.env, func(line string) bool { return strings.HasPrefix(line, variable) })
-	w.env = append(w.env, variable+amqpURL, "RABBITMQ_CONNECTIONS=1")
+	w.service.Env = slices.DeleteFunc(w.service.Env, func(line string) bool { return strings.HasPrefix(line, variable) })
+	w.service.Env = append(w.service.Env, variable+amqpURL, "RABBITMQ_CONNECTIONS=1")
 }
 
 // poison publishes a message that breaks its connection.
@@ -211,7 +211,7 @@ func TestDeliveriesThatTheLibraryCannotReadStopTheirTenantAlone(t *testing.T) {
 	}
 	w := newCrashWorld(t)
 	w.connect(w.broker.URL)
-	w.env = append(w.env, "RABBITMQ_READER=library")
+	w.service.Env = append(w.service.Env, "RABBITMQ_READER=library")
 	w.start()
 	all := w.tenants(10)
 	culprit, neighbours := all[0], all[1:]

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
@@ -23,20 +21,12 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/mortal"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
-// The environment of a test binary that is to be the service itself, in a process of its own.
-const (
-	// stepsEnv names the file into which the service writes every step that is done.
-	stepsEnv = "MTM_TEST_STEPS"
-	// deathEnv names the file that says at which step it dies; it dies at none while there is no such file.
-	deathEnv = "MTM_TEST_DEATH"
-)
-
-// mortal runs the service as the binary does, and has it killed where it is told to.
-func mortal(ctx context.Context, _ []string) error {
+// mortalService runs the service as the binary does, and has it killed where it is told to.
+func mortalService(ctx context.Context, _ []string) error {
 	cfg := defaultConfig()
 	if err := config.Load(&cfg, "", false, os.Environ()); err != nil {
 		return err
@@ -45,22 +35,8 @@ func mortal(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	steps, err := os.OpenFile(os.Getenv(stepsEnv), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer steps.Close() //nolint:errcheck // every line was written on its own
-	return serveWith(ctx, cfg, log, func(id uuid.UUID, step relay.Step) {
-		line := stepLine(id, step)
-		if _, err := fmt.Fprintln(steps, line); err != nil {
-			panic(err)
-		}
-		if death, err := os.ReadFile(os.Getenv(deathEnv)); err == nil && strings.TrimSpace(string(death)) == line {
-			if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
-				panic(err)
-			}
-			select {} // not a single instruction more of this goroutine
-		}
+	return mortal.Steps(func(done func(string)) error {
+		return serveWith(ctx, cfg, log, func(id uuid.UUID, step relay.Step) { done(stepLine(id, step)) })
 	})
 }
 
@@ -151,9 +127,9 @@ func TestKilledAtEveryStep(t *testing.T) {
 			for _, step := range o.steps {
 				t.Run("after "+string(step), func(t *testing.T) {
 					v := w.victim(t, o)
-					v.dieAt(step)
+					v.w.service.DieAt(t, stepLine(v.id, step))
 					v.begin()
-					v.dies()
+					w.service.AwaitDeath(t)
 					w.start()
 					v.converged()
 				})
@@ -168,9 +144,7 @@ type crashWorld struct {
 	operator *pgxpool.Pool
 	ingest   *instance
 	http     *running // without its process
-	dir      string
-	env      []string
-	service  *process.Process // the one that was started last
+	service  *mortal.Service
 }
 
 func newCrashWorld(t *testing.T) *crashWorld {
@@ -185,47 +159,16 @@ func newCrashWorld(t *testing.T) *crashWorld {
 		t: t, url: "http://" + cfg.HTTP.Addr, ops: "http://" + cfg.Ops.Addr, cfg: cfg,
 		transport: openapi.Transport(&http.Transport{DisableKeepAlives: true}),
 	}
-	scratch, err := backing.NewScratch()
-	require.NoError(t, err)
-	w.dir = scratch.Dir
-	t.Cleanup(func() { w.close(scratch) })
-	w.env = []string{
-		"PATH=" + os.Getenv("PATH"),
-		"DATABASE_URL=" + cfg.Database.URL, "NATS_URL=" + cfg.NATS.URL, "AUTH_SECRET=" + secret,
-		"HTTP_ADDR=" + cfg.HTTP.Addr, "OPS_ADDR=" + cfg.Ops.Addr,
-		stepsEnv + "=" + filepath.Join(w.dir, "steps"), deathEnv + "=" + filepath.Join(w.dir, "death"),
-	}
+	w.service = mortal.New(t, serviceName,
+		"DATABASE_URL="+cfg.Database.URL, "NATS_URL="+cfg.NATS.URL, "AUTH_SECRET="+secret,
+		"HTTP_ADDR="+cfg.HTTP.Addr, "OPS_ADDR="+cfg.Ops.Addr)
 	return w
-}
-
-// close ends the service in an orderly way, which must still work after all that has happened.
-func (w *crashWorld) close(scratch *backing.Scratch) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), waitLimit)
-	defer cancel()
-	if w.service != nil && w.service.Alive() {
-		if err := w.service.Stop(ctx); err != nil {
-			w.t.Error(err)
-		}
-		status, _ := w.service.Status()
-		assert.True(w.t, status.Exited() && status.ExitStatus() == 0, "the service ended with %v", status)
-	}
-	if w.t.Failed() {
-		log, err := os.ReadFile(process.LogFile(w.dir, serviceName))
-		w.t.Logf("the log of the service ends with (%v):\n%s", err, log[max(0, len(log)-16<<10):])
-	}
-	if err := scratch.Remove(ctx); err != nil {
-		w.t.Error(err)
-	}
 }
 
 // start starts the service and waits until it is ready; nothing lets it die any more.
 func (w *crashWorld) start() {
 	w.t.Helper()
-	require.NoError(w.t, os.RemoveAll(filepath.Join(w.dir, "death")))
-	program, err := os.Executable()
-	require.NoError(w.t, err)
-	w.service, err = process.Start(w.dir, process.Spec{Name: serviceName, Path: program, Env: w.env, StopTimeout: waitLimit})
-	require.NoError(w.t, err)
+	w.service.Start()
 	w.http.requireReady(true)
 }
 
@@ -238,7 +181,6 @@ type victim struct {
 	o          operation
 	generation int64 // in the end, but for the one of its retirement
 	from       int64 // where the steps of the operation begin
-	last       relay.Step
 }
 
 // victim brings a tenant to where the operation begins.
@@ -259,39 +201,21 @@ func (w *crashWorld) victim(t *testing.T, o operation) *victim {
 		v.published()
 	}
 	v.generation++
-	v.from = int64(len(w.written(t)))
+	v.from = int64(len(w.service.Written(t)))
 	return v
-}
-
-func (w *crashWorld) written(t *testing.T) []byte {
-	t.Helper()
-	lines, err := os.ReadFile(filepath.Join(w.dir, "steps"))
-	if !os.IsNotExist(err) {
-		require.NoError(t, err)
-	}
-	return lines
 }
 
 // steps are the steps of the operation, in the order in which they were done first.
 func (v *victim) steps() []relay.Step {
 	v.t.Helper()
 	var steps []relay.Step
-	for line := range strings.Lines(string(v.w.written(v.t)[v.from:])) {
+	for line := range strings.Lines(string(v.w.service.Written(v.t)[v.from:])) {
 		step, ours := strings.CutPrefix(strings.TrimSpace(line), stepLine(v.id, ""))
 		if ours && !slices.Contains(steps, relay.Step(step)) {
 			steps = append(steps, relay.Step(step))
 		}
 	}
 	return steps
-}
-
-// dieAt has the service die at a step of the operation.
-func (v *victim) dieAt(step relay.Step) {
-	v.t.Helper()
-	v.last = step
-	file := filepath.Join(v.w.dir, "death")
-	require.NoError(v.t, os.WriteFile(file+".new", []byte(stepLine(v.id, step)), 0o600))
-	require.NoError(v.t, os.Rename(file+".new", file))
 }
 
 // begin makes the request, whose answer may get lost. The instance reports once the change is published for good, so that
@@ -305,14 +229,6 @@ func (v *victim) begin() {
 		return slices.Contains(v.steps(), relay.StepMarked) || !v.w.service.Alive()
 	}, waitLimit, tick)
 	v.w.ingest.resume()
-}
-
-// dies waits until the service has killed itself.
-func (v *victim) dies() {
-	v.t.Helper()
-	require.Eventually(v.t, func() bool { return !v.w.service.Alive() }, waitLimit, tick, "the step %q is never reached", v.last)
-	status, known := v.w.service.Status()
-	require.True(v.t, known && status.Signaled() && status.Signal() == syscall.SIGKILL, "%v", status)
 }
 
 // published waits until the bucket says what the registry says, and the registry knows that.

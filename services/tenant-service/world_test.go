@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -23,14 +22,15 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/mortal"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(stepsEnv) != "" {
-		lifecycle.Main(mortal)
+	if mortal.IsService() {
+		lifecycle.Main(mortalService)
 		return
 	}
 	// One goroutine of the whole process, which fasthttp starts with its first server and never ends.

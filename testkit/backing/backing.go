@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/agent"
 )
 
 // Name names a backing service, and with it its process, pid file and log.
@@ -73,24 +70,19 @@ type Options struct {
 	Services []Name
 	// Mode overrides the environment variable BACKING.
 	Mode Mode
-	// Dir holds data, logs, pid files and passwords of persistent servers; others have a temporary folder.
-	Dir string
-	// Persistent servers outlive the caller and keep their data.
-	Persistent bool
 	// Durable makes PostgreSQL wait for the disk. Without it a power failure, but no crash of a process, may lose data.
 	Durable bool
 	// Direct gives containers the network of this machine, where the engine is on it: through a network of their own, with its
-	// bridges, filters and forwarded ports, every message costs more. It is not for persistent servers, whose data would have to
-	// be found again under another name of the machine.
+	// bridges, filters and forwarded ports, every message costs more.
 	Direct bool
 	// RabbitMQPlugins are enabled beside the management one, on a server of this machine's programs or in a container that is
 	// Direct.
 	RabbitMQPlugins []string
-	// Log is told of the progress, one line at a time. May be nil; may be called from several goroutines.
+	// Log is told of the progress, one line at a time. May be nil.
 	Log func(line string)
 
-	// ownServers ignores addresses in the environment: the caller wants servers that it can kill.
-	ownServers bool
+	// own ignores addresses in the environment: the caller wants servers that it can kill.
+	own bool
 }
 
 // Services are running backing services.
@@ -102,188 +94,98 @@ type Services struct {
 	RabbitMQManagementURL string
 	NATSURL               string
 
-	dir       string
 	processes map[Name]*Process
-	scratch   *Scratch // nil for persistent servers
+	lease     *agent.Lease
 }
 
-// Start starts the services, or finds them, and returns when all of them answer.
-//
-// On an error, scratch servers have been stopped again; persistent ones that did start run on, so that the next try has
-// less to do.
+// Start starts the services, or finds them, and returns when all of them answer. They end with [Services.Stop] or with this
+// process. On an error, what had started has been stopped again.
 func Start(ctx context.Context, opts Options) (*Services, error) {
-	starter, err := newStarter(opts)
+	if opts.Mode == ModeAuto {
+		var err error
+		if opts.Mode, err = ModeFromEnv(); err != nil {
+			return nil, err
+		}
+	}
+	request := agent.Request{
+		Do: agent.StartServers, Mode: string(opts.Mode), Own: opts.own, Durable: opts.Durable, Direct: opts.Direct,
+		Plugins: opts.RabbitMQPlugins,
+	}
+	for _, name := range opts.Services {
+		request.Names = append(request.Names, string(name))
+	}
+	socket, err := program.socket(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if opts.Persistent {
-		unlock, err := lockDir(ctx, starter.dir, starter.say)
-		if err != nil {
-			return nil, err
-		}
-		defer unlock()
-	}
-	choices, err := starter.choose(ctx)
+	lease, reply, err := agent.Hold(ctx, socket, request, opts.Log)
 	if err != nil {
 		return nil, err
 	}
-	services := &Services{dir: starter.dir, processes: map[Name]*Process{}}
-	if !opts.Persistent && slices.ContainsFunc(choices, choice.ours) {
-		if services.scratch, err = NewScratch(); err != nil {
-			return nil, err
-		}
-		services.dir, starter.dir = services.scratch.Dir, services.scratch.Dir
-	}
-	if err := starter.begin(ctx, choices, services); err != nil {
-		if !opts.Persistent {
-			err = errors.Join(err, services.Stop(context.WithoutCancel(ctx)))
-		}
-		return nil, err
+	services := &Services{lease: lease, processes: map[Name]*Process{}}
+	for _, server := range reply.Servers {
+		services.add(&Process{name: Name(server.Name), source: Source(server.Source), url: server.URL, dir: reply.Dir, socket: socket}, server)
 	}
 	return services, nil
 }
 
-// Stop stops the servers that are ours, however they were started, and leaves those from the environment alone. Data of
-// persistent servers is kept; of scratch servers nothing is left.
+// StartOwn starts servers that the caller may kill, pause and start again through [Services.Process], as [Dedicated]
+// does for a test: addresses in the environment are passed over, and BACKING=external is an error.
+func StartOwn(ctx context.Context, opts Options) (*Services, error) {
+	if opts.Mode == ModeAuto {
+		var err error
+		if opts.Mode, err = ModeFromEnv(); err != nil {
+			return nil, err
+		}
+	}
+	if opts.Mode == ModeExternal {
+		return nil, fmt.Errorf("BACKING=external: %w; use docker or native", ErrExternal)
+	}
+	opts.own = true
+	return Start(ctx, opts)
+}
+
+// Stop stops the servers that are ours and leaves nothing of them; those from the environment are left alone.
 func (s *Services) Stop(ctx context.Context) error {
-	if s.scratch != nil {
-		return s.scratch.Remove(ctx)
+	if s.lease == nil {
+		return nil
 	}
-	var group errgroup.Group
-	for _, p := range s.processes {
-		group.Go(func() error { return p.remove(ctx) })
-	}
-	return group.Wait()
+	return s.lease.Release(ctx)
 }
 
 // Process controls one service; nil if it was not started.
 func (s *Services) Process(name Name) *Process { return s.processes[name] }
 
-// Dir is where logs, pid files and data are; empty if all services are from the environment.
-func (s *Services) Dir() string { return s.dir }
-
-// Env are the addresses as environment variables, "NAME=value" each.
-func (s *Services) Env() []string {
-	var env []string
-	for _, variable := range [][2]string{
-		{"DATABASE_URL", s.DatabaseURL},
-		{"RABBITMQ_URL", s.RabbitMQURL},
-		{"RABBITMQ_MANAGEMENT_URL", s.RabbitMQManagementURL},
-		{"NATS_URL", s.NATSURL},
-	} {
-		if variable[1] != "" {
-			env = append(env, variable[0]+"="+variable[1])
+// External reports whether all services are from the environment.
+func (s *Services) External() bool {
+	for _, p := range s.processes {
+		if p.source != SourceEnv {
+			return false
 		}
 	}
-	return env
+	return true
 }
 
-func (s *Services) add(p *Process) {
+func (s *Services) add(p *Process, server agent.Server) {
 	s.processes[p.name] = p
 	switch p.name {
 	case ServicePostgres:
-		s.DatabaseURL = p.address.URL
+		s.DatabaseURL = server.URL
 	case ServiceRabbitMQ:
-		s.RabbitMQURL, s.RabbitMQManagementURL = p.address.URL, p.address.ManagementURL
+		s.RabbitMQURL, s.RabbitMQManagementURL = server.URL, server.ManagementURL
 	case ServiceNATS:
-		s.NATSURL = p.address.URL
-	default: // a helper process has no address
+		s.NATSURL = server.URL
 	}
 }
 
-// Stop stops the persistent servers of dir and keeps their data. Servers that do not run are fine.
-func Stop(ctx context.Context, dir string) error {
-	return eachServer(ctx, dir, func(ctx context.Context, srv server) error { return srv.remove(ctx) })
-}
-
-// Reset stops the persistent servers of dir and removes all that is left of them: data, logs and passwords.
-func Reset(ctx context.Context, dir string) error {
-	if err := Stop(ctx, dir); err != nil {
-		return err
+// fromRun are the services whose addresses "backing run" has put into the environment.
+func fromRun() (*Services, error) {
+	services := &Services{
+		DatabaseURL: os.Getenv("DATABASE_URL"), RabbitMQURL: os.Getenv("RABBITMQ_URL"),
+		RabbitMQManagementURL: os.Getenv("RABBITMQ_MANAGEMENT_URL"), NATSURL: os.Getenv("NATS_URL"),
 	}
-	return discard(ctx, dir)
-}
-
-// Status is what is known of a persistent server.
-type Status struct {
-	Name      Name
-	Source    Source
-	Running   bool
-	PID       int    // of a native server that runs
-	Container string // of a server in Docker
-	URL       string // with its password
-	// Err is why it is not known whether the server runs: the Docker engine does not answer.
-	Err error
-}
-
-// Inspect tells of the persistent servers of dir.
-func Inspect(ctx context.Context, dir string) ([]Status, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", dir, err)
+	if services.DatabaseURL == "" || services.RabbitMQURL == "" || services.RabbitMQManagementURL == "" {
+		return nil, errors.New(RunEnv + " is set, but not the addresses of the servers of that run")
 	}
-	var all []Status
-	for _, k := range kinds() {
-		rec, found, err := currentRecord(dir, k.name())
-		if err != nil {
-			return nil, err
-		}
-		if !found {
-			continue
-		}
-		srv := serverOf(dir, k, rec, settings{})
-		running, err := srv.running(ctx)
-		all = append(all, Status{
-			Name: k.name(), Source: rec.Source, Running: running, PID: srv.pid(), Container: rec.Container,
-			URL: k.address(rec).URL, Err: err,
-		})
-	}
-	return all, nil
-}
-
-func eachServer(ctx context.Context, dir string, do func(context.Context, server) error) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", dir, err)
-	}
-	var group errgroup.Group
-	for _, k := range kinds() {
-		for _, source := range []Source{SourceDocker, SourceNative} {
-			rec, found, err := loadRecord(dir, k.name(), source)
-			if err != nil {
-				return errors.Join(err, group.Wait())
-			}
-			if found {
-				group.Go(func() error {
-					if err := do(ctx, serverOf(dir, k, rec, settings{})); err != nil {
-						return fmt.Errorf("%s: %w", k.name(), err)
-					}
-					return nil
-				})
-			}
-		}
-	}
-	return group.Wait()
-}
-
-// discard ends the servers of dir and removes what is left of them. A scratch folder goes as a whole.
-func discard(ctx context.Context, dir string) error {
-	err := eachServer(ctx, dir, func(ctx context.Context, srv server) error { return srv.discard(ctx) })
-	if err != nil {
-		return err
-	}
-	scratch := strings.HasPrefix(filepath.Base(dir), scratchPrefix)
-	paths := []string{dir}
-	if !scratch {
-		paths = []string{dataDir(dir)}
-		for _, name := range slices.Concat(Names(), []Name{helperEPMD}) {
-			paths = append(paths, filepath.Join(dir, "log", string(name)+".log"))
-		}
-	}
-	for _, path := range paths {
-		if err := os.RemoveAll(path); err != nil {
-			return fmt.Errorf("remove %s: %w", path, err)
-		}
-	}
-	return nil
+	return services, nil
 }

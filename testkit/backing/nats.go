@@ -2,179 +2,97 @@ package backing
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
-	"syscall"
-	"time"
+	"testing"
 
-	natsserver "github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
+	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/agent"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
-const (
-	natsUser = "operator"
-	// natsConfFile is the configuration in a container.
-	natsConfFile = "/mtm-nats.conf"
-)
-
-type natsKind struct{}
-
-func (natsKind) name() Name    { return ServiceNATS }
-func (natsKind) image() string { return "nats:2" }
-
-func (natsKind) accounts() []string { return nil }
-
-func (natsKind) fromEnv(env func(string) string) (addr address, variable string) {
-	return address{URL: env("NATS_URL")}, "NATS_URL"
-}
-
-func (natsKind) newRecord(ctx context.Context, source Source) (record, error) {
-	ports, err := port.Free(ctx, 1)
-	if err != nil {
-		return record{}, err
+// NATS gives the test a NATS server of its own, with JetStream, that ends with the test.
+//
+// It is a [NATSServer], whatever NATS_URL says: the control channel uses buckets of fixed names, so two tests cannot share an
+// account, and an account cannot be made on a server that we did not configure. With BACKING=docker it is a container of its
+// own.
+func NATS(tb testing.TB) string {
+	tb.Helper()
+	if mode, err := ModeFromEnv(); err != nil {
+		tb.Fatalf("backing: %v", err)
+	} else if mode == ModeDocker {
+		return Dedicated(tb, ServiceNATS).NATSURL
 	}
-	return record{Source: source, Password: newPassword(), Port: ports[0]}, nil
+	return startNATS(tb, 0).URL
 }
 
-func (natsKind) address(rec record) address {
-	u := url.URL{Scheme: "nats", User: url.UserPassword(natsUser, rec.Password), Host: hostPort(rec.Port)}
-	return address{URL: u.String()}
+// NATSServer is a NATS server with JetStream of a test's own, on 127.0.0.1 and without a login. It runs in the program that
+// starts servers, so that it is ready in milliseconds, and keeps its port and its data over restarts.
+type NATSServer struct {
+	// URL is its address.
+	URL string
+
+	tb    testing.TB
+	dir   string
+	port  int
+	lease *agent.Lease // nil while it does not run
 }
 
-// probe connects and asks for JetStream, without which there is no control channel.
-func (natsKind) probe(ctx context.Context, addr address) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+// StartNATS starts a server that the test may stop and start again. It ends with the test.
+func StartNATS(tb testing.TB) *NATSServer {
+	tb.Helper()
+	ports, err := port.Free(tb.Context(), 1) // the port of a server that stops is not given to a connection
+	if err != nil {
+		tb.Fatalf("backing: %v", err)
+	}
+	return startNATS(tb, ports[0])
+}
+
+func startNATS(tb testing.TB, port int) *NATSServer {
+	tb.Helper()
+	s := &NATSServer{tb: tb, dir: tb.TempDir(), port: port}
+	s.Start()
+	tb.Cleanup(s.Stop)
+	return s
+}
+
+// Start starts the server and returns when it accepts connections.
+func (s *NATSServer) Start() {
+	s.tb.Helper()
+	socket, err := program.socket(s.tb.Context())
+	if err != nil {
+		s.tb.Fatalf("backing: %v", err)
+	}
+	lease, reply, err := agent.Hold(s.tb.Context(), socket, agent.Request{Do: agent.StartNATS, Data: s.dir, Port: s.port}, nil)
+	if err != nil {
+		s.tb.Fatalf("backing: %v", err)
+	}
+	s.lease, s.URL = lease, reply.URL
+}
+
+// Stop ends the server, if it runs, and returns when it has written its data.
+func (s *NATSServer) Stop() {
+	s.tb.Helper()
+	if s.lease == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.tb.Context()), cleanupLimit)
 	defer cancel()
-	connection, err := nats.Connect(addr.URL, nats.Timeout(probeTimeout), nats.NoReconnect())
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
+	if err := s.lease.Release(ctx); err != nil {
+		s.tb.Errorf("backing: stop the test's NATS server: %v", err)
 	}
-	defer connection.Close()
-	stream, err := jetstream.New(connection)
-	if err != nil {
-		return fmt.Errorf("use JetStream: %w", err)
-	}
-	if _, err := stream.AccountInfo(ctx); err != nil {
-		return fmt.Errorf("ask JetStream: %w", err)
-	}
-	return nil
+	s.lease = nil
 }
 
-func (natsKind) repair(_ context.Context, _ address, probed error) error { return probed }
-
-func (k natsKind) container(rec record, set settings) containerSpec {
-	listen, ports := "", map[int]int{4222: rec.Port}
-	if set.direct {
-		listen, ports = fmt.Sprintf("listen: %q\n", hostPort(rec.Port)), nil
+// Wipe removes all data of the stopped server.
+func (s *NATSServer) Wipe() {
+	s.tb.Helper()
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		s.tb.Fatalf("backing: %v", err)
 	}
-	return containerSpec{
-		image: k.image(),
-		// Not as arguments, which everybody on the machine can read.
-		cmd: []string{"-c", natsConfFile},
-		files: map[string]string{natsConfFile: fmt.Sprintf(
-			listen+"jetstream { store_dir: \"/data\", sync_interval: always }\nauthorization { user: %q, password: %q }\n", natsUser, rec.Password)},
-		ports: ports,
-		data:  "/data",
-	}
-}
-
-// missing is nothing: the server is in this program.
-func (natsKind) missing() []string { return nil }
-
-// Environment of a NATS server that runs as a process of its own.
-const (
-	natsDirEnv      = "MTM_BACKING_NATS_DIR"
-	natsPortEnv     = "MTM_BACKING_NATS_PORT"
-	natsPasswordEnv = "MTM_BACKING_NATS_PASSWORD" //nolint:gosec // a name, not a password
-)
-
-func (natsKind) native(rec record, _ settings) nativeSpec {
-	return nativeSpec{data: rec.Data, specs: func(context.Context) ([]process.Spec, error) {
-		if err := os.MkdirAll(rec.Data, 0o700); err != nil {
-			return nil, fmt.Errorf("make %s: %w", rec.Data, err)
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(s.dir, entry.Name())); err != nil {
+			s.tb.Fatalf("backing: %v", err)
 		}
-		return []process.Spec{{
-			Name: string(ServiceNATS), Path: ownProgram(), Title: "nats-server", Args: []string{"--dir", rec.Data},
-			Env: []string{
-				childEnv + "=" + childNATS, natsDirEnv + "=" + rec.Data, natsPortEnv + "=" + strconv.Itoa(rec.Port),
-				natsPasswordEnv + "=" + rec.Password, "HOME=" + rec.Data, "PATH=/usr/bin:/bin",
-			},
-			StopSignal: syscall.SIGTERM,
-		}}, nil
-	}}
-}
-
-func natsFromEnv() error {
-	port, err := strconv.Atoi(os.Getenv(natsPortEnv))
-	if err != nil {
-		return fmt.Errorf("read %s: %w", natsPortEnv, err)
 	}
-	ctx, stop := untilStopped()
-	defer stop()
-	return ServeNATS(ctx, NATSConfig{Dir: os.Getenv(natsDirEnv), Port: port, Password: os.Getenv(natsPasswordEnv), Log: true})
-}
-
-// NATSConfig describes an embedded NATS server.
-type NATSConfig struct {
-	// Dir holds JetStream's data.
-	Dir string
-	// Port on 127.0.0.1; 0 means any free one.
-	Port int
-	// Password of the one login, "operator". Empty means that nobody needs to log in.
-	Password string
-	// Log writes the server's log to stderr.
-	Log bool
-}
-
-// natsReadyTimeout is how long an embedded server may take until it accepts connections; 2 to 7 ms are usual.
-const natsReadyTimeout = 30 * time.Second
-
-// ServeNATS runs a NATS server with JetStream in this process until ctx ends.
-func ServeNATS(ctx context.Context, cfg NATSConfig) error {
-	running, err := startNATS(cfg)
-	if err != nil {
-		return err
-	}
-	<-ctx.Done()
-	running.Shutdown()
-	running.WaitForShutdown()
-	return nil
-}
-
-func startNATS(cfg NATSConfig) (*natsserver.Server, error) {
-	options := &natsserver.Options{
-		ServerName: "mtm", Host: loopback, Port: cfg.Port, NoSigs: true, NoLog: !cfg.Log, Logtime: true, LogtimeUTC: true,
-		JetStream: true, StoreDir: filepath.Clean(cfg.Dir),
-		// What is acknowledged is on disk; by default that is up to two minutes later.
-		SyncAlways: true,
-	}
-	if cfg.Port == 0 {
-		options.Port = natsserver.RANDOM_PORT
-	}
-	if cfg.Password != "" {
-		options.Username, options.Password = natsUser, cfg.Password
-	}
-	running, err := natsserver.NewServer(options)
-	if err != nil {
-		return nil, fmt.Errorf("make the NATS server: %w", err)
-	}
-	running.ConfigureLogger()
-	running.Start()
-	if !running.ReadyForConnections(natsReadyTimeout) {
-		running.Shutdown()
-		return nil, errors.New("the NATS server does not accept connections; its log says why")
-	}
-	if !running.JetStreamEnabled() {
-		running.Shutdown()
-		return nil, errors.New("the NATS server could not enable JetStream in " + cfg.Dir)
-	}
-	return running, nil
 }

@@ -136,9 +136,12 @@ func migrateTemplate(ctx context.Context, connection *pgx.Conn, operator, name s
 // errDatabaseInUse is PostgreSQL's code for a database that somebody is connected to.
 const errDatabaseInUse = "55006"
 
+// alterPoll is how often a change of a database that is in use is tried.
+const alterPoll = 50 * time.Millisecond
+
 // alter changes a database, and waits for connections that are closed but not yet gone.
 func alter(ctx context.Context, connection *pgx.Conn, change string) error {
-	tick := time.NewTicker(readyPoll)
+	tick := time.NewTicker(alterPoll)
 	defer tick.Stop()
 	for {
 		_, err := connection.Exec(ctx, change)

@@ -9,18 +9,18 @@ import (
 	"sync"
 	"testing"
 	"time"
-)
 
-// RunEnv is set by "backing run": the addresses in the environment are those of servers that were started, as BACKING
-// asks, for this run of tests. It names a folder that all processes of the run share, and that goes with the run.
-const RunEnv = "MTM_BACKING_RUN"
+	"github.com/google/uuid"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/agent"
+)
 
 // cleanupLimit bounds what is done after a test: its own context has ended by then.
 const cleanupLimit = time.Minute
 
 // shared are the servers that the tests of this process share. It is global because it belongs to the process, not to
-// any of its tests: the functions below are all that tests know, and the servers end with the process, through their
-// guard, since nobody in it can say which test is the last.
+// any of its tests: the functions below are all that tests know, and the servers end with the process, since nobody in it
+// can say which test is the last.
 var shared = &sharedServers{servers: map[Name]*sharedServer{}} //nolint:gochecknoglobals // see above
 
 type sharedServers struct {
@@ -32,7 +32,6 @@ type sharedServers struct {
 type sharedServer struct {
 	once     sync.Once
 	services *Services
-	lines    []string
 	err      error
 
 	template templates // of PostgreSQL
@@ -50,16 +49,13 @@ func (s *sharedServers) use(tb testing.TB, name Name) *sharedServer {
 	s.mu.Unlock()
 	srv.once.Do(func() {
 		// Not the context of the test, with which the server would end.
-		ctx, cancel := context.WithTimeout(context.Background(), StartTimeout+PullTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), sharedTimeout)
 		defer cancel()
-		options := Options{Services: []Name{name}, Log: func(line string) { srv.lines = append(srv.lines, line) }}
-		options.Mode, srv.err = testMode()
-		if srv.err == nil {
-			srv.services, srv.err = Start(ctx, options)
+		if os.Getenv(RunEnv) != "" {
+			srv.services, srv.err = fromRun()
+			return
 		}
-		for _, line := range srv.lines {
-			tb.Log("backing:", line)
-		}
+		srv.services, srv.err = Start(ctx, Options{Services: []Name{name}, Log: func(line string) { tb.Log("backing:", line) }})
 	})
 	if srv.err != nil {
 		tb.Fatalf("backing: %v", srv.err)
@@ -67,15 +63,8 @@ func (s *sharedServers) use(tb testing.TB, name Name) *sharedServer {
 	return srv
 }
 
-// testMode is that of shared servers. Under "backing run" they are those in the environment, whatever BACKING made of
-// them.
-func testMode() (Mode, error) {
-	mode, err := ModeFromEnv()
-	if err == nil && os.Getenv(RunEnv) != "" {
-		mode = ModeExternal
-	}
-	return mode, err
-}
+// sharedTimeout is how long a shared server may take to start, with the pull of its image.
+const sharedTimeout = StartTimeout + 3*time.Minute
 
 // Postgres gives the test a database of its own, with all migrations applied, and returns the address under which an
 // operator (a superuser) reaches it. The database is removed when the test ends.
@@ -125,29 +114,6 @@ func RabbitMQ(tb testing.TB) Broker {
 	return broker
 }
 
-// NATS gives the test a NATS server of its own, with JetStream, that ends with the test.
-//
-// It is one in this process, ready in milliseconds, whatever NATS_URL says: the control channel uses buckets of fixed
-// names, so two tests cannot share an account, and an account cannot be made on a server that we did not configure. With
-// BACKING=docker it is a container of its own.
-func NATS(tb testing.TB) string {
-	tb.Helper()
-	if mode, err := ModeFromEnv(); err != nil {
-		tb.Fatalf("backing: %v", err)
-	} else if mode == ModeDocker {
-		return Dedicated(tb, ServiceNATS).NATSURL
-	}
-	server, err := startNATS(NATSConfig{Dir: tb.TempDir()})
-	if err != nil {
-		tb.Fatalf("backing: %v", err)
-	}
-	tb.Cleanup(func() {
-		server.Shutdown()
-		server.WaitForShutdown()
-	})
-	return server.ClientURL()
-}
-
 // Dedicated starts servers for this test alone, which it may kill, pause and start again through
 // [Services.Process]: all three, or those named. They are durable, and never those from the environment. What is
 // running when the test ends is stopped.
@@ -161,7 +127,7 @@ func Dedicated(tb testing.TB, names ...Name) *Services {
 // DedicatedWith is [Dedicated] with options, of which Log is set here.
 func DedicatedWith(tb testing.TB, opts Options) *Services {
 	tb.Helper()
-	opts.ownServers, opts.Log = true, func(line string) { tb.Log("backing:", line) }
+	opts.own, opts.Log = true, func(line string) { tb.Log("backing:", line) }
 	services, err := Start(tb.Context(), opts)
 	if err != nil {
 		tb.Fatalf("backing: %v", err)
@@ -183,15 +149,16 @@ func DedicatedWith(tb testing.TB, opts Options) *Services {
 func (s *Services) logTails(ctx context.Context, tb testing.TB) {
 	tb.Helper()
 	for _, name := range Names() {
-		if p := s.processes[name]; p != nil && p.server != nil {
-			tb.Logf("backing: %s: %s", name, lastLines(p.server.tail(ctx)))
+		if p := s.processes[name]; p != nil && p.source != SourceEnv {
+			reply, err := p.call(ctx, agent.Request{Do: agent.Tail})
+			tb.Logf("backing: the log of %s ends with (%v):\n%s", name, err, reply.Output)
 		}
 	}
 }
 
 // testName names what belongs to a test: when it was made, and something that no other has.
 func testName(prefix string) string {
-	return fmt.Sprintf("%s%d_%s", prefix, time.Now().Unix(), newPassword()[:12])
+	return fmt.Sprintf("%s%d_%s", prefix, time.Now().Unix(), strings.ReplaceAll(uuid.NewString(), "-", "")[:12])
 }
 
 // leftBehind are those of names that tests have left behind: made with prefix, and longer ago than any run of tests

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+
+	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/management"
 )
 
 // newVHost makes a virtual host and lets the operator do everything in it.
@@ -14,11 +16,11 @@ func newVHost(ctx context.Context, services *Services) (Broker, error) {
 		return Broker{}, fmt.Errorf("RABBITMQ_URL is not a URL with a login: amqp://user:password@host:port")
 	}
 	broker := Broker{ManagementURL: services.RabbitMQManagementURL, VHost: testName("mtm_test_")}
-	api, err := newManagement(broker.ManagementURL)
+	api, err := management.New(broker.ManagementURL)
 	if err != nil {
 		return Broker{}, err
 	}
-	if err := api.do(ctx, http.MethodPut, broker.path(), struct{}{}); err != nil {
+	if err := api.Do(ctx, http.MethodPut, broker.path(), struct{}{}); err != nil {
 		return Broker{}, err
 	}
 	permissions := struct {
@@ -27,7 +29,7 @@ func newVHost(ctx context.Context, services *Services) (Broker, error) {
 		Read      string `json:"read"`
 	}{".*", ".*", ".*"}
 	path := "/api/permissions/" + url.PathEscape(broker.VHost) + "/" + url.PathEscape(address.User.Username())
-	if err := api.do(ctx, http.MethodPut, path, permissions); err != nil {
+	if err := api.Do(ctx, http.MethodPut, path, permissions); err != nil {
 		return Broker{}, err
 	}
 	address.Path = "/" + broker.VHost
@@ -38,9 +40,9 @@ func newVHost(ctx context.Context, services *Services) (Broker, error) {
 func (b Broker) path() string { return "/api/vhosts/" + url.PathEscape(b.VHost) }
 
 func (b Broker) remove(ctx context.Context) error {
-	api, err := newManagement(b.ManagementURL)
+	api, err := management.New(b.ManagementURL)
 	if err != nil {
 		return err
 	}
-	return api.do(ctx, http.MethodDelete, b.path(), nil)
+	return api.Do(ctx, http.MethodDelete, b.path(), nil)
 }

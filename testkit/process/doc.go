@@ -12,6 +12,6 @@
 // The package owns no goroutine: a process is started, released and looked at through the kernel. Tests that watch for
 // leaked goroutines are therefore not disturbed by servers that run on.
 //
-// Linux is what it is made for. On other systems processes are identified through ps, CPUs are not pinned, and
+// Linux is what it is made for. On other systems processes are identified through ps, and
 // [Process.SignalTree] reaches the process alone.
 package process

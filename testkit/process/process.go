@@ -48,8 +48,6 @@ type Spec struct {
 	StopTimeout time.Duration
 	// Stdin is what it reads; nothing if nil.
 	Stdin *os.File
-	// OneCPU starts it on a single CPU, until [Process.Widen]; where we could not undo that, it has no effect.
-	OneCPU bool
 }
 
 // User is whom a process runs as, with no further groups.
@@ -62,7 +60,6 @@ type identity struct {
 	Program     string         `json:"program"`
 	StopSignal  syscall.Signal `json:"stop_signal"`
 	StopTimeout time.Duration  `json:"stop_timeout_ns"`
-	Pinned      bool           `json:"pinned,omitempty"` // to one CPU
 }
 
 // Process is a process that is recorded in a folder.
@@ -100,13 +97,12 @@ func Start(dir string, spec Spec) (*Process, error) {
 		}
 		defer closeFile(stdin)
 	}
-	spec.OneCPU = spec.OneCPU && mayWiden(spec.User)
 	pid, err := launch(dir, spec, []*os.File{stdin, log, log})
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{dir: dir, name: spec.Name, id: identity{
-		PID: pid, Program: spec.Path, StopSignal: spec.StopSignal, StopTimeout: spec.StopTimeout, Pinned: spec.OneCPU,
+		PID: pid, Program: spec.Path, StopSignal: spec.StopSignal, StopTimeout: spec.StopTimeout,
 	}}
 	if err := p.record(); err != nil {
 		// Nobody could stop it later.
@@ -131,16 +127,8 @@ func launch(dir string, spec Spec, files []*os.File) (int, error) {
 	if title == "" {
 		title = spec.Path
 	}
-	var started *os.Process
-	start := func() (err error) {
-		started, err = os.StartProcess(spec.Path, append([]string{title}, spec.Args...), attr)
-		return err
-	}
-	if spec.OneCPU {
-		unpinned := start
-		start = func() error { return onOneCPU(unpinned) }
-	}
-	if err := start(); err != nil {
+	started, err := os.StartProcess(spec.Path, append([]string{title}, spec.Args...), attr)
+	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", spec.Name, err)
 	}
 	pid := started.Pid

@@ -134,28 +134,3 @@ func TestAllAreTheLivingOnes(t *testing.T) {
 	require.Len(t, all, 1)
 	require.Equal(t, "one", all[0].Name())
 }
-
-func TestOneCPUAndThenAll(t *testing.T) {
-	dir := t.TempDir()
-	p, err := process.Start(dir, process.Spec{
-		Name: "server", Path: "/bin/sh", Args: []string{"-c", "while :; do sleep 1; done"}, Env: os.Environ(), OneCPU: true,
-	})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, p.Kill(context.WithoutCancel(t.Context()))) })
-	require.NotContains(t, allowedCPUs(t, p.PID()), "-")
-	require.NoError(t, p.Widen())
-	require.Equal(t, allowedCPUs(t, os.Getpid()), allowedCPUs(t, p.PID()))
-}
-
-func allowedCPUs(t *testing.T, pid int) string {
-	t.Helper()
-	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
-	require.NoError(t, err)
-	for line := range strings.Lines(string(body)) {
-		if list, found := strings.CutPrefix(line, "Cpus_allowed_list:"); found {
-			return strings.TrimSpace(list)
-		}
-	}
-	t.Fatal("no list of CPUs")
-	return ""
-}

@@ -1,13 +1,10 @@
 package stack
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +43,7 @@ func Binaries(ctx context.Context) (string, error) {
 			built.dir, built.err = buildOnce(ctx, run)
 			return
 		}
-		if built.scratch, built.err = backing.NewScratch(); built.err == nil {
+		if built.scratch, built.err = backing.NewScratch(ctx); built.err == nil {
 			built.dir, built.err = built.scratch.Dir, buildAll(ctx, built.scratch.Dir)
 		}
 	})
@@ -60,7 +57,7 @@ func buildOnce(ctx context.Context, run string) (dir string, err error) {
 	if race {
 		dir += "-race"
 	}
-	unlock, err := backing.LockFile(ctx, dir+".lock", func() {})
+	unlock, err := workspace.Lock(ctx, dir+".lock", func() {})
 	if err != nil {
 		return "", err
 	}
@@ -82,24 +79,16 @@ func buildOnce(ctx context.Context, run string) (dir string, err error) {
 }
 
 func buildAll(ctx context.Context, dir string) error {
-	root, err := workspace.Root()
-	if err != nil {
-		return err
-	}
 	// Symbols and DWARF are a third of the linking, and no stack trace needs them.
-	arguments := []string{"build", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
+	arguments := []string{"-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
 	if race {
 		arguments = append(arguments, "-race")
 	}
 	for _, name := range Names() {
 		arguments = append(arguments, "./services/"+name)
 	}
-	command := exec.CommandContext(ctx, "go", arguments...)
-	command.Dir = root
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	if err := command.Run(); err != nil {
-		return fmt.Errorf("build the services: %w: %s", err, strings.TrimSpace(output.String()))
+	if err := workspace.Build(ctx, arguments...); err != nil {
+		return fmt.Errorf("build the services: %w", err)
 	}
 	return nil
 }

@@ -3,15 +3,11 @@ package stack
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -42,7 +38,6 @@ type Service struct {
 	stack    *Stack
 	httpAddr string
 	opsAddr  string
-	client   *http.Client
 
 	mu      sync.Mutex
 	process *process.Process // nil before the first start
@@ -57,7 +52,6 @@ func newService(ctx context.Context, s *Stack, name, instance string) (*Service,
 		Name: name, Instance: instance, stack: s,
 		httpAddr: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0])),
 		opsAddr:  net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[1])),
-		client:   &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 	service.URL, service.OpsURL = "http://"+service.httpAddr, "http://"+service.opsAddr
 	return service, nil
@@ -125,25 +119,7 @@ func (s *Service) WaitReady(ctx context.Context) error {
 }
 
 // Ready is nil if the service says that it is ready, and else what it says is missing.
-func (s *Service) Ready(ctx context.Context) (err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.OpsURL+"/readyz", nil)
-	if err != nil {
-		return fmt.Errorf("make the request: %w", err)
-	}
-	response, err := s.client.Do(request)
-	if err != nil {
-		return fmt.Errorf("ask whether it is ready: %w", err)
-	}
-	defer func() { err = errors.Join(err, response.Body.Close()) }()
-	if response.StatusCode == http.StatusOK {
-		return nil
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, tailBytes))
-	if err != nil {
-		return fmt.Errorf("read why it is not ready: %w", err)
-	}
-	return fmt.Errorf("status %d: %s", response.StatusCode, strings.TrimSpace(string(body)))
-}
+func (s *Service) Ready(ctx context.Context) error { return Ready(ctx, s.OpsURL) }
 
 // Running reports whether the process is there.
 func (s *Service) Running() bool {

@@ -104,7 +104,7 @@ func New(ctx context.Context, opts Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	scratch, err := backing.NewScratch()
+	scratch, err := backing.NewScratch(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -30,19 +30,18 @@ func (r *Rig) Facts(ctx context.Context) ([]report.Fact, error) {
 	}
 	defer connection.Close()
 	return []report.Fact{
-		{Name: "PostgreSQL", Value: fmt.Sprintf("%s (%s), fsync %s, synchronous_commit %s", version, r.source(ctx, backing.ServicePostgres), fsync, commit)},
-		{Name: "RabbitMQ", Value: fmt.Sprintf("%s (%s), quorum queues", broker, r.source(ctx, backing.ServiceRabbitMQ))},
-		{Name: "NATS", Value: fmt.Sprintf("%s (%s)", connection.ConnectedServerVersion(), r.source(ctx, backing.ServiceNATS))},
+		{Name: "PostgreSQL", Value: fmt.Sprintf("%s (%s), fsync %s, synchronous_commit %s", version, r.source(backing.ServicePostgres), fsync, commit)},
+		{Name: "RabbitMQ", Value: fmt.Sprintf("%s (%s), quorum queues", broker, r.source(backing.ServiceRabbitMQ))},
+		{Name: "NATS", Value: fmt.Sprintf("%s (%s)", connection.ConnectedServerVersion(), r.source(backing.ServiceNATS))},
 	}, nil
 }
 
 // source says where a server comes from.
-func (r *Rig) source(ctx context.Context, name backing.Name) string {
-	status, err := r.server(ctx, name)
-	if err != nil {
-		return "external"
+func (r *Rig) source(name backing.Name) string {
+	if server := r.Backing.Process(name); server != nil && server.Source() != backing.SourceEnv {
+		return string(server.Source())
 	}
-	return string(status.Source)
+	return "external"
 }
 
 func (r *Rig) brokerVersion() (version string, err error) {

@@ -4,14 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/ory/dockertest/v3"
 	"github.com/prometheus/procfs"
 
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
@@ -102,43 +97,18 @@ func (r *Rig) PID(ctx context.Context, p Process) (int, error) {
 	}
 }
 
+// serverPID is the first process of a server; in Docker, as this machine knows it.
 func (r *Rig) serverPID(ctx context.Context, name backing.Name) (int, error) {
-	status, err := r.server(ctx, name)
-	if err != nil {
-		return 0, err
-	}
-	if status.Container == "" {
-		return status.PID, nil
-	}
-	pool, err := dockertest.NewPool("")
-	if err != nil {
-		return 0, fmt.Errorf("find the Docker engine: %w", err)
-	}
-	container, err := pool.Client.InspectContainerWithContext(status.Container, ctx)
-	if err != nil {
-		return 0, fmt.Errorf("look at container %s: %w", status.Container, err)
-	}
-	// An engine in a virtual machine has pids of its own.
-	group, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(container.State.Pid), "cgroup"))
-	if err != nil || !strings.Contains(string(group), container.ID) {
+	server := r.Backing.Process(name)
+	if server == nil || server.Source() == backing.SourceEnv {
 		return 0, fmt.Errorf("%s: %w", name, ErrElsewhere)
 	}
-	return container.State.Pid, nil
-}
-
-// server tells of a backing service that was started for this run.
-func (r *Rig) server(ctx context.Context, name backing.Name) (backing.Status, error) {
-	if r.Backing.Dir() == "" {
-		return backing.Status{}, fmt.Errorf("%s: %w", name, ErrElsewhere)
-	}
-	all, err := backing.Inspect(ctx, r.Backing.Dir())
+	pid, err := server.PID(ctx)
 	if err != nil {
-		return backing.Status{}, fmt.Errorf("look at %s: %w", name, err)
+		return 0, fmt.Errorf("look at %s: %w", name, err)
 	}
-	for _, status := range all {
-		if status.Name == name && status.Running {
-			return status, nil
-		}
+	if pid == 0 { // an engine in a virtual machine has pids of its own
+		return 0, fmt.Errorf("%s: %w", name, ErrElsewhere)
 	}
-	return backing.Status{}, fmt.Errorf("%s: %w", name, ErrElsewhere)
+	return pid, nil
 }

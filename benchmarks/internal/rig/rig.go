@@ -158,7 +158,7 @@ func (r *Rig) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
 	var err error
-	if r.Stack != nil && r.Backing.Dir() == "" {
+	if r.Stack != nil && r.Backing.External() {
 		// These servers are somebody's, and stay.
 		err = r.DeleteAll(ctx, r.neighbours)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
 )
 
 func main() {
@@ -25,25 +26,29 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	local, err := stack.New(".", os.Environ(), os.Stdout)
-	if err != nil {
-		return err
-	}
 	command := &cli.Command{
-		Name:    "stack",
-		Usage:   "the whole platform on this machine",
-		Version: build.Read().String(),
-		Commands: []*cli.Command{
-			{Name: "up", Usage: "start what does not run, and wait until all is ready", Action: plain(local.Up)},
-			{Name: "down", Usage: "stop everything and keep the data", Action: plain(local.Down)},
-			{Name: "reset", Usage: "stop everything and remove the data", Action: plain(local.Reset)},
-			{Name: "status", Usage: "what runs, and where", Action: plain(local.Status)},
-			logsCommand(local),
-			tokenCommand(local),
-			demoCommand(local),
-		},
+		Name: "stack", Usage: "the whole platform on this machine", Version: build.Read().String(), Commands: servers.Commands(),
+	}
+	if len(args) < 2 || command.Command(args[1]) == nil { // else it is a server of the stack, and runs in a folder of its own
+		local, err := stack.New(".", os.Environ(), os.Stdout)
+		if err != nil {
+			return err
+		}
+		command.Commands = append(commands(local), command.Commands...)
 	}
 	return command.Run(ctx, args)
+}
+
+func commands(local *stack.Stack) []*cli.Command {
+	return []*cli.Command{
+		{Name: "up", Usage: "start what does not run, and wait until all is ready", Action: plain(local.Up)},
+		{Name: "down", Usage: "stop everything and keep the data", Action: plain(local.Down)},
+		{Name: "reset", Usage: "stop everything and remove the data", Action: plain(local.Reset)},
+		{Name: "status", Usage: "what runs, and where", Action: plain(local.Status)},
+		logsCommand(local),
+		tokenCommand(local),
+		demoCommand(local),
+	}
 }
 
 func plain(do func(context.Context) error) cli.ActionFunc {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
+	platform "github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // errNotAllUp makes `make status` fail when something is wrong, for scripts.
@@ -47,9 +49,9 @@ func (s *Stack) Status(ctx context.Context) error {
 		pid, state := 0, "stopped"
 		if running != nil {
 			pid, state = running.PID(), "ready"
-			if reason := notReady(ctx, cmp.Or(started[v.prefix+"_OPS_URL"], v.opsURL())); reason != "" {
+			if err := platform.Ready(ctx, cmp.Or(started[v.prefix+"_OPS_URL"], v.opsURL())); err != nil {
 				state = "not ready"
-				reasons = append(reasons, fmt.Sprintf("%s is not ready: %s", v.name, reason))
+				reasons = append(reasons, fmt.Sprintf("%s is not ready: %s", v.name, err))
 			}
 		} else if _, err := os.Stat(process.PIDFile(s.dir, v.name)); err == nil {
 			state = "died"
@@ -71,7 +73,7 @@ func (s *Stack) Status(ctx context.Context) error {
 
 // backingStatus tells of the servers that this stack has started, or where its addresses lead.
 func (s *Stack) backingStatus(ctx context.Context, row func(name string, pid int, state, url string)) (allUp bool, err error) {
-	servers, err := backing.Inspect(ctx, s.dir)
+	servers, err := servers.Inspect(ctx, s.dir)
 	if err != nil {
 		return false, fmt.Errorf("look at the backing services: %w", err)
 	}
@@ -121,7 +123,7 @@ func withoutPassword(address string) string {
 
 // noLog says why there is no log file of name, and where to look instead.
 func (s *Stack) noLog(ctx context.Context, name string) error {
-	servers, err := backing.Inspect(ctx, s.dir)
+	servers, err := servers.Inspect(ctx, s.dir)
 	if err != nil {
 		return fmt.Errorf("look at the backing services: %w", err)
 	}

@@ -2,11 +2,8 @@ package stack
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -20,6 +17,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/servers"
+	platform "github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // readyTimeout is how long the services may take until all of them are ready. They need a second or two, migrations
@@ -39,8 +38,8 @@ func (s *Stack) Up(ctx context.Context) error {
 	if err := s.forgetOwnAddresses(ctx); err != nil {
 		return err
 	}
-	servers, err := backing.Start(ctx, backing.Options{
-		Dir: s.dir, Persistent: true, Durable: true, Log: func(line string) { s.say("%s", line) },
+	servers, err := servers.Start(ctx, servers.Options{
+		Dir: s.dir, Durable: true, Log: func(line string) { s.say("%s", line) },
 	})
 	if err != nil {
 		return fmt.Errorf("start the backing services: %w", err)
@@ -61,7 +60,7 @@ func (s *Stack) Up(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		waiting = append(waiting, &starting{service: v, process: running, reason: "it does not answer"})
+		waiting = append(waiting, &starting{service: v, process: running, missing: errors.New("it does not answer")})
 	}
 	if err := s.awaitReady(ctx, waiting); err != nil {
 		return err
@@ -86,7 +85,7 @@ func (s *Stack) portsFree(ctx context.Context) error {
 // forgetOwnAddresses takes addresses out of the environment that this stack has put there: after `. .local/stack.env` in
 // a shell that exports, our own servers would look like somebody else's, which are never started.
 func (s *Stack) forgetOwnAddresses(ctx context.Context) error {
-	servers, err := backing.Inspect(ctx, s.dir)
+	servers, err := servers.Inspect(ctx, s.dir)
 	if err != nil {
 		return fmt.Errorf("look at the backing services: %w", err)
 	}
@@ -116,7 +115,7 @@ func (s *Stack) forgetOwnAddresses(ctx context.Context) error {
 type starting struct {
 	service
 	process *process.Process
-	reason  string // why it is not ready, as of the last look
+	missing error // why it is not ready, as of the last look
 }
 
 // awaitReady returns when all services are ready. If one of them ends, or time is over, the error shows what it had to
@@ -132,11 +131,11 @@ func (s *Stack) awaitReady(ctx context.Context, waiting []*starting) error {
 				return fmt.Errorf("%s has ended; its last words (%s):\n%s",
 					v.name, s.relative(process.LogFile(s.dir, v.name)), s.lastLines(v.name))
 			}
-			if reason := notReady(ctx, v.opsURL()); ctx.Err() == nil {
-				v.reason = reason // that time is over says nothing about the service
+			if err := platform.Ready(ctx, v.opsURL()); ctx.Err() == nil {
+				v.missing = err // that time is over says nothing about the service
 			}
 		}
-		waiting = slices.DeleteFunc(waiting, func(v *starting) bool { return v.reason == "" })
+		waiting = slices.DeleteFunc(waiting, func(v *starting) bool { return v.missing == nil })
 		if len(waiting) == 0 {
 			return nil
 		}
@@ -147,8 +146,8 @@ func (s *Stack) awaitReady(ctx context.Context, waiting []*starting) error {
 		}
 		var errs []error
 		for _, v := range waiting {
-			errs = append(errs, fmt.Errorf("%s is not ready: %s; its last words (%s):\n%s",
-				v.name, v.reason, s.relative(process.LogFile(s.dir, v.name)), s.lastLines(v.name)))
+			errs = append(errs, fmt.Errorf("%s is not ready: %w; its last words (%s):\n%s",
+				v.name, v.missing, s.relative(process.LogFile(s.dir, v.name)), s.lastLines(v.name)))
 		}
 		return errors.Join(append(errs, fmt.Errorf("wait for the services: %w", ctx.Err()))...)
 	}
@@ -165,47 +164,6 @@ func (s *Stack) lastLines(name string) string {
 		fmt.Fprintf(&text, "  %s\n", line)
 	}
 	return text.String()
-}
-
-// notReady is why the service with that ops listener is not ready, or "" if it is.
-func notReady(ctx context.Context, opsURL string) string {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, opsURL+"/readyz", http.NoBody)
-	if err != nil {
-		return err.Error()
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err.Error()
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
-	if err := errors.Join(err, answer.Body.Close()); err != nil {
-		return err.Error()
-	}
-	if answer.StatusCode == http.StatusOK {
-		return ""
-	}
-	var state struct {
-		Checks map[string]struct {
-			OK    bool   `json:"ok"`
-			Error string `json:"error"`
-		} `json:"checks"`
-	}
-	if err := json.Unmarshal(body, &state); err != nil {
-		return fmt.Sprintf("status %d", answer.StatusCode)
-	}
-	var reasons []string
-	for name, check := range state.Checks {
-		if !check.OK {
-			reasons = append(reasons, name+": "+check.Error)
-		}
-	}
-	if len(reasons) == 0 {
-		return fmt.Sprintf("status %d", answer.StatusCode)
-	}
-	slices.Sort(reasons)
-	return strings.Join(reasons, "; ")
 }
 
 // defaultVHost names the virtual host "/" so that every client understands it. An address that came from the environment may end
@@ -286,7 +244,7 @@ func (s *Stack) down(ctx context.Context) error {
 	if err := stopping.Wait(); err != nil { // the services first, so that they can finish what is in flight
 		return err
 	}
-	if err := backing.Stop(ctx, s.dir); err != nil {
+	if err := servers.Stop(ctx, s.dir); err != nil {
 		return fmt.Errorf("stop the backing services: %w", err)
 	}
 	s.say("everything is stopped; the data stays in %s (make reset removes it)", Folder)
@@ -324,7 +282,7 @@ func (s *Stack) Reset(ctx context.Context) error {
 	if err := s.down(ctx); err != nil {
 		return err
 	}
-	if err := backing.Reset(ctx, s.dir); err != nil {
+	if err := servers.Reset(ctx, s.dir); err != nil {
 		return fmt.Errorf("remove the data of the backing services: %w", err)
 	}
 	for _, file := range []string{"data", "log", "run", "auth.secret", "stack.env"} {
