@@ -39,8 +39,11 @@ const (
 )
 
 // ModeFromEnv is the mode that the environment variable BACKING asks for.
-func ModeFromEnv() (Mode, error) {
-	switch mode := Mode(os.Getenv("BACKING")); mode {
+func ModeFromEnv() (Mode, error) { return ParseMode(os.Getenv("BACKING")) }
+
+// ParseMode is the mode that a value of BACKING asks for.
+func ParseMode(value string) (Mode, error) {
+	switch mode := Mode(value); mode {
 	case ModeAuto, ModeExternal, ModeDocker, ModeNative:
 		return mode, nil
 	case "auto":
@@ -108,8 +111,11 @@ func Start(ctx context.Context, opts Options) (*Services, error) {
 		}
 	}
 	request := agent.Request{
-		Do: agent.StartServers, Mode: string(opts.Mode), Own: opts.own, Durable: opts.Durable, Direct: opts.Direct,
+		Do: agent.StartServers, Env: map[string]string{}, Mode: string(opts.Mode), Own: opts.own, Durable: opts.Durable, Direct: opts.Direct,
 		Plugins: opts.RabbitMQPlugins,
+	}
+	for _, name := range []string{"BACKING", "DATABASE_URL", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "NATS_URL"} {
+		request.Env[name] = os.Getenv(name) // the agent may have been started in another environment
 	}
 	for _, name := range opts.Services {
 		request.Names = append(request.Names, string(name))

@@ -229,3 +229,19 @@ func TestHangsForAnother(t *testing.T) {
 	t.Log("hanging with", services.DatabaseURL, scratch.Dir, sleeping.PID())
 	<-t.Context().Done()
 }
+
+// The program that starts servers may have been started in another environment: by "backing run", or by an earlier test.
+func TestTheEnvironmentIsThatOfTheTest(t *testing.T) {
+	url := NATS(t)
+	options := Options{Services: []Name{ServiceNATS}}
+	t.Setenv("BACKING", "external")
+	t.Setenv("NATS_URL", url)
+	services, err := Start(t.Context(), options)
+	require.NoError(t, err)
+	require.Equal(t, url, services.NATSURL)
+	require.ErrorIs(t, services.Process(ServiceNATS).Kill(t.Context()), ErrExternal)
+	require.NoError(t, services.Stop(t.Context()))
+	t.Setenv("NATS_URL", "")
+	_, err = Start(t.Context(), options)
+	require.ErrorContains(t, err, "NATS_URL is not set")
+}

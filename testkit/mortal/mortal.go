@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,7 +63,7 @@ type Service struct {
 	// Env are its settings, by environment variables; further starts read them again.
 	Env []string
 
-	t       testing.TB
+	t       *testing.T
 	name    string
 	dir     string
 	process *process.Process // the one that was started last
@@ -70,7 +71,7 @@ type Service struct {
 
 // New prepares a service, which does not run yet. At the end of the test it is asked to end, and must do so in an orderly way,
 // whatever has happened before.
-func New(t testing.TB, name string, env ...string) *Service {
+func New(t *testing.T, name string, env ...string) *Service {
 	t.Helper()
 	scratch, err := backing.NewScratch(t.Context())
 	require.NoError(t, err)
@@ -110,7 +111,7 @@ func (s *Service) Start(env ...string) {
 	program, err := os.Executable()
 	require.NoError(s.t, err)
 	s.process, err = process.Start(s.dir, process.Spec{
-		Name: s.name, Path: program, Env: append(s.Env[:len(s.Env):len(s.Env)], env...), StopTimeout: waitLimit,
+		Name: s.name, Path: program, Env: append(slices.Clip(s.Env), env...), StopTimeout: waitLimit,
 	})
 	require.NoError(s.t, err)
 }
@@ -119,7 +120,7 @@ func (s *Service) Start(env ...string) {
 func (s *Service) Alive() bool { return s.process != nil && s.process.Alive() }
 
 // Written are the steps that were done so far, one a line, in their order.
-func (s *Service) Written(t testing.TB) []byte {
+func (s *Service) Written(t *testing.T) []byte {
 	t.Helper()
 	lines, err := os.ReadFile(stepsFile(s.dir))
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -129,7 +130,7 @@ func (s *Service) Written(t testing.TB) []byte {
 }
 
 // DieAt has the service die after a step.
-func (s *Service) DieAt(t testing.TB, step string) {
+func (s *Service) DieAt(t *testing.T, step string) {
 	t.Helper()
 	file := deathFile(s.dir)
 	require.NoError(t, os.WriteFile(file+".new", []byte(step), 0o600))
@@ -137,7 +138,7 @@ func (s *Service) DieAt(t testing.TB, step string) {
 }
 
 // AwaitDeath waits until the service has killed itself.
-func (s *Service) AwaitDeath(t testing.TB) {
+func (s *Service) AwaitDeath(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool { return !s.Alive() }, waitLimit, poll, "its step is never reached")
 	status, known := s.process.Status()

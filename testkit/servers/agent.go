@@ -56,7 +56,10 @@ func (a *Agent) handle(ctx context.Context, request agent.Request, progress func
 		return startLeasedNATS(request)
 	case agent.MakeScratch:
 		dir, err := a.scratch.folder()
-		return agent.Reply{Dir: dir}, func(ctx context.Context) error { return cleanScratch(ctx, dir) }, err
+		if err != nil {
+			return agent.Reply{}, nil, err
+		}
+		return agent.Reply{Dir: dir}, func(ctx context.Context) error { return cleanScratch(ctx, dir) }, nil
 	default:
 		reply, err := a.control(ctx, request)
 		return reply, nil, err
@@ -65,8 +68,8 @@ func (a *Agent) handle(ctx context.Context, request agent.Request, progress func
 
 func (a *Agent) start(ctx context.Context, request agent.Request, progress func(string)) (agent.Reply, func(context.Context) error, error) {
 	options := Options{
-		Scratch: a.scratch, Mode: backing.Mode(request.Mode), Own: request.Own, Durable: request.Durable, Direct: request.Direct,
-		RabbitMQPlugins: request.Plugins, Log: progress,
+		Scratch: a.scratch, Getenv: func(name string) string { return request.Env[name] }, Mode: backing.Mode(request.Mode),
+		Own: request.Own, Durable: request.Durable, Direct: request.Direct, RabbitMQPlugins: request.Plugins, Log: progress,
 	}
 	for _, name := range request.Names {
 		options.Services = append(options.Services, backing.Name(name))

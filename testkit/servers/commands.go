@@ -13,7 +13,7 @@ import (
 const (
 	natsCommand     = "nats"
 	guardCommand    = "guard"
-	natsPasswordEnv = "NATS_PASSWORD" //nolint:gosec // a name, not a password
+	natsPasswordEnv = "NATS_PASSWORD"
 )
 
 // Commands are those that a program which starts servers must have: it is started again with them, as a NATS server and as
@@ -36,11 +36,11 @@ func Commands() []*cli.Command {
 		},
 		{
 			Name: guardCommand, Usage: "remove a scratch folder when standard input ends", Hidden: true, ArgsUsage: "DIR",
-			Action: func(_ context.Context, c *cli.Command) error {
+			Action: func(ctx context.Context, c *cli.Command) error {
 				if c.Args().Len() != 1 {
 					return errors.New("guard what?")
 				}
-				return watch(c.Args().First())
+				return watch(ctx, c.Args().First())
 			},
 		},
 	}

@@ -78,14 +78,14 @@ func (s *Scratch) Remove(ctx context.Context) error {
 }
 
 // watch is what the guard does.
-func watch(dir string) error {
+func watch(ctx context.Context, dir string) error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return fmt.Errorf("read the guard's pipe: %w", err)
 	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil // cleaned up by whom it belongs to
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	return cleanScratch(ctx, dir)
 }

@@ -33,6 +33,8 @@ type Options struct {
 	// RabbitMQPlugins are enabled beside the management one, on a server of this machine's programs or in a container that is
 	// Direct.
 	RabbitMQPlugins []string
+	// Getenv looks up BACKING and addresses; [os.Getenv] if nil.
+	Getenv func(name string) string
 	// Own passes over addresses in the environment: the caller wants servers that it can kill.
 	Own bool
 	// Log is told of the progress, one line at a time. May be nil; may be called from several goroutines.

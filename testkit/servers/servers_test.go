@@ -21,9 +21,11 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
 
-// eachOwnMode runs a test with servers of this machine, and with Docker where an engine has the images.
+// eachOwnMode runs a test with servers of this machine, and with Docker where an engine has the images, beside other tests:
+// they wait for servers more than they compute.
 func eachOwnMode(t *testing.T, test func(t *testing.T, mode backing.Mode)) {
 	t.Helper()
+	t.Parallel()
 	for _, mode := range []backing.Mode{backing.ModeNative, backing.ModeDocker} {
 		t.Run(string(mode), func(t *testing.T) {
 			if mode == backing.ModeDocker {
@@ -31,7 +33,6 @@ func eachOwnMode(t *testing.T, test func(t *testing.T, mode backing.Mode)) {
 			} else {
 				needPrograms(t)
 			}
-			t.Setenv("BACKING", string(mode))
 			test(t, mode)
 		})
 	}
@@ -82,7 +83,7 @@ func TestPersistentServersAreFoundAgain(t *testing.T) {
 	eachOwnMode(t, func(t *testing.T, mode backing.Mode) {
 		t.Helper()
 		ctx, dir := t.Context(), persistentDir(t)
-		options := Options{Dir: dir, Durable: true, Log: func(line string) { t.Log(line) }}
+		options := Options{Dir: dir, Mode: mode, Durable: true, Log: func(line string) { t.Log(line) }}
 		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(ctx), dir)) })
 		first, err := Start(ctx, options)
 		require.NoError(t, err)
@@ -183,7 +184,7 @@ func TestScratchServersEndWithAProcessThatIsKilled(t *testing.T) {
 		t.Helper()
 		// A second process starts PostgreSQL, prints the folder, and hangs.
 		command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHangsForAnother$", "-test.v")
-		command.Env = append(os.Environ(), "MTM_BACKING_HANG=1")
+		command.Env = append(os.Environ(), "MTM_BACKING_HANG=1", "BACKING="+string(mode))
 		output, err := command.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, command.Start())
@@ -329,18 +330,21 @@ func TestAPortTakenBeforeTheServerListensIsGivenUp(t *testing.T) {
 		dir := persistentDir(t)
 		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
 		for _, k := range kinds() {
-			var config net.ListenConfig
-			listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			defer func() { require.NoError(t, listener.Close()) }()
-			address, ok := listener.Addr().(*net.TCPAddr)
-			require.True(t, ok)
-			s, err := newStarter(Options{Dir: dir, Mode: mode, Log: func(line string) { t.Log(line) }})
-			require.NoError(t, err)
-			started, err := s.launch(t.Context(), choice{kind: &unlucky{kind: k, taken: address.Port}, source: backing.Source(mode)})
-			require.NoError(t, err)
-			require.NoError(t, k.probe(t.Context(), started.address))
-			require.NotContains(t, started.address.URL, address.String())
+			t.Run(string(k.name()), func(t *testing.T) {
+				t.Parallel()
+				var config net.ListenConfig
+				listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+				require.NoError(t, err)
+				defer func() { require.NoError(t, listener.Close()) }()
+				address, ok := listener.Addr().(*net.TCPAddr)
+				require.True(t, ok)
+				s, err := newStarter(Options{Dir: dir, Mode: mode, Log: func(line string) { t.Log(line) }})
+				require.NoError(t, err)
+				started, err := s.launch(t.Context(), choice{kind: &unlucky{kind: k, taken: address.Port}, source: backing.Source(mode)})
+				require.NoError(t, err)
+				require.NoError(t, k.probe(t.Context(), started.address))
+				require.NotContains(t, started.address.URL, address.String())
+			})
 		}
 	})
 }
@@ -364,11 +368,11 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 			for variable, value := range test.env {
 				t.Setenv(variable, value)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // a service there may be on its way up
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // a service there may be on its way up
 			defer cancel()
 			options := Options{Services: []backing.Name{test.service}}
 			if test.env["BACKING"] != "native" {
-				options.Scratch = scratchFolder(t)
+				options.Scratch = &Scratch{} // nothing is started
 			}
 			_, err := Start(ctx, options)
 			require.ErrorContains(t, err, test.want)

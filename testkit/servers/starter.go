@@ -32,10 +32,13 @@ type starter struct {
 }
 
 func newStarter(opts Options) (*starter, error) {
+	if opts.Getenv == nil {
+		opts.Getenv = os.Getenv
+	}
 	s := &starter{opts: opts, mode: opts.Mode}
 	var err error
 	if s.mode == backing.ModeAuto {
-		if s.mode, err = backing.ModeFromEnv(); err != nil {
+		if s.mode, err = backing.ParseMode(opts.Getenv("BACKING")); err != nil {
 			return nil, err
 		}
 	}
@@ -154,7 +157,7 @@ func (s *starter) chooseOne(ctx context.Context, k kind) (choice, error) {
 		}
 	}
 	if !s.opts.Own && (s.mode == backing.ModeAuto || s.mode == backing.ModeExternal) {
-		external, variable := k.fromEnv(os.Getenv)
+		external, variable := k.fromEnv(s.opts.Getenv)
 		// The address of our own server comes back to us where somebody has exported what we have printed.
 		ours := known && s.mode == backing.ModeAuto && external.URL == k.address(rec).URL
 		if external.URL != "" && !ours {
@@ -233,7 +236,7 @@ func (s *starter) adopt(ctx context.Context, c choice) (*Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, externalTimeout)
 	defer cancel()
 	if err := p.await(ctx); err != nil {
-		_, variable := c.kind.fromEnv(os.Getenv)
+		_, variable := c.kind.fromEnv(s.opts.Getenv)
 		return nil, fmt.Errorf("%s is set, but the service there cannot be used: %w", variable, err)
 	}
 	s.say("%s: from the environment", c.kind.name())

@@ -45,13 +45,14 @@ const (
 // Request is what a client asks for. Fields that do not belong to the verb are empty.
 type Request struct {
 	Do Verb `json:"do"`
-	// Of StartServers; see backing.Options.
-	Names   []string `json:"names,omitempty"`
-	Mode    string   `json:"mode,omitempty"`
-	Own     bool     `json:"own,omitempty"`
-	Durable bool     `json:"durable,omitempty"`
-	Direct  bool     `json:"direct,omitempty"`
-	Plugins []string `json:"plugins,omitempty"`
+	// Of StartServers: the environment of the client, and see backing.Options.
+	Env     map[string]string `json:"env,omitempty"`
+	Names   []string          `json:"names,omitempty"`
+	Mode    string            `json:"mode,omitempty"`
+	Own     bool              `json:"own,omitempty"`
+	Durable bool              `json:"durable,omitempty"`
+	Direct  bool              `json:"direct,omitempty"`
+	Plugins []string          `json:"plugins,omitempty"`
 	// Of StartNATS: where its data lies, and its port; any free one if 0.
 	Data string `json:"data,omitempty"`
 	Port int    `json:"port,omitempty"`
@@ -164,8 +165,8 @@ func (l *Lease) receive(ctx context.Context, log func(string)) (Reply, error) {
 // releaseTimeout bounds the end of a lease.
 const releaseTimeout = 2 * time.Minute
 
-// Handler does what a request asks for. ctx ends when the client has gone. A lease is what comes with a release, which is
-// called once, also for a client that has gone meanwhile.
+// Handler does what a request asks for. ctx ends when the client has gone. A lease is what comes with a release and no
+// error; release is called once, also for a client that has gone meanwhile.
 type Handler func(ctx context.Context, request Request, progress func(line string)) (reply Reply, release func(context.Context) error, err error)
 
 // Serve answers requests until ctx ends, and returns when all leases have been released. It closes listener.
@@ -214,7 +215,7 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 		reply.Error = err.Error()
 	}
 	send(reply)
-	if release == nil {
+	if release == nil || err != nil {
 		return
 	}
 	<-connected.Done()
