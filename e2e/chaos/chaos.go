@@ -49,7 +49,7 @@ func (e *experiment) chaos(ctx context.Context) error {
 	e.report.title = fmt.Sprintf("chaos: seed %d, %s, %d tenants, %.0f messages/s, %s", e.seed, took.Round(time.Second), e.tenants, e.rate, e.servers)
 	e.report.faults(results, e.duration >= chaosDuration)
 	for _, d := range unexplained(e.deaths, disturbed.Sub(e.began), results) {
-		e.report.fail("%s ended by itself after %s", d.service, d.at.Round(time.Millisecond))
+		e.report.fail("%s ended without being told to after %s", d.service, d.at.Round(time.Millisecond))
 	}
 	return nil
 }

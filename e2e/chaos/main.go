@@ -3,7 +3,7 @@
 // It runs the built binaries on servers of its own, publishes to many tenants and reads them, and meanwhile kills, stops,
 // freezes and cuts off services and servers, by a schedule that follows from a seed. In the end it holds the database
 // against a ledger of what was confirmed: nothing may be lost, stored twice, changed or shown to the wrong tenant, and
-// everything must have recovered by itself. It exits with 1 unless that is so.
+// everything must have recovered without intervention. It exits with 1 unless that is so.
 //
 // With -soak it disturbs nothing, runs long at half the rate that the machine can do, and shows that memory, goroutines
 // and connections stay flat.

@@ -41,7 +41,7 @@ func (e *experiment) soak(ctx context.Context) error {
 	e.report.title = fmt.Sprintf("soak: %s, %d tenants, %.0f messages/s, %s", e.duration, e.tenants, e.rate, e.servers)
 	e.report.flatness(all)
 	for _, d := range e.deaths {
-		e.report.fail("%s ended by itself after %s", d.service, d.at.Round(time.Millisecond))
+		e.report.fail("%s ended without being told to after %s", d.service, d.at.Round(time.Millisecond))
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func (w *world) maintenance(t *testing.T, statements ...string) {
 }
 
 // A database that takes no writes, or nobody in, for longer than deliveries are held: the messages go back to their queue,
-// none costs an attempt, none becomes a dead letter, and when it is over all are stored by themselves.
+// none costs an attempt, none becomes a dead letter, and when it is over all are stored without intervention.
 func TestOutagesOfTheDatabaseCostNothing(t *testing.T) {
 	for name, c := range map[string]struct{ down, up string }{
 		"read-only":      {"SET default_transaction_read_only = on", "RESET default_transaction_read_only"},

@@ -43,7 +43,7 @@ const (
 	apispec = "../../tools/apispec"
 )
 
-// Who generates a client has to get one that works: every operation, the dead letters whose payload is a list or no JSON, and
+// A generated client has to work: every operation, the dead letters whose payload is a list or no JSON, and
 // errors with their status, code and request id.
 func TestGeneratedClients(t *testing.T) {
 	if testing.Short() {

@@ -45,7 +45,7 @@ func (p *proxy) before(service string) string {
 	return server.URL
 }
 
-// RoundTrip passes a request on, whose body can be read once more by who checks it, and notes how it was answered.
+// RoundTrip passes a request on, whose body can be read once more by the check, and notes how it was answered.
 func (p *proxy) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.Body != nil {
 		body, err := io.ReadAll(request.Body)

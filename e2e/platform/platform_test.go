@@ -128,7 +128,7 @@ func interruptUnderLoad(t *testing.T, interrupt func(*world, *testing.T)) {
 	w.requireExactly(t, tenant, token, ids())
 }
 
-// Every backing service goes away under load and comes back; the platform goes on by itself.
+// Every backing service goes away under load and comes back; the platform resumes without intervention.
 func TestBackingServicesRestart(t *testing.T) {
 	w := newDedicatedWorld(t)
 	tenant := w.createTenant(t, 3)

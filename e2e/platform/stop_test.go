@@ -17,7 +17,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
-// A load balancer has to learn of a stop before the listener closes, or a deploy costs whoever is sent there an error. So on
+// A load balancer has to learn of a stop before the listener closes, or a deploy costs each client that is sent there an error. So on
 // SIGTERM a service says that it is stopping, and meanwhile finishes the request that it has begun.
 func TestReadinessFallsWhileRequestsAreFinished(t *testing.T) {
 	w := newPrivateWorld(t)

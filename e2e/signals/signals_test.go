@@ -127,7 +127,7 @@ func pipe(t *testing.T) (reader, writer *os.File) {
 	return reader, writer
 }
 
-// The collector of logs is restarted, or whoever typed "| less" has seen enough: the service goes on.
+// The collector of logs is restarted, or a person who typed "| less" has seen enough: the service goes on.
 func TestAClosedLogPipe(t *testing.T) {
 	for _, name := range stack.Names() {
 		path := filepath.Join(binaries, name)
@@ -147,7 +147,7 @@ func TestAClosedLogPipe(t *testing.T) {
 	}
 }
 
-// A collector that hangs lets the pipe fill up. Requests are answered all the same, and whoever reads on is told how many lines
+// A collector that hangs lets the pipe fill up. Requests are answered all the same, and a reader that comes back is told how many lines
 // there were.
 func TestAFullLogPipe(t *testing.T) {
 	for _, name := range stack.Names() {
@@ -234,7 +234,7 @@ func TestHangup(t *testing.T) {
 	}
 }
 
-// SIGQUIT is for whoever wants to know what a process that hangs is doing.
+// SIGQUIT is for a person who wants to know what a process that hangs is doing.
 func TestQuitDumpsGoroutines(t *testing.T) {
 	for _, name := range stack.Names() {
 		path := filepath.Join(binaries, name)

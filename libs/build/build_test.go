@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Who reports a fault names the build, also one that was made in an image or by hand.
+// A report of a fault names the build, also one that was made in an image or by hand.
 func TestDescribe(t *testing.T) {
 	stamped := &debug.BuildInfo{GoVersion: "go1.26.0", Main: debug.Module{Version: "v0.1.1-0.20260101000000-1a2b3c"}, Settings: []debug.BuildSetting{
 		{Key: "-trimpath", Value: "true"}, {Key: "vcs.revision", Value: "1a2b3c"}, {Key: "vcs.modified", Value: "true"},

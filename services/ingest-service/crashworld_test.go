@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -25,6 +26,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
@@ -465,11 +467,16 @@ func (v *victim) bindHalf() {
 	}))
 }
 
-// dropOnce is one of the transactions in which a partition is dropped.
+// dropOnce is one of the transactions in which a partition is dropped. One that has waited for a lock for 200 ms is none.
 func (v *victim) dropOnce() {
 	v.t.Helper()
-	_, err := v.w.operator.Exec(v.t.Context(), `SELECT tenant_drop($1)`, v.id)
-	require.NoError(v.t, err)
+	for {
+		_, err := v.w.operator.Exec(v.t.Context(), `SELECT tenant_drop($1)`, v.id)
+		if !sqlstate.Is(err, pgerrcode.LockNotAvailable) {
+			require.NoError(v.t, err)
+			return
+		}
+	}
 }
 
 // deadline is for one request of a test.

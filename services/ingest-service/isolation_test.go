@@ -203,7 +203,7 @@ func undisturbed(t *testing.T, b *breaker, culprits, neighbours []*victim) {
 	}
 }
 
-// With rabbitmq.reader: library there are headers that end the connection of whoever consumes them. That is no delivery that the
+// With rabbitmq.reader: library there are headers that end the connection of their consumer. That is no delivery that the
 // platform reads, but it must stop nobody else either.
 func TestDeliveriesThatTheLibraryCannotReadStopTheirTenantAlone(t *testing.T) {
 	if testing.Short() {

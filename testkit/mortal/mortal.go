@@ -44,7 +44,7 @@ func Steps(serve func(done func(step string)) error) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = steps.Close() }() // every line was written by itself
+	defer func() { _ = steps.Close() }() // every line was written on its own
 	return serve(func(step string) {
 		if _, err := fmt.Fprintln(steps, step); err != nil {
 			panic(err)

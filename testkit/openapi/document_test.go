@@ -141,7 +141,7 @@ func TestOtherServersAreNotCovered(t *testing.T) {
 	}
 }
 
-// Whoever reads the document copies its examples: each is what a service takes or answers.
+// Readers of the document copy its examples: each is what a service takes or answers.
 func TestExamplesOfThePlatform(t *testing.T) {
 	doc, err := platform()
 	require.NoError(t, err)

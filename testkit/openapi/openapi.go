@@ -124,7 +124,7 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		io.Closer
 	}{rest, response.Body}
 	if err != nil || !doc.Covers(request, response) {
-		return response, nil //nolint:nilerr // whoever reads the body gets the error
+		return response, nil //nolint:nilerr // the reader of the body gets the error
 	}
 	err = doc.Check(request, response, body)
 	seen.count(err)

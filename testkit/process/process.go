@@ -351,7 +351,7 @@ func (p *Process) Stop(ctx context.Context) error {
 	if p.Wait(grace) == nil {
 		return p.forget()
 	}
-	return p.Kill(context.WithoutCancel(ctx)) // bounded by itself; leaving it behind would help nobody
+	return p.Kill(context.WithoutCancel(ctx)) // it has a limit; leaving it behind would help nobody
 }
 
 func (p *Process) forget() error {

@@ -12,7 +12,7 @@ import (
 // Freeze stops pid and all its descendants with SIGSTOP and returns when every one of them has stopped. A process that is
 // forked meanwhile is stopped, too. On an error some of them may have stopped: see [Thaw].
 //
-// The pid may be any that we may signal, also that of somebody else's child; who it is must be known to the caller.
+// The pid may be any that we may signal, also that of somebody else's child; which process it is must be known to the caller.
 func Freeze(ctx context.Context, pid int) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -70,6 +70,6 @@ const (
 	// resting are the states of a process that does nothing any more: stopped, or ended. See proc(5).
 	resting = "TtZX"
 	// waiting is the state of a process that waits in the kernel and takes no signal. With SIGSTOP pending it stops before it
-	// does anything of its own. It may stay so: whoever has called vfork waits for a child, which may be stopped itself.
+	// does anything of its own. It may stay so: a process that has called vfork waits for a child, which may be stopped itself.
 	waiting = "D"
 )

@@ -273,7 +273,7 @@ func (c *containerServer) send(ctx context.Context, e *engine, sig syscall.Signa
 	return nil
 }
 
-// engineSignal is what the engine sends by itself when it stops the container. A scratch container is told to stop as
+// engineSignal is what the engine sends by default when it stops the container. A scratch container is told to stop as
 // soon as it has started, see [engine.expire]; until its time is up it must not notice.
 func (c *containerServer) engineSignal() string {
 	sig := c.stopSignal()

@@ -22,7 +22,7 @@ const PullTimeout = 3 * time.Minute
 
 const (
 	pingTimeout = 5 * time.Second
-	// engineTimeout bounds a request that the engine answers by itself.
+	// engineTimeout bounds a request that the engine answers from what it has.
 	engineTimeout = time.Minute
 )
 
@@ -148,7 +148,7 @@ func (e *engine) removeVolume(ctx context.Context, name string) error {
 	return nil
 }
 
-// expire lets the engine end a container by itself after a time, whatever becomes of us. It is
+// expire has the engine end a container after a time, whatever becomes of us. It is
 // [dockertest.Resource.Expire] without the goroutine that waits for it: the engine goes on with a request whose client
 // has gone.
 func (e *engine) expire(ctx context.Context, id string, after time.Duration) {

@@ -41,7 +41,7 @@ func thawProcesses(container *docker.Container) error {
 	if !local {
 		return nil
 	}
-	if err := process.Thaw(pid); err != nil && os.Geteuid() == 0 { // whoever may not do this has not stopped them, either
+	if err := process.Thaw(pid); err != nil && os.Geteuid() == 0 { // a process that may not do this has not stopped them, either
 		return fmt.Errorf("thaw container %s: %w", container.Name, err)
 	}
 	return nil

@@ -39,7 +39,7 @@ func install(ctx context.Context, packages []string, say func(string, ...any)) e
 		return fmt.Errorf("not found on this machine, nor a Docker engine to run it: install %s (on Debian or Ubuntu: sudo apt-get "+
 			"install %s), start Docker, or set the address of a server that runs (DATABASE_URL, RABBITMQ_URL)", list, list)
 	}
-	say("installing %s with apt-get; its servers are kept from starting by themselves", list)
+	say("installing %s with apt-get; its servers are kept from starting on their own", list)
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
 	began := time.Now()

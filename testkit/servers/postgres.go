@@ -140,7 +140,7 @@ func (k postgresKind) container(rec record, set settings) containerSpec {
 		cmd:        cmd,
 		ports:      ports,
 		data:       "/var/lib/postgresql/data",
-		stopSignal: syscall.SIGINT, // "fast"; SIGTERM waits until every client has left by itself
+		stopSignal: syscall.SIGINT, // "fast"; SIGTERM waits until every client has left
 		shm:        256 << 20,      // parallel queries; the default of 64 MiB is soon used up
 	}
 }

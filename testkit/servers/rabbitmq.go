@@ -77,7 +77,7 @@ func (rabbitKind) address(rec record) address {
 	return address{URL: broker.String(), ManagementURL: management.String()}
 }
 
-// probe connects over AMQP and asks the management API who we are.
+// probe connects over AMQP and asks the management API for the name of the user.
 func (rabbitKind) probe(ctx context.Context, addr address) error {
 	deadline := time.Now().Add(probeTimeout)
 	connection, err := amqp.DialConfig(addr.URL, amqp.Config{

@@ -44,7 +44,7 @@ const closeTimeout = 2 * time.Minute
 
 // Options say what to run.
 type Options struct {
-	// DatabaseURL is the login of an operator; the services migrate and drop to their roles by themselves.
+	// DatabaseURL is the login of an operator; the services migrate and drop to their roles on their own.
 	DatabaseURL string
 	RabbitMQURL string
 	NATSURL     string

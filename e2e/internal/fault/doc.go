@@ -5,5 +5,5 @@
 // the platform takes until it works again for everybody. Nothing here repairs anything beyond undoing its own fault: a
 // server is started again, a process too, but no connection is reset and no state is touched up.
 //
-// It does not know whether a message was lost: that is for whoever keeps a ledger, as package traffic does.
+// It does not know whether a message was lost: that is for the one that keeps a ledger, as package traffic does.
 package fault

@@ -97,7 +97,7 @@ func (r *run) serviceOf(kind Kind) *stack.Service {
 func (r *run) kill(ctx context.Context, event Event) error {
 	service := r.serviceOf(event.Kind)
 	if !service.Running() {
-		return errors.Join(errors.New("the service had ended by itself"), service.Launch())
+		return errors.Join(errors.New("the service had ended without being told to"), service.Launch())
 	}
 	if err := undo(ctx, service.Kill); err != nil { // which leaves nothing half done when ctx ends
 		return err
@@ -109,7 +109,7 @@ func (r *run) kill(ctx context.Context, event Event) error {
 func (r *run) term(ctx context.Context, event Event) error {
 	service := r.serviceOf(event.Kind)
 	if !service.Running() {
-		return errors.Join(errors.New("the service had ended by itself"), service.Launch())
+		return errors.Join(errors.New("the service had ended without being told to"), service.Launch())
 	}
 	// One that has only just been started does not hear signals yet, and would end as if it had been killed.
 	if err := bounded(ctx, undoTimeout, func(ctx context.Context) error { return answers(ctx, service) }); err != nil {

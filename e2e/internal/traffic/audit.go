@@ -101,7 +101,7 @@ SELECT c.relname, EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND
 FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname ~ '^messages_[0-9a-f]{32}$'
 ORDER BY 1`
 
-// auditTables reads every table of messages by itself, whether or not it is a partition, and holds their sum against the
+// auditTables reads every table of messages on its own, whether or not it is a partition, and holds their sum against the
 // parent: a row must not hide in either.
 func (t *Traffic) auditTables(ctx context.Context, j *judge) error {
 	ctx, cancel := context.WithTimeout(ctx, auditTimeout)

@@ -20,7 +20,7 @@ const (
 // account is what is known of one tenant: its messages, and what became of them as producers and readers see it.
 type account struct {
 	identity
-	// turn is taken by whoever changes the tenant, so that a change that is awaited is not overtaken.
+	// turn is held by the goroutine that changes the tenant, so that a change that is awaited is not overtaken.
 	turn     chan struct{}
 	follower follower
 	// neighbour is the tenant for which hostile messages have copies.

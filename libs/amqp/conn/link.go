@@ -123,7 +123,7 @@ func (l *Link) state() (session *Session, changed <-chan struct{}, cause error) 
 // errEnded says that there is no connection and will be none.
 var errEnded = fmt.Errorf("%w: the link has ended", ErrUnavailable)
 
-// End has whoever waits for a session wait no longer. It is for a link that is not run any more.
+// End ends all waits for a session. It is for a link that is not run any more.
 func (l *Link) End() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
-// Who looks for the cause of lost connections among deliveries must not be sent after a shutdown or a silent broker, nor miss a
+// A search for the cause of lost connections among deliveries must not be started after a shutdown or a silent broker, nor miss a
 // connection that was cut.
 func TestLossesSayWhetherADeliveryCanBeTheCause(t *testing.T) {
 	t.Parallel()

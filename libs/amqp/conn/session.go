@@ -133,7 +133,7 @@ func (s *Session) Channel(ctx context.Context) (*amqp.Channel, error) {
 		ch  *amqp.Channel
 		err error
 	}
-	answer := make(chan opened) // unbuffered: who has left does not get the channel
+	answer := make(chan opened) // unbuffered: a caller that has left does not get the channel
 	open := func() {
 		ch, err := s.OpenChannel()
 		select {
@@ -170,7 +170,7 @@ func (s *Session) OpenChannel() (*amqp.Channel, error) {
 }
 
 // Do runs fn on a channel of its own and closes it afterwards: for declarations and the like, whose requests in
-// amqp091-go know no deadline. When ctx ends first, Do returns and fn goes on by itself, at most until its requests
+// amqp091-go know no deadline. When ctx ends first, Do returns and fn continues, at most until its requests
 // have taken 30 s together; then the session is given up, which ends them.
 func (s *Session) Do(ctx context.Context, fn func(ch *amqp.Channel) error) error {
 	ch, err := s.Channel(ctx)

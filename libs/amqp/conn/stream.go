@@ -145,7 +145,7 @@ func (s *stream) write() {
 	}
 }
 
-// swap exchanges what is pending for an empty buffer and wakes who waits for room.
+// swap exchanges what is pending for an empty buffer and wakes the writers that wait for room.
 func (s *stream) swap(empty []byte) (batch []byte, closing bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whoever decides by the version must be told that it is unknown, whatever the broker has sent.
+// A decision by the version must know that it is unknown, whatever the broker has sent.
 func TestVersionIsThatOfTheBroker(t *testing.T) {
 	for sent, version := range map[any]string{"4.0.5": "4.0.5", "": "", nil: "", int32(4): ""} {
 		require.Equal(t, version, (&Session{conn: &amqp.Connection{Properties: amqp.Table{"version": sent}}}).Version())

@@ -74,7 +74,7 @@ func (c *Consumer) begin(ctx context.Context, prefetch int, limit time.Duration)
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	answer := make(chan error) // unbuffered: who has left does not get the consumer
+	answer := make(chan error) // unbuffered: a caller that has left does not get the consumer
 	run := func() {
 		channel, err := c.session.OpenChannel()
 		if err != nil {

@@ -15,7 +15,7 @@ type Delivery struct {
 	amqp.Delivery
 	// Properties are all properties as they came.
 	Properties header.Properties
-	// Original is for whoever republishes messages, and knows which properties a message had before. A delivery comes without.
+	// Original is for code that republishes messages and knows which properties a message had before. A delivery comes without.
 	Original header.Properties
 }
 

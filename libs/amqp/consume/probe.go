@@ -12,7 +12,7 @@ import (
 const maxProbes = 4
 
 // Prober finds out whether queues answer a consumer, on a connection that is there for that alone. RabbitMQ closes the whole
-// connection of a consumer whose queue does not answer (a quorum queue without a leader), 30 to 65 s later; so whoever has reason to
+// connection of a consumer whose queue does not answer (a quorum queue without a leader), 30 to 65 s later; so a caller that has reason to
 // expect that of a queue probes it here before it consumes on a connection that it shares. It is safe for concurrent use.
 type Prober struct {
 	link  *conn.Link

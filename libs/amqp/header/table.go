@@ -23,7 +23,7 @@ const MaxShort = 255
 var ErrUnreadable = errors.New("not encoded as AMQP 0-9-1 says")
 
 // Table is a field table as on the wire, without its length: fields one behind the other, in the order in which they were
-// sent, names that occur twice included (AMQP 0-9-1, section 4.2.5.5). Whoever publishes decides what is in it, so nothing
+// sent, names that occur twice included (AMQP 0-9-1, section 4.2.5.5). Its publisher decides what is in it, so nothing
 // here recurses or takes memory in proportion to what it says.
 type Table []byte
 

@@ -68,7 +68,7 @@ func TestTableDecodeLeavesOutWhatOthersCannotRead(t *testing.T) {
 }
 
 // The limits that the platform keeps are those of the library: what is published at them is read, one level or one element
-// more ends the connection of who reads it.
+// more ends the connection of its reader.
 func TestLimitsAreThoseOfTheLibrary(t *testing.T) {
 	t.Parallel()
 	b := backing.RabbitMQ(t)

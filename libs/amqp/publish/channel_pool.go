@@ -90,7 +90,7 @@ func (p *channelPool) hold(ctx context.Context, i int) error {
 	return l.run(ctx)
 }
 
-// announce wakes who waits for a channel.
+// announce wakes those that wait for a channel.
 func (p *channelPool) announce() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

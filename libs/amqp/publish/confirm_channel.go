@@ -134,7 +134,7 @@ func (l *confirmChannel) run(ctx context.Context) error {
 			return l.die(reason)
 		case <-look.C:
 			if l.look(); l.quiet >= looks {
-				stuck := l.reportStalled() // first, so that who tries again at once knows
+				stuck := l.reportStalled() // first, so that a caller that tries again at once knows
 				close(l.gone)
 				l.giveUpStalled(stuck)
 				return errStalled

@@ -201,7 +201,7 @@ func TestReaderProperty(t *testing.T) {
 				require.Nil(t, headers)
 				require.Equal(t, []string{d.MessageId, d.ContentType}, []string{p.MessageId, p.ContentType})
 			}
-			require.Equal(t, len(taken) > 0, b.woken, "who has something is woken")
+			require.Equal(t, len(taken) > 0, b.woken, "a reader that has something is woken")
 		}
 	})
 }
@@ -407,7 +407,7 @@ func TestTheLibraryHearsOfABrokerThatOnlyDelivers(t *testing.T) {
 	})
 }
 
-// Whoever has been left alone for a while must hear of a single byte, or a lone message stays in the socket for ever.
+// A reader that was left alone for a while must be woken by a single byte, or a lone message stays in the socket for ever.
 func TestALoneByteIsReadAfterTheSocketWasLeftAlone(t *testing.T) {
 	var config net.ListenConfig
 	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")

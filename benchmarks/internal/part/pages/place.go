@@ -127,7 +127,7 @@ func (p *place) measure(ctx context.Context, platform *reader, raw *raw, n int, 
 	return nil
 }
 
-// warm reads every page once, so that who is measured first does not pay for what the other finds in the cache.
+// warm reads every page once, so that the one measured first does not pay for what the other finds in the cache.
 func (p *place) warm(ctx context.Context, raw *raw) error {
 	_, err := p.time(ctx, len(p.pages), func(ctx context.Context, at page) error {
 		_, err := raw.page(ctx, p.order, at.behind)

@@ -157,7 +157,7 @@ func (w *world) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// remove removes the queues and the partitions of a world that was stopped: who comes after it is not to feel them.
+// remove removes the queues and the partitions of a world that was stopped: the next measurement is not to feel them.
 func (w *world) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()

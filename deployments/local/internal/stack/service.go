@@ -68,7 +68,7 @@ func reachable(addr string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// spec is how a service is started: with the environment of whoever calls, and the settings of this stack over it.
+// spec is how a service is started: with the environment of the caller, and the settings of this stack over it.
 func (s *Stack) spec(v service, settings map[string]string) process.Spec {
 	own := map[string]string{"HTTP_ADDR": v.http, "OPS_ADDR": v.ops}
 	maps.Copy(own, settings)

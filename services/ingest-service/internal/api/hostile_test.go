@@ -198,7 +198,7 @@ func (s *service) compressed(t *testing.T, path, contentType, encoding, body str
 	})
 }
 
-// A bomb costs whoever has no token nothing, and the service as little: it is not unpacked.
+// A bomb without a token costs the service nothing: it is not unpacked.
 func TestBodiesAreUnpackedForThoseWhoMayPublish(t *testing.T) {
 	t.Parallel()
 	s, _ := serveFake(t)

@@ -72,7 +72,7 @@ func (f *fixture) through(t *testing.T, writers int) []error {
 }
 
 // A database that is just coming back must not meet the tries of ten thousand tenants: while it is away one probe asks for
-// it, now and then, whoever waits; when the probe is answered all go on, and nothing has cost an attempt.
+// it, now and then, one that waits; when the probe is answered all go on, and nothing has cost an attempt.
 func TestOneProbeForAllWriters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const writers, lasts = 200, 4 * time.Minute
@@ -112,7 +112,7 @@ func TestWritersDoNotSpinOnADatabaseThatRefusesWrites(t *testing.T) {
 	}
 }
 
-// The gate tells readiness of every change, and whoever waits is told why.
+// The gate tells readiness of every change, and those that wait are told why.
 func TestGateReportsWhatItKnows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		away := errors.New("connection refused")

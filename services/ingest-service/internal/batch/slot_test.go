@@ -47,14 +47,14 @@ func TestLockedTenantGivesItsSlotBack(t *testing.T) {
 	})
 }
 
-// Who has waited longest writes next: a tenant that always has more to write starves nobody.
+// The writer that has waited longest writes next: a tenant that always has more to write starves nobody.
 func TestSlotsAreGivenOutInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, nil)
 		writer := batch.NewWriter(batch.Config{Slots: 1},
 			f.store, f.gate, f.publisher, nil, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 		slot := writer.TryReserve()
-		order := make(chan int) // who has the slot keeps it until it is asked
+		order := make(chan int) // the owner of the slot keeps it until it is asked
 		for i := range 3 {
 			go func() {
 				mine := writer.Reserve(t.Context())
@@ -64,7 +64,7 @@ func TestSlotsAreGivenOutInOrder(t *testing.T) {
 			synctest.Wait() // the next one asks after this one
 		}
 		slot.Free()
-		require.Nil(t, writer.TryReserve(), "nobody gets past those who wait")
+		require.Nil(t, writer.TryReserve(), "nobody gets past those that wait")
 		for i := range 3 {
 			require.Equal(t, i, <-order)
 		}

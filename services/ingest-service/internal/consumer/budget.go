@@ -19,7 +19,7 @@ func NewBudget(limit int64) *Budget {
 }
 
 // claim notes that c may hold so many bytes and reports whether that is all right. It is not if all claims together
-// exceed the budget and that of c is above the average: who takes most, gives first.
+// exceed the budget and that of c is above the average: the consumer with the most gives way first.
 func (b *Budget) claim(c *Consumer, bytes int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

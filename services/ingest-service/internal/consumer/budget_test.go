@@ -18,7 +18,7 @@ func TestBudget(t *testing.T) {
 	require.True(t, b.claim(large, 900))
 	require.True(t, b.claim(small, 100), "exactly the limit")
 	require.True(t, b.claim(small, 400), "above the limit together, and not above the average")
-	require.False(t, b.claim(large, 900), "who has most gives way")
+	require.False(t, b.claim(large, 900), "the consumer with the most gives way")
 	require.True(t, b.claim(large, 600))
 	require.False(t, b.claim(large, 601))
 	require.True(t, b.claim(third, 0))

@@ -281,7 +281,7 @@ func (in *intake) write(ctx, work context.Context, slot *batch.Slot) {
 func (in *intake) probe(work context.Context) {
 	in.asking.Go(func() {
 		depth, err := in.consumption.Depth(work)
-		if err != nil { // the channel may be gone; whoever reads from it finds out
+		if err != nil { // the channel may be gone; the reader of it finds out
 			depth = 0
 		}
 		in.probes <- depth

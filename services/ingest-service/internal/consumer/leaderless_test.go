@@ -98,7 +98,7 @@ func TestAQueueWithoutALeaderDoesNotKeepInterruptingOthers(t *testing.T) {
 			unlucky := consumer.New(r.cfg, broken, consumer.On(link), r.gate, r.writer, r.budget, &state, func(error) {}, zaptest.NewLogger(t))
 			unlucky.Configure(1, 3)
 			unlucky.Hasten(2 * time.Second)
-			// A consumer ends when its queue is missing, as it is for a moment below; whoever provisions tenants starts another one.
+			// A consumer ends when its queue is missing, as it is for a moment below; the controller starts another one.
 			if err := unlucky.Run(ctx); !errors.Is(err, consumer.ErrQueueMissing) {
 				return err
 			}

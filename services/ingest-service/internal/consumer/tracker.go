@@ -49,7 +49,7 @@ func (t *tracker) prefix() (tag uint64, ok bool) {
 }
 
 // beyond returns the spans that have been finished for holeLimit or longer and wait behind a hole, and counts them as
-// acknowledged: each of their tags is to be acknowledged by itself.
+// acknowledged: each of their tags is to be acknowledged singly.
 func (t *tracker) beyond(now time.Time, holeLimit time.Duration) []*span {
 	var spans []*span
 	for _, s := range t.spans {
@@ -63,7 +63,7 @@ func (t *tracker) beyond(now time.Time, holeLimit time.Duration) []*span {
 
 // run is a run of consecutive spans that are either all finished or all unfinished.
 type run struct {
-	// last is the last tag of the run that was not acknowledged by itself.
+	// last is the last tag of the run that was not acknowledged singly.
 	last     uint64
 	finished bool
 }

@@ -23,7 +23,7 @@ func (m *trackerModel) ack(t *rapid.T, tag uint64) {
 	m.acked[tag] = true
 }
 
-// multiple is one ack that stands for all tags up to one. Those that were acknowledged by themselves are no longer there
+// multiple is one ack that stands for all tags up to one. Those that were acknowledged singly are no longer there
 // for the broker, but the tag that is named has to be: for one that it does not know it closes the channel (406).
 func (m *trackerModel) multiple(t *rapid.T, tag uint64) {
 	require.False(t, m.acked[tag], "the tag %d that is named was acknowledged before", tag)

@@ -15,7 +15,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-// Whoever looks for the reason of a failure sees what the producer has sent, digit by digit.
+// An operator who looks for the reason of a failure sees what the producer has sent, digit by digit.
 func TestHeadersAsJSON(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2023, 11, 14, 22, 13, 20, 0, time.UTC)

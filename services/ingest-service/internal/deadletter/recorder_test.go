@@ -302,8 +302,7 @@ func TestRecorderFindsTheDeadLetterThatTheDatabaseRefuses(t *testing.T) {
 func TestRecorderCountsWhatItDiscards(t *testing.T) {
 	t.Parallel()
 	s, operator := database(t)
-	_, err := operator.Exec(t.Context(), `SELECT tenant_drop($1)`, tenantA)
-	require.NoError(t, err)
+	dropPartition(t, operator, tenantA)
 	link, publisher := broker(t)
 	r := recorder(t, link, s)
 	start(t, r.Run)

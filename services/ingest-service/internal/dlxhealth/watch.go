@@ -60,7 +60,7 @@ type Watch struct {
 	up, stuck prometheus.Gauge
 
 	mu     sync.Mutex
-	faults map[string]error // guarded by mu: what is wrong, by who has found it
+	faults map[string]error // guarded by mu: what is wrong, by the check that has found it
 }
 
 // New returns a watch over link, which it should have to itself: while the dead-lettering is dead the broker closes the connection

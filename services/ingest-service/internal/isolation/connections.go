@@ -15,7 +15,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 )
 
-// Open makes a link, which is run by whoever has it made. report is as in [conn.NewLink].
+// Open makes a link, which is run by its caller. report is as in [conn.NewLink].
 type Open func(name string, report func(error)) *conn.Link
 
 // Depths calls observe with the number of messages that wait in the queue of each of tenants, as far as it can be told; -1 for a
@@ -283,7 +283,7 @@ func (c *Connections) look(ctx context.Context, depths Depths, tenants []uuid.UU
 	return ready
 }
 
-// connect runs the links of the groups that have one by now, and stops those of groups that are no more. Then whoever waits asks
+// connect runs the links of the groups that have one by now, and stops those of groups that are no more. Then those that wait ask
 // again.
 func (c *Connections) connect(run func(*conn.Link) func(), running map[int]func()) {
 	c.mu.Lock()

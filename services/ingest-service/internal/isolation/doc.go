@@ -2,7 +2,7 @@
 //
 // Consumers share a few connections. There are messages that the broker, or the client, cannot deliver without losing the
 // connection: RabbitMQ 3.10 crashes at each delivery of an AMQP 1.0 message whose id is an unsigned long. Such a message is never
-// seen, and comes again on every new connection, for everybody who shares it. So its queue is found by experiment:
+// seen, and comes again on every new connection, for every consumer that shares it. So its queue is found by experiment:
 //
 //	shared ──lost twice in a minute──▶ candidates, in at most 8 groups, each with a connection of its own
 //	candidates ──their connection is lost──▶ smaller groups
@@ -15,7 +15,7 @@
 //
 // Only losses without another explanation count: see [conn.LostError], and a loss explains itself by others at the same
 // time (a connection that no tenant is consumed on was lost within a second) and by a broker that cannot be dialled either. What
-// is wrong all the same, because a network cuts single connections, clears by itself: at most 16 connections are
+// is wrong all the same, because a network cuts single connections, clears again: at most 16 connections are
 // used for groups and probes at a time, further groups wait for their turn.
 //
 // The plan is a state machine without clock, connections or goroutines; [Connections] gives it these. On the way of a message

@@ -25,7 +25,7 @@ func (s *split) tenants() []uuid.UUID {
 }
 
 // judge looks at the losses that are due. What they have in common with others explains them; a tenant alone is the cause; and
-// whoever is one of several is split up by the caller, who may look into their queues before. Their consumers wait for that.
+// one of several is split off by the caller, who may look into their queues before. Their consumers wait for that.
 func (p *plan) judge(now time.Time) (splits []split) {
 	for i, s := range p.shared {
 		if s.judged.IsZero() || now.Before(s.judged) {
@@ -169,7 +169,7 @@ func (p *plan) hasHeld(m *member, now time.Time) bool {
 	return m.group != nil && m.group.lost.IsZero() && !m.running.IsZero() && now.Sub(m.running) >= p.limits.hold
 }
 
-// tick moves on whoever has waited for long enough. relocations are the consumers that are to ask for their connection again.
+// tick moves on the consumers that have waited for long enough. relocations are the consumers that are to ask for their connection again.
 func (p *plan) tick(now time.Time) (relocations []func()) {
 	for _, m := range p.members {
 		switch {

@@ -187,7 +187,7 @@ func (m *Members) update(now time.Time) {
 	}
 }
 
-// conclude is who the members are. The caller holds the lock.
+// conclude determines the members. The caller holds the lock.
 func (m *Members) conclude(now time.Time) (current []string, known bool) {
 	switch {
 	case !m.isolated.IsZero() && now.Sub(m.isolated) >= isolationConfirm:

@@ -36,7 +36,7 @@ func NewExisting(partitions Partitions, log *zap.Logger) *Existing {
 	return &Existing{partitions: partitions, log: log, tried: make(chan struct{})}
 }
 
-// Claim reports whether a tenant can be assumed to be provisioned, once: whoever asks again has found out that it is not so. It
+// Claim reports whether a tenant can be assumed to be provisioned, once: a second question means that it turned out not to be so. It
 // waits for the first try of Read.
 func (e *Existing) Claim(ctx context.Context, id uuid.UUID) bool {
 	select {

@@ -90,7 +90,7 @@ func (t *Topology) Run(ctx context.Context) error {
 	return nil
 }
 
-// Await returns once Run has made what all tenants share, or when ctx ends. Whoever consumes one of the shared queues waits
+// Await returns once Run has made what all tenants share, or when ctx ends. A consumer of one of the shared queues waits
 // for that: RabbitMQ 4 answers some consumers of a quorum queue that is just being declared with an internal error.
 func (t *Topology) Await(ctx context.Context) error {
 	select {

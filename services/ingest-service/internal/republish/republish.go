@@ -117,7 +117,7 @@ func Replay(original header.Properties, messageID string) amqp.Publishing {
 }
 
 // replyTo is a reply-to that may be published again. With the name of the pseudo-queue for direct replies, which a client of
-// AMQP 1.0 may have sent, the broker closes the channel of whoever does not consume from it.
+// AMQP 1.0 may have sent, the broker closes the channel of a publisher that does not consume from it.
 func replyTo(s string) string {
 	if s == "amq.rabbitmq.reply-to" {
 		return ""

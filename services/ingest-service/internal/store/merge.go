@@ -27,7 +27,7 @@ const (
 	// ([postgres.MaxStatementTimeout]), even if nobody is there any more to end it.
 	groupWrites, groupBytes = 25, 1 << 20
 	// sharedTimeouts, in milliseconds, bounds how long one write keeps the others of its transaction and its slot waiting, by a
-	// lock or in a trigger. By itself it may take as long as the connection allows.
+	// lock or in a trigger. Otherwise it may take as long as the connection allows.
 	sharedTimeouts = "SET LOCAL lock_timeout = 100; SET LOCAL statement_timeout = 1000;"
 	// separateFor is how long a tenant whose write the database refused writes in transactions of its own.
 	separateFor = 10 * time.Second

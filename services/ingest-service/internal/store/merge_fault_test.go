@@ -161,7 +161,7 @@ func TestALockedTenantLeavesSharedTransactions(t *testing.T) {
 		finished = append(finished, g.begin(t.Context(), waiting[i]))
 	}
 	g.waitsFor(locked, maxShared)
-	g.until("they wait by themselves", func(running int, _ []*write) bool { return running == 0 })
+	g.until("each waits on its own", func(running int, _ []*write) bool { return running == 0 })
 	for range 3 * maxShared {
 		other := batchOf(g.attached(), 3, 10)
 		require.NoError(t, g.insert(t.Context(), other))
@@ -182,7 +182,7 @@ func TestALockedTenantLeavesSharedTransactions(t *testing.T) {
 	g.requireStored(waiting...)
 }
 
-// A refusal that every tenant meets says nothing about one of them: after an outage all would write by themselves, just
+// A refusal that every tenant meets says nothing about one of them: after an outage all would write separately, just
 // when there is most to do.
 func TestWhatIsATenantsOwn(t *testing.T) {
 	for code, own := range map[string]bool{
@@ -193,7 +193,7 @@ func TestWhatIsATenantsOwn(t *testing.T) {
 	}
 }
 
-// Whoever has run out of time must be let go at once, while it waits; and leave nothing behind.
+// A write that has run out of time must be let go at once, while it waits, and leave nothing behind.
 func TestTimeEndsWhileWaiting(t *testing.T) {
 	g := newRig(t, waitLimit, time.Second)
 	g.hold()
@@ -211,7 +211,7 @@ func TestTimeEndsWhileWaiting(t *testing.T) {
 	g.requireStored(first, last)
 }
 
-// The lead that is given to somebody who has just run out of time must be given to the next, or all wait for ever.
+// The lead that is given to a write that has just run out of time must be given to the next, or all wait for ever.
 func TestTimeoutOfTheLeaderEndsNoOtherWrite(t *testing.T) {
 	g := newRig(t, waitLimit, time.Second)
 	g.hold()
@@ -239,7 +239,7 @@ func TestTimeoutOfTheLeaderEndsNoOtherWrite(t *testing.T) {
 	g.requireStored(all[maxShared:]...)
 }
 
-// While a transaction is under way, whoever has asked for it may leave: the one that leads takes nothing from the others
+// While a transaction is under way, a write that has asked for it may leave: the one that leads takes nothing from the others
 // with it, and one that is led gets its memory back, whatever is stored.
 func TestTimeEndsInTheMiddle(t *testing.T) {
 	for name, leader := range map[string]bool{"of the one that leads": true, "of one that is led": false} {
@@ -269,7 +269,7 @@ func TestTimeEndsInTheMiddle(t *testing.T) {
 			}
 			<-finished[gone]
 			require.ErrorIs(t, all[gone].err, context.Canceled)
-			if leader { // the others go on by themselves, as soon as the transaction has been rolled back
+			if leader { // the others continue separately, as soon as the transaction has been rolled back
 				<-finished[1]
 				<-finished[3]
 			}
@@ -468,7 +468,7 @@ func TestTheServerFreezes(t *testing.T) {
 	}
 	var all []*written
 	for i := range 8 {
-		all = append(all, batchOf(g.attached(), 3, 10+i/6*10*copyFrame)) // the last ones by themselves
+		all = append(all, batchOf(g.attached(), 3, 10+i/6*10*copyFrame)) // the last ones separately
 		repeat(all[i])
 	}
 	for range 2 { // with the connections that there were, and without

@@ -62,7 +62,7 @@ func (s *Store) AttachedLongerThan(ctx context.Context, age time.Duration) ([]uu
 }
 
 // dropTries is how often Drop asks for the lock, in about a second and a half. A long reader, such as a backup, may hold it
-// for an hour: whoever calls is to come back later rather than make others queue behind us again and again.
+// for an hour: the caller is to come back later rather than make others queue behind us again and again.
 const dropTries = 5
 
 // Drop removes the partition and the dead letters of tenant and retires its id. Detaching waits at most 200 ms for its

@@ -375,7 +375,7 @@ func (t *tenant) startConsumer(ctx context.Context, spec contract.TenantSpec, wo
 }
 
 // observeConsumer reports what the consumer says of itself, or that none is needed here. Both the consumer and the tenant's goroutine
-// call it, and whoever notices that the database has gone or come back.
+// call it, and the code that notices that the database has gone or come back.
 func (t *tenant) observeConsumer(fault error) {
 	if outage := t.env.outage(); outage != nil {
 		fault = outage

@@ -335,7 +335,7 @@ func TestWipedBucketStopsNobody(t *testing.T) {
 	require.Equal(t, 4, r.observed(tenant, contract.StateRunning, 2).Workers)
 }
 
-// Whoever deletes a queue behind our back gets it back.
+// A queue that is deleted behind our back is made again.
 func TestLostQueueIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -349,7 +349,7 @@ func TestLostQueueIsMadeAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll)
 }
 
-// One tenant that cannot be provisioned must hold up no other, must say why, and must recover by itself.
+// One tenant that cannot be provisioned must hold up no other, must say why, and must recover without intervention.
 func TestFailingTenantHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
