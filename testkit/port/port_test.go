@@ -25,6 +25,19 @@ func TestFreePortsAreDifferentAndBelowTheEphemeralOnes(t *testing.T) {
 	}
 }
 
+// A port that was given away is not given to anybody else, not even while nobody listens on it.
+func TestAPortIsGivenAwayOnce(t *testing.T) {
+	seen := map[int]bool{}
+	for range 200 {
+		ports, err := port.Free(t.Context(), 5)
+		require.NoError(t, err)
+		for _, p := range ports {
+			require.False(t, seen[p])
+			seen[p] = true
+		}
+	}
+}
+
 func TestAPortThatSomebodyListensOnIsInUse(t *testing.T) {
 	ports, err := port.Free(t.Context(), 1)
 	require.NoError(t, err)
