@@ -127,20 +127,6 @@ func (c *Consumer) begin(ctx context.Context, prefetch int, limit time.Duration)
 	}
 }
 
-// Ready gets an element when there is something to [Consumer.Drain]. Like that and [Consumer.Trim], it is for what
-// [Start] has returned.
-func (c *Consumer) Ready() <-chan struct{} { return c.inbox.ready }
-
-// Drain returns what has been delivered since it was called the last time, in the order of the tags. What comes next is
-// gathered in empty, which may be nil.
-func (c *Consumer) Drain(empty []Delivery) []Delivery { return c.inbox.drain(empty) }
-
-// Waiting is how many deliveries have come and were not taken yet. Unlike the others it may be called from any goroutine.
-func (c *Consumer) Waiting() int { return c.inbox.waiting() }
-
-// Trim lets go of memory in which nothing waits.
-func (c *Consumer) Trim() { c.inbox.trim() }
-
 // Ack acknowledges tag, and everything before it if multiple. It fails once the channel is gone; then the broker
 // delivers again what was not acknowledged.
 func (c *Consumer) Ack(tag uint64, multiple bool) error {

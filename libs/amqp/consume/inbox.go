@@ -45,25 +45,32 @@ func (b *inbox) Put(d amqp.Delivery, properties header.Properties) {
 	b.deliveries = append(b.deliveries, Delivery{Delivery: d, Properties: properties})
 }
 
-// drain exchanges what has come for empty.
-func (b *inbox) drain(empty []Delivery) []Delivery {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	taken := b.deliveries
-	b.deliveries = empty
+// Ready gets an element when there is something to [Consumer.Drain]. Like that and [Consumer.Trim], it is for what
+// [Start] has returned.
+func (c *Consumer) Ready() <-chan struct{} { return c.inbox.ready }
+
+// Drain returns what has been delivered since it was called the last time, in the order of the tags. What comes next is
+// gathered in empty, which may be nil.
+func (c *Consumer) Drain(empty []Delivery) []Delivery {
+	c.inbox.mu.Lock()
+	defer c.inbox.mu.Unlock()
+	taken := c.inbox.deliveries
+	c.inbox.deliveries = empty
 	return taken
 }
 
-func (b *inbox) waiting() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.deliveries)
+// Waiting is how many deliveries have come and were not taken yet. Unlike the others it may be called from any goroutine.
+func (c *Consumer) Waiting() int {
+	c.inbox.mu.Lock()
+	defer c.inbox.mu.Unlock()
+	return len(c.inbox.deliveries)
 }
 
-func (b *inbox) trim() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.deliveries) == 0 {
-		b.deliveries = nil
+// Trim lets go of memory in which nothing waits.
+func (c *Consumer) Trim() {
+	c.inbox.mu.Lock()
+	defer c.inbox.mu.Unlock()
+	if len(c.inbox.deliveries) == 0 {
+		c.inbox.deliveries = nil
 	}
 }

@@ -66,10 +66,11 @@ func (s *breakers) trip(destinations []destination) {
 	s.count.Store(int64(len(s.all)))
 }
 
+// anyTripped reports whether any breaker has tripped; false for nil. It takes no lock.
+func (s *breakers) anyTripped() bool { return s != nil && s.count.Load() > 0 }
+
+// tripped reports whether that of a destination has.
 func (s *breakers) tripped(to destination) bool {
-	if s.count.Load() == 0 {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.all[to] != nil
@@ -79,9 +80,6 @@ func (s *breakers) tripped(to destination) bool {
 // [breakers.record]; nil, and no error, if it has not tripped. While another message is the trial it waits for the
 // result, unless the destination has failed before; then it is refused meanwhile.
 func (s *breakers) admit(ctx context.Context, to destination) (*breaker, error) {
-	if s.count.Load() == 0 {
-		return nil, nil
-	}
 	for {
 		s.mu.Lock()
 		known := s.all[to]

@@ -285,8 +285,10 @@ func (l *confirmChannel) publish(ctx context.Context, m *Message) (int, error) {
 
 // acquire waits for a free entry.
 func (l *confirmChannel) acquire(ctx context.Context) (int, error) {
-	if i, ok := l.tryAcquire(); ok {
+	select {
+	case i := <-l.free:
 		return i, nil
+	default: // As a rule there is one: Blocking takes a lock.
 	}
 	select {
 	case i := <-l.free:
@@ -297,15 +299,6 @@ func (l *confirmChannel) acquire(ctx context.Context) (int, error) {
 		return 0, errChannelGone
 	case <-ctx.Done():
 		return 0, ctx.Err()
-	}
-}
-
-func (l *confirmChannel) tryAcquire() (int, bool) {
-	select {
-	case i := <-l.free:
-		return i, true
-	default:
-		return 0, false
 	}
 }
 

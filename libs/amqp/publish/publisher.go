@@ -72,8 +72,10 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 		return err
 	}
 	for {
-		if tried, err := p.try(ctx, &m); tried || err != nil {
-			return err
+		if p.breakers.anyTripped() {
+			if tried, err := p.try(ctx, &m); tried || err != nil {
+				return err
+			}
 		}
 		l, err := p.pool.get(ctx)
 		if err != nil {
@@ -94,9 +96,6 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 // the destination is none, perhaps because another message has just cleared it, and with an error if it is refused; then
 // nothing was sent.
 func (p *Publisher) try(ctx context.Context, m *Message) (tried bool, err error) {
-	if p.breakers == nil {
-		return false, nil
-	}
 	s, err := p.breakers.admit(ctx, destination{m.Exchange, m.Key})
 	if s == nil {
 		return false, waiting(err)
@@ -153,7 +152,7 @@ func (p *Publisher) PublishBatch(ctx context.Context, ms []Message) []error {
 
 // untripped is how many of ms come before the first whose breaker has tripped.
 func (p *Publisher) untripped(ms []Message) int {
-	if p.breakers == nil || p.breakers.count.Load() == 0 {
+	if !p.breakers.anyTripped() {
 		return len(ms)
 	}
 	for i := range ms {

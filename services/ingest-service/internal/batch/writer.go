@@ -185,38 +185,22 @@ func (w *Writer) tenantLog(b *Batch) *zap.Logger {
 	return w.log.With(zap.Stringer("tenant_id", b.Tenant))
 }
 
-// insert stores the messages from one index up to another.
+// insert stores the messages from one index up to another. It repeats that until the store returns something else than a fault of
+// the infrastructure.
 func (w *Writer) insert(ctx, waitCtx context.Context, call *write, from, to int) error {
 	messages := call.batch.Messages[from:to]
-	return w.untilUp(ctx, waitCtx, call, func() error {
-		begin := time.Now()
-		stored, err := w.store.Insert(ctx, call.batch.Tenant, messages)
-		if err != nil {
-			return err
-		}
-		w.metrics.storeSeconds.Observe(time.Since(begin).Seconds())
-		w.metrics.batchSize.Observe(float64(len(messages)))
-		call.stats.Stored.Add(int64(stored))
-		call.stats.Duplicates.Add(int64(len(messages) - stored))
-		return nil
-	})
-}
-
-// reject notes a message that the database refuses for its content.
-func (c *write) reject(i int, err error) error {
-	c.rejected = append(c.rejected, Rejection{
-		Delivery: c.batch.Index[i], ID: c.batch.Messages[i].ID,
-		Reason: contract.ReasonRejected, Err: err, Transient: sqlstate.Classify(err) == sqlstate.Transient,
-	})
-	return nil
-}
-
-// untilUp calls fn until it returns something else than a fault of the infrastructure.
-func (w *Writer) untilUp(ctx, waitCtx context.Context, call *write, fn func() error) error {
 	pauses := newPauses()
 	for {
-		err := fn()
+		begin := time.Now()
+		stored, err := w.store.Insert(ctx, call.batch.Tenant, messages)
 		call.batch.Slot.Free()
+		if err == nil {
+			w.metrics.storeSeconds.Observe(time.Since(begin).Seconds())
+			w.metrics.batchSize.Observe(float64(len(messages)))
+			call.stats.Stored.Add(int64(stored))
+			call.stats.Duplicates.Add(int64(len(messages) - stored))
+			return nil
+		}
 		if sqlstate.Classify(err) != sqlstate.Infrastructure || errors.Is(err, store.ErrRetired) {
 			return err
 		}
@@ -235,6 +219,15 @@ func (w *Writer) untilUp(ctx, waitCtx context.Context, call *write, fn func() er
 			return err
 		}
 	}
+}
+
+// reject notes a message that the database refuses for its content.
+func (c *write) reject(i int, err error) error {
+	c.rejected = append(c.rejected, Rejection{
+		Delivery: c.batch.Index[i], ID: c.batch.Messages[i].ID,
+		Reason: contract.ReasonRejected, Err: err, Transient: sqlstate.Classify(err) == sqlstate.Transient,
+	})
+	return nil
 }
 
 // waitForReturn pauses, with jitter, and then waits until the gate is open.

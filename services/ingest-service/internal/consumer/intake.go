@@ -198,7 +198,18 @@ func (in *intake) remind(now time.Time) course {
 // advance makes batches of what has arrived, and hands them over, until there is nothing more or no writer is free.
 func (in *intake) advance(ctx, work context.Context) course {
 	for {
-		if !in.gatherArrived() {
+		before := in.used
+		for in.used < len(in.arrived) && !in.gather.full() {
+			delivery := &in.arrived[in.used]
+			in.used++
+			in.pace.took()
+			if delivery.MessageId == "" {
+				in.c.state.WithoutID.Add(1)
+			}
+			in.gather.add(delivery, time.Now)
+			*delivery = consume.Delivery{} // it would keep its body
+		}
+		if in.used > before && in.gather.full() && !in.withinBudget() {
 			return lower
 		}
 		in.dispatch(ctx, work)
@@ -206,22 +217,6 @@ func (in *intake) advance(ctx, work context.Context) course {
 			return proceed
 		}
 	}
-}
-
-// gatherArrived adds what has arrived to the batch, until it is full, and reports whether the budget allows that.
-func (in *intake) gatherArrived() bool {
-	before := in.used
-	for in.used < len(in.arrived) && !in.gather.full() {
-		delivery := &in.arrived[in.used]
-		in.used++
-		in.pace.took()
-		if delivery.MessageId == "" {
-			in.c.state.WithoutID.Add(1)
-		}
-		in.gather.add(delivery, time.Now)
-		*delivery = consume.Delivery{} // it would keep its body
-	}
-	return in.used == before || !in.gather.full() || in.withinBudget()
 }
 
 func (in *intake) idle() bool {
@@ -238,15 +233,10 @@ func (in *intake) dispatch(ctx, work context.Context) {
 	}
 	if slot := in.c.writer.TryReserve(); slot != nil {
 		in.write(ctx, work, slot)
-	} else if !in.reserving {
-		in.reserve(work)
+	} else if !in.reserving { // it is asked for; meanwhile the batch grows
+		in.reserving = true
+		in.asking.Go(func() { in.slots <- in.c.writer.Reserve(work) })
 	}
-}
-
-// reserve asks for a slot; meanwhile the batch grows.
-func (in *intake) reserve(work context.Context) {
-	in.reserving = true
-	in.asking.Go(func() { in.slots <- in.c.writer.Reserve(work) })
 }
 
 // reserved takes in the slot that was asked for.

@@ -32,19 +32,10 @@ func putBuffer(buffer *[]byte) {
 }
 
 // appendWrites writes the requests of a transaction that copies all of group: the query, which begins with settings, and
-// what it copies.
+// what it copies into the partition of each of the tenants. PostgreSQL refuses COPY into a table under row-level security, as the
+// parent is, and row-level security is not what keeps tenants apart here: the bound of the partition refuses every row of another
+// tenant.
 func appendWrites(buffer []byte, settings string, group []*write, epoch int32) []byte {
-	buffer = appendQuery(buffer, settings, group)
-	for _, w := range group {
-		buffer = appendCopy(buffer, w.tenant, epoch, w.messages)
-	}
-	return buffer
-}
-
-// appendQuery writes a query that copies into the partition of each of the tenants. PostgreSQL refuses COPY into a table
-// under row-level security, as the parent is, and row-level security is not what keeps tenants apart here: the bound of
-// the partition refuses every row of another tenant.
-func appendQuery(buffer []byte, settings string, group []*write) []byte {
 	const before, after = "COPY messages_", " (tenant_id, id, payload, epoch, ord) FROM STDIN (FORMAT binary);"
 	buffer = append(buffer, 'Q')
 	start := len(buffer)
@@ -55,8 +46,11 @@ func appendQuery(buffer []byte, settings string, group []*write) []byte {
 		buffer = hex.AppendEncode(buffer, w.tenant[:])
 		buffer = append(buffer, after...)
 	}
-	buffer = append(buffer, 0)
-	return endMessage(buffer, start)
+	buffer = endMessage(append(buffer, 0), start)
+	for _, w := range group {
+		buffer = appendCopy(buffer, w.tenant, epoch, w.messages)
+	}
+	return buffer
 }
 
 // endMessage writes the length of a message of the protocol, which counts itself, to where the message starts.

@@ -3,11 +3,12 @@ package store
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 )
@@ -22,7 +23,13 @@ ON CONFLICT (tenant_id, id) DO NOTHING`
 // insert sends both statements before one Sync, so that they are one transaction and one round trip. The arrays are
 // written in the binary format of PostgreSQL right away: building them from Go values through the type map of pgx
 // costs several allocations a message.
-func insert(ctx context.Context, connection *pgx.Conn, tenant uuid.UUID, messages []Message) (int, error) {
+func insert(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID, messages []Message) (int, error) {
+	acquired, err := pool.Acquire(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("acquire a database connection: %w", err)
+	}
+	defer acquired.Release()
+	connection := acquired.Conn()
 	// The statement reads the epoch; whether it is to be advanced has to be known before.
 	if _, err := postgres.ReadingEpoch(ctx, connection); err != nil {
 		return 0, err

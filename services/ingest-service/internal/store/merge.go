@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -196,18 +197,19 @@ func (m *merger) commit(ctx context.Context, w *write) error {
 
 // transact sends the requests that fill appends, which are told the epoch of the connection; see [exchange].
 func (m *merger) transact(ctx context.Context, fill func(buffer []byte, epoch int32) []byte) (copied int, err error) {
-	err = withConnection(ctx, m.pool, func(c *pgxpool.Conn) error {
-		epoch, err := postgres.ReadingEpoch(ctx, c.Conn())
-		if err != nil {
-			return err
-		}
-		buffer := getBuffer()
-		defer putBuffer(buffer)
-		*buffer = fill((*buffer)[:0], epoch)
-		copied, err = exchange(ctx, c.Conn().PgConn(), *buffer)
-		return err
-	})
-	return copied, err
+	connection, err := m.pool.Acquire(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("acquire a database connection: %w", err)
+	}
+	defer connection.Release()
+	epoch, err := postgres.ReadingEpoch(ctx, connection.Conn())
+	if err != nil {
+		return 0, err
+	}
+	buffer := getBuffer()
+	defer putBuffer(buffer)
+	*buffer = fill((*buffer)[:0], epoch)
+	return exchange(ctx, connection.Conn().PgConn(), *buffer)
 }
 
 // isSharedTimeout tells the refusals that a write meets because of [sharedTimeouts].

@@ -57,22 +57,8 @@ func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message
 			return 0, fmt.Errorf("copy %d messages: %w", len(messages), err)
 		}
 	}
-	err = withConnection(ctx, s.pool, func(c *pgxpool.Conn) (err error) {
-		stored, err = insert(ctx, c.Conn(), tenant, messages)
-		return err
-	})
-	if err != nil {
+	if stored, err = insert(ctx, s.pool, tenant, messages); err != nil {
 		return 0, fmt.Errorf("insert %d messages: %w", len(messages), err)
 	}
 	return stored, nil
-}
-
-// withConnection calls do with a connection of pool.
-func withConnection(ctx context.Context, pool *pgxpool.Pool, do func(*pgxpool.Conn) error) error {
-	connection, err := pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("acquire a database connection: %w", err)
-	}
-	defer connection.Release()
-	return do(connection)
 }

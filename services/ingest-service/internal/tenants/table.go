@@ -52,7 +52,7 @@ func (tb *table) want(ctx context.Context, id uuid.UUID, spec contract.TenantSpe
 		t.want(spec)
 		return
 	}
-	tb.add(ctx, newTenant(tb.env, id, spec, false))
+	tb.add(ctx, id, spec, false)
 }
 
 // vanish takes in that the control channel no longer names a tenant. One whose teardown is done, or is under way, ends
@@ -74,7 +74,7 @@ func (tb *table) correct(ctx context.Context, id uuid.UUID, r store.Registration
 	tb.mu.Lock()
 	t, known := tb.tenants[id]
 	if !known && !r.Retired {
-		tb.add(ctx, newTenant(tb.env, id, r.Spec, true))
+		tb.add(ctx, id, r.Spec, true)
 	}
 	tb.mu.Unlock()
 	switch {
@@ -88,8 +88,9 @@ func (tb *table) correct(ctx context.Context, id uuid.UUID, r store.Registration
 }
 
 // add begins to work for a tenant. The caller holds the lock.
-func (tb *table) add(ctx context.Context, t *tenant) {
-	tb.tenants[t.id] = t
+func (tb *table) add(ctx context.Context, id uuid.UUID, spec contract.TenantSpec, registered bool) {
+	t := &tenant{id: id, env: tb.env, wake: make(chan struct{}, 1), state: newState(spec, registered)}
+	tb.tenants[id] = t
 	tb.work.Go(func() { t.run(ctx, func() bool { return tb.release(t) }) })
 }
 

@@ -60,10 +60,6 @@ type tenant struct {
 	state state // guarded by mu
 }
 
-func newTenant(env *environment, id uuid.UUID, spec contract.TenantSpec, registered bool) *tenant {
-	return &tenant{id: id, env: env, wake: make(chan struct{}, 1), state: newState(spec, registered)}
-}
-
 // log is the logger of this tenant. It is made for each line: a tenant says little, and a logger takes almost a kilobyte.
 func (t *tenant) log() *zap.Logger { return t.env.log.With(zap.Stringer("tenant_id", t.id)) }
 

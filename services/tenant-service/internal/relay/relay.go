@@ -259,7 +259,13 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 		if seen.Revision > 0 && seen.Value == t.Spec() {
 			return &t, nil
 		}
-		err := r.write(ctx, t.Spec(), seen.Revision)
+		spec := t.Spec()
+		var err error
+		if seen.Revision == 0 {
+			_, err = r.bucket.Create(ctx, spec.TenantID, spec)
+		} else {
+			_, err = r.bucket.Update(ctx, spec.TenantID, spec, seen.Revision)
+		}
 		if err == nil {
 			r.step(t.ID, StepPublished)
 			r.metrics.published.Inc()
@@ -272,17 +278,6 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 		seen = nil
 	}
 	return nil, nil //nolint:nilnil // the next pass goes on
-}
-
-// write puts spec in the place of what the bucket had at revision, 0 meaning nothing.
-func (r *Relay) write(ctx context.Context, spec contract.TenantSpec, revision uint64) error {
-	var err error
-	if revision == 0 {
-		_, err = r.bucket.Create(ctx, spec.TenantID, spec)
-	} else {
-		_, err = r.bucket.Update(ctx, spec.TenantID, spec, revision)
-	}
-	return err
 }
 
 // Retire completes the deletion of a tenant in the registry and takes it out of the bucket, as package status asks
