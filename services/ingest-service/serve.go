@@ -75,7 +75,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
 	recorder := deadletter.NewRecorder(
-		deadletter.Links{Letters: broker.deadLetters, Parked: broker.parked, Large: broker.large, Shared: broker.shared},
+		deadletter.Links{DeadLetters: broker.deadLetters, Parked: broker.parked, Large: broker.large, Shared: broker.shared},
 		deadLetters, deadLetterMetrics, health.Check("dead letters").Degrade, log)
 	replayer := deadletter.NewReplayer(deadLetters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},

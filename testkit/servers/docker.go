@@ -154,7 +154,7 @@ func (e *engine) removeVolume(ctx context.Context, name string) error {
 func (e *engine) expire(ctx context.Context, id string, after time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
-	// It always ends with that timeout. If the engine did not hear of it, there is still the guard.
+	// It always ends with that timeout. If the engine was not told, there is still the guard.
 	_ = e.pool.Client.StopContainerWithContext(id, uint(after.Seconds()), ctx)
 }
 

@@ -29,7 +29,7 @@ const cleanupTimeout = time.Minute
 // goes to work. It is this program, with one of [Commands].
 //
 // A death signal (PR_SET_PDEATHSIG) would not do: it comes when the thread that started a server ends, not the
-// process; PostgreSQL and RabbitMQ want more than one signal; and containers hear of none.
+// process; PostgreSQL and RabbitMQ want more than one signal; and containers get none of them.
 type Scratch struct {
 	// Dir is the folder. Other accounts can pass through it, but not list it.
 	Dir string

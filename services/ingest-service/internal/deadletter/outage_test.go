@@ -26,7 +26,7 @@ func (r recording) Record(_ context.Context, entries []Entry) (discarded int, er
 // brokerTimeout is how long RabbitMQ lets a delivery be unacknowledged before it closes the channel (consumer_timeout).
 const brokerTimeout = 30 * time.Minute
 
-// Letters that are held for longer than the broker allows would cost the channel, again and again. They go back before,
+// Dead letters that are held for longer than the broker allows would cost the channel, again and again. They go back before,
 // and until then the database is asked now and then, not all the time.
 func TestRecorderGivesBackInALongOutage(t *testing.T) {
 	for name, fault := range map[string]error{

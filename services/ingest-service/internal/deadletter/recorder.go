@@ -55,7 +55,7 @@ type recorderStore interface {
 // Links are the connections of a [Recorder]. Each queue has one to itself: there are messages that the broker cannot deliver without
 // ending the connection.
 type Links struct {
-	Letters, Parked, Large *conn.Link
+	DeadLetters, Parked, Large *conn.Link
 	// Shared is for looks at the quarantine. Nothing is consumed on it.
 	Shared *conn.Link
 }
@@ -90,7 +90,7 @@ func NewRecorder(links Links, store *Store, metrics *Metrics, report func(error)
 func (r *Recorder) Run(ctx context.Context) error {
 	var group errgroup.Group
 	for _, s := range []source{
-		{link: r.links.Letters, queue: contract.DeadLettersQueue, read: fromDeadLetters},
+		{link: r.links.DeadLetters, queue: contract.DeadLettersQueue, read: fromDeadLetters},
 		{link: r.links.Parked, queue: contract.ParkingQueue, read: fromParking},
 		{link: r.links.Large, queue: contract.LargeDeadLettersQueue, read: fromDeadLetters, large: true},
 	} {

@@ -144,7 +144,7 @@ func (f *faulty) set(before, after func(entries []Entry) error) {
 func recorder(t *testing.T, link *conn.Link, store recorderStore) *Recorder {
 	t.Helper()
 	return &Recorder{
-		limits: usual(), links: Links{Letters: link, Parked: link, Large: link, Shared: link}, store: store, ping: func(context.Context) error { return nil },
+		limits: usual(), links: Links{DeadLetters: link, Parked: link, Large: link, Shared: link}, store: store, ping: func(context.Context) error { return nil },
 		metrics: NewMetrics(prometheus.NewPedanticRegistry()), faults: newFaults(func(error) {}), log: zaptest.NewLogger(t),
 	}
 }

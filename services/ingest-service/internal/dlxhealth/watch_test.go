@@ -158,8 +158,8 @@ func (r *rig) fine() {
 	require.NoError(r.t, r.reported())
 }
 
-// An operator must hear of it when nothing returns from the retries, and when what this broker cannot bear is let through; and
-// must not be called again once that is mended.
+// An operator must be told when nothing returns from the retries, and when what this broker cannot bear is let through; and
+// must not be called again once that is fixed.
 func TestFaultsAreReportedAndCleared(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, conn.Config{URL: backing.RabbitMQ(t).URL, Screen: provision.ScreenOn})

@@ -19,7 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
-// Two instances hear of a tenant. The one that has made its queue loses its connection before it could trust it, while the
+// Two instances are told of a tenant. The one that has made its queue loses its connection before it could trust it, while the
 // other one found the queue and producers use it. What was confirmed to them must not go when the first one comes back,
 // whenever that is.
 func TestQueueThatAnotherInstanceUsesIsKept(t *testing.T) {

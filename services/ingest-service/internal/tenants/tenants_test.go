@@ -594,7 +594,7 @@ func TestMissingKeyIsNoDeletion(t *testing.T) {
 	require.False(t, known)
 }
 
-// An instance that did not hear of a deletion finds out when it meets the retired partition, and lets go.
+// An instance that was not told of a deletion finds out when it meets the retired partition, and lets go.
 func TestMissedDeletion(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

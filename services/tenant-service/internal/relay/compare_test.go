@@ -78,7 +78,7 @@ type blind struct{ relay.Registry }
 func (blind) Batch(context.Context, uuid.UUID, int) ([]tenant.Tenant, error) { return nil, nil }
 
 // A tenant that was made during a comparison is in the control channel and not in what was read of the registry. It must not
-// be taken for one that the registry does not know: its instances would not hear of it.
+// be taken for one that the registry does not know: its instances would not be told.
 func TestTenantThatAppearsDuringAComparisonStays(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -86,7 +86,7 @@ func TestReportsOfAnEarlierRunDoNotCount(t *testing.T) {
 }
 
 // What dead instances have left must not pile up; and what a living one has written must not be lost because this service
-// did not hear of it.
+// was not told.
 func TestLeftoversAreRemoved(t *testing.T) {
 	conn, err := control.Connect(control.Config{URL: backing.NATS(t)}, t.Name(), zap.NewNop(), nil)
 	require.NoError(t, err)
