@@ -31,7 +31,7 @@ type MessageQuery struct {
 	Limit int
 	// Descending reads the newest message first.
 	Descending bool
-	// CreatedAfter and CreatedBefore leave out what was stored before, and not before, that time.
+	// Only messages stored at or after CreatedAfter, and before CreatedBefore; zero: without that limit.
 	CreatedAfter, CreatedBefore time.Time
 	// MaxPoll is the longest pause of [Reader.Follow] between two looks for new messages. Default: 1 second.
 	MaxPoll time.Duration

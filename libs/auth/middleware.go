@@ -51,7 +51,7 @@ func (v *Verifier) Authenticate() fiber.Handler {
 		headers := c.Request().Header.PeekAll(fiber.HeaderAuthorization)
 		if len(headers) > 1 {
 			c.Set(fiber.HeaderWWWAuthenticate, `Bearer error="invalid_request"`)
-			return problem.New(http.StatusBadRequest, "repeated_header", "this request needs one header Authorization").
+			return problem.New(http.StatusBadRequest, "repeated_header", "send exactly one Authorization header").
 				WithField(fiber.HeaderAuthorization, "must be given once")
 		}
 		generation := v.generation()

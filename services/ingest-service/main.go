@@ -69,7 +69,7 @@ type IngestConfig struct {
 	UnackedBytes  int64           `koanf:"unacked_bytes" validate:"min=1048576" usage:"memory for unacknowledged deliveries of all tenants; prefetch is lowered for large messages"`
 	BatchMessages int             `koanf:"batch_messages" validate:"min=1,max=10000" usage:"messages of one batch at the most"`
 	BatchBytes    int64           `koanf:"batch_bytes" validate:"min=1024,max=268435456" usage:"bytes of one batch, beyond which it takes no further message"`
-	BatchDelay    time.Duration   `koanf:"batch_delay" validate:"min=0s,max=1s" usage:"how long a batch gathers while other writers of the tenant are busy; an idle tenant's message never waits"`
+	BatchDelay    time.Duration   `koanf:"batch_delay" validate:"min=0s,max=1s" usage:"how long a batch gathers while other workers of the tenant are busy (up to 50ms while there is a backlog); an idle tenant's message never waits"`
 	MaxAttempts   int             `koanf:"max_attempts" validate:"min=1,max=100" usage:"attempts at a message before it is a dead letter, unless its tenant says otherwise"`
 	RetryDelays   []time.Duration `koanf:"retry_delays" validate:"min=1,max=16,dive,min=100ms,max=24h" usage:"delays of the retry tiers, shortest first"`
 	HoldTimeout   time.Duration   `koanf:"hold_timeout" validate:"min=1s,max=20m" usage:"how long deliveries are held during an outage before they go back to their queue; well below the broker's consumer timeout of 30m"`

@@ -110,7 +110,7 @@ func (p *channelPool) send(ctx context.Context, m *Message) (l *confirmChannel, 
 	}
 }
 
-// confirmChannel picks a channel: the next one in turn that has room, else the next one, and only then one that confirms nothing.
+// get picks a channel: the next one in turn that has room, else the next one, and only then one that confirms nothing.
 func (p *channelPool) get(ctx context.Context) (*confirmChannel, error) {
 	var grace <-chan time.Time
 	for {

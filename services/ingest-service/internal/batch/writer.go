@@ -129,7 +129,7 @@ type Writer struct {
 	slots      *semaphore.Weighted
 }
 
-// NewWriter returns a writer. dead letter builds dead letters.
+// NewWriter returns a writer. deadLetter builds the publishing of a dead letter.
 func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, deadLetter DeadLetterBuilder, m *Metrics, log *zap.Logger) *Writer {
 	if cfg.Slots <= 0 {
 		cfg.Slots = math.MaxInt32

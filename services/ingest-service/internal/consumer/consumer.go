@@ -38,7 +38,8 @@ type Config struct {
 	BatchMessages int
 	// BatchBytes is the same in bytes.
 	BatchBytes int64
-	// BatchDelay is how long a batch waits at most for that size. Without a busy writer it does not wait at all.
+	// BatchDelay is how long a batch waits for that size while other workers of the tenant are busy; with a backlog it waits up to
+	// 50 ms whether they are or not (see pace.go), and without either it does not wait at all.
 	BatchDelay time.Duration
 	// MaxPayload is the limit of a payload in bytes; a larger one is a dead letter.
 	MaxPayload int

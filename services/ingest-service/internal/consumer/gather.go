@@ -31,7 +31,7 @@ type gatherer struct {
 	last    uint64       // tag added last
 
 	spare     []*batch.Batch // emptied, for the next ones
-	careful   int            // deliveries from here on that are taken for stored already, because others were
+	careful   int            // how many of the next deliveries to treat as possibly stored, because an earlier one was
 	meanBytes int64          // moving average of the size of a message
 }
 

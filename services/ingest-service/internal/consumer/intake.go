@@ -51,7 +51,7 @@ type intake struct {
 
 	cancelWait, cancelWork context.CancelFunc // of the contexts that begin returns
 
-	// arrived is what was taken from the consumption, of which the first used are in a batch already.
+	// arrived holds the drained deliveries; arrived[:used] are in a batch already.
 	arrived []consume.Delivery
 	used    int
 
@@ -111,8 +111,8 @@ func (in *intake) run(ctx context.Context) (prefetch int, err error) {
 }
 
 // begin returns the contexts of what the intake begins. Writers outlive ctx, so that what is in flight is finished: they end with work.
-// Nobody waits for a database that is away once wait has ended, which does so with ctx. Both end at once with the channel: what
-// writers write comes again.
+// Nobody waits for a database that is away once wait has ended, which does so with ctx. Both end at once with the channel: the
+// broker delivers again what was being written, unless the queue was deleted.
 func (in *intake) begin(ctx context.Context) (wait, work context.Context) {
 	wait, in.cancelWait = context.WithCancel(ctx)
 	work, in.cancelWork = context.WithCancel(context.WithoutCancel(ctx))

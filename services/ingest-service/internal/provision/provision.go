@@ -43,7 +43,7 @@ type Provisioner struct {
 // which waits for its answer and costs next to nothing meanwhile; the database is busy with a partition.
 const declaresPerSlot = 4
 
-// New returns a provisioner that makes so many partitions at a time.
+// New returns a provisioner that creates at most concurrency partitions at a time.
 func New(partitions Partitions, queues Queues, concurrency int) *Provisioner {
 	return &Provisioner{
 		partitions: partitions, queues: queues,

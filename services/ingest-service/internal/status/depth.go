@@ -36,7 +36,7 @@ type Depth struct {
 	resting bool      // then nothing waited, and nothing was worked on
 }
 
-// Activity is what the consumer of the queue does at a time.
+// Activity is what the consumer of the queue is doing at one moment.
 type Activity struct {
 	Unacked   int64 // messages that are being worked on
 	Handled   int64 // messages that were handled so far

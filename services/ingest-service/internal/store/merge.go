@@ -36,7 +36,7 @@ const (
 
 // merger commits what several tenants write at the same time in one transaction: a commit costs the same wait for the disk,
 // whether it is for one message or a hundred. Up to maxShared transactions run at a time; what is asked for meanwhile waits
-// and goes together. Nobody waits while less than that are running.
+// and goes together. Nobody waits while fewer than that are running.
 //
 // Tenants do not share faults: if a shared transaction fails, each of its writes is done again in a transaction of its own, and the tenant
 // whose write it was writes in transactions of its own for a while.
@@ -45,9 +45,9 @@ type merger struct {
 
 	mu       sync.Mutex
 	running  int                     // guarded by mu
-	waiting  []*write                // guarded by mu: in the order of asking; empty while less than maxShared are running
+	waiting  []*write                // guarded by mu: in the order of asking; empty while fewer than maxShared are running
 	separate map[uuid.UUID]time.Time // guarded by mu: until when
-	swept    time.Time               // guarded by mu: when separate was rid of what is over
+	swept    time.Time               // guarded by mu: when expired entries of separate were last removed
 }
 
 // write is one call of copy.
@@ -158,7 +158,7 @@ func (m *merger) commitGroup(ctx context.Context, w *write) (role, error) {
 	return next, nil
 }
 
-// formGroup parts the writes that go together with first from those that wait. One tenant is in a transaction once, since the
+// formGroup splits off the writes that go together with first. One tenant is in a transaction once, since the
 // reading order counts the messages of a tenant in a transaction. The caller holds mu.
 func (m *merger) formGroup(first *write) []*write {
 	group, bytes := []*write{first}, first.bytes

@@ -41,6 +41,6 @@ func newCorrections(log *zap.Logger) *corrections {
 // note counts one; spec is what counts from now on.
 func (c *corrections) note(id uuid.UUID, how disagreement, spec contract.TenantSpec) {
 	c.counts[how].Add(1)
-	c.log.Warn("the control channel disagrees with the registry, which counts", zap.Stringer("tenant_id", id),
+	c.log.Warn("the control channel disagrees with the registry; the registry prevails", zap.Stringer("tenant_id", id),
 		zap.String("how", string(how)), zap.String("state", string(spec.State)), zap.Int64("generation", spec.Generation))
 }

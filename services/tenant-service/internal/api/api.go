@@ -77,7 +77,7 @@ type CreateTenant struct {
 //	@tags			tenants
 //	@security		Bearer
 //	@param			tenant	body		CreateTenant	true	"the tenant"
-//	@param			Prefer	header		string			false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
+//	@param			Prefer	header		string			false	"wait=n: respond once the change has taken effect; wait at most n seconds"	example(wait=10)
 //	@success		201		{object}	Tenant
 //	@header			201		{string}	Location			"the path of the tenant"
 //	@header			201		{string}	Preference-Applied	"wait=n, if that was asked for"
@@ -188,7 +188,7 @@ type Concurrency struct {
 //	@security		Bearer
 //	@param			id			path		string		true	"id of the tenant"	format(uuid)
 //	@param			concurrency	body		Concurrency	true	"the number of workers"
-//	@param			Prefer		header		string		false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
+//	@param			Prefer		header		string		false	"wait=n: respond once the change has taken effect; wait at most n seconds"	example(wait=10)
 //	@success		200			{object}	Tenant
 //	@header			200			{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`: errors[] names the field"
@@ -222,7 +222,7 @@ func (a *api) resize(c *fiber.Ctx) error {
 //	@tags			tenants
 //	@security		Bearer
 //	@param			id		path		string	true	"id of the tenant"	format(uuid)
-//	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
+//	@param			Prefer	header		string	false	"wait=n: respond once the change has taken effect; wait at most n seconds"	example(wait=10)
 //	@success		200		{object}	Tenant
 //	@header		200		{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
@@ -246,7 +246,7 @@ func (a *api) suspend(c *fiber.Ctx) error {
 //	@tags			tenants
 //	@security		Bearer
 //	@param			id		path		string	true	"id of the tenant"	format(uuid)
-//	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
+//	@param			Prefer	header		string	false	"wait=n: respond once the change has taken effect; wait at most n seconds"	example(wait=10)
 //	@success		200		{object}	Tenant
 //	@header		200		{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
@@ -279,7 +279,7 @@ func (a *api) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) err
 //	@tags			tenants
 //	@security		Bearer
 //	@param			id		path		string	true	"id of the tenant"	format(uuid)
-//	@param			Prefer	header		string	false	"wait=n: answer when it has come about, at most n seconds"	example(wait=10)
+//	@param			Prefer	header		string	false	"wait=n: respond once the change has taken effect; wait at most n seconds"	example(wait=10)
 //	@success		202		{object}	Tenant
 //	@header			202		{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400		{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
