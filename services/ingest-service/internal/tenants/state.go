@@ -156,7 +156,6 @@ func (s state) withShare(share int) state {
 	return s
 }
 
-// needsShare reports whether a share of the workers is to be applied.
 func (s state) needsShare(share int) bool {
 	return s.spec.State == contract.DesiredActive && (share != s.share || !s.consuming && !s.standby)
 }
@@ -167,7 +166,6 @@ func (s state) withConsumer(generation int64) state {
 	return s
 }
 
-// withoutConsumer is s without a consumer.
 func (s state) withoutConsumer() state {
 	s.consuming, s.configured, s.isolated = false, 0, nil
 	return s
@@ -179,7 +177,6 @@ func (s state) withStandby(generation int64) state {
 	return s
 }
 
-// withoutStandby is s when that is not so.
 func (s state) withoutStandby() state {
 	s.standby = false
 	return s
@@ -216,13 +213,11 @@ func (s state) observeConsumer(fault error, delivering bool) (next state, report
 	return s, true
 }
 
-// observe is s with another observation.
 func (s state) observe(o observation) state {
 	s.observed = o
 	return s
 }
 
-// isDepthDue reports whether the queue is to be looked at.
 func (s state) isDepthDue(now time.Time, activity status.Activity) bool {
 	return s.provisioned && s.depth.IsDue(now, activity)
 }

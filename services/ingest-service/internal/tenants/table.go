@@ -25,7 +25,6 @@ func newTable(env *environment) *table {
 	return &table{env: env, tenants: make(map[uuid.UUID]*tenant)}
 }
 
-// find returns one tenant.
 func (tb *table) find(id uuid.UUID) (*tenant, bool) {
 	tb.mu.RLock()
 	defer tb.mu.RUnlock()
@@ -33,7 +32,6 @@ func (tb *table) find(id uuid.UUID) (*tenant, bool) {
 	return t, known
 }
 
-// all returns all tenants, in no order.
 func (tb *table) all() []*tenant {
 	tb.mu.RLock()
 	defer tb.mu.RUnlock()

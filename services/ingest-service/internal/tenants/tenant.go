@@ -70,7 +70,6 @@ func (t *tenant) nudge() {
 	}
 }
 
-// current is the state at present.
 func (t *tenant) current() state {
 	t.mu.Lock()
 	defer t.mu.Unlock()
