@@ -114,10 +114,10 @@ func Channel(t *testing.T, link *conn.Link) *amqp.Channel {
 // Queue is the name of the queue that [Declare] makes for a key.
 func Queue(key string) string { return "queue." + key }
 
-// Declare makes [Exchange], and a quorum queue for each of keys.
+// Declare makes [Exchange], and a quorum queue for each of keys. RabbitMQ 4 would drop what was delivered twenty times.
 func Declare(t *testing.T, link *conn.Link, keys ...string) {
 	t.Helper()
-	DeclareWith(t, link, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}, keys...)
+	DeclareWith(t, link, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum, "x-delivery-limit": int32(1000)}, keys...)
 }
 
 // DeclareWith is [Declare] with other arguments of the queues.
