@@ -160,6 +160,10 @@ func (c *Controller) divide(ctx context.Context) {
 // less than seven minutes, and next to nothing for the broker and the database.
 const checkPause = 40 * time.Millisecond
 
+// checkLead is how long the tenants have to start before the first of them is verified: one that is verified first is not assumed to be
+// provisioned any more, and waits for its partition and its queue.
+const checkLead = 2 * time.Second
+
 // check has every tenant that was assumed to be provisioned provisioned once more in the background, the youngest first, since
 // it is the one whose provisioning may have been cut off.
 func (c *Controller) check(ctx context.Context) {
@@ -168,6 +172,7 @@ func (c *Controller) check(ctx context.Context) {
 	case <-c.first:
 	case <-ctx.Done():
 	}
+	_ = retry.Sleep(ctx, checkLead) // the loop ends with ctx
 	for _, id := range all {
 		if retry.Sleep(ctx, checkPause) != nil {
 			return
