@@ -35,7 +35,7 @@ type Sink interface {
 	// Put adds a delivery. Its headers are not decoded: properties has all of its properties as they came, in memory that it shares
 	// with the body.
 	Put(d amqp.Delivery, properties header.Properties)
-	// Wake follows one or more calls of Put, when nothing more is there to be read for now.
+	// Wake follows one or more calls of Put, once everything that had arrived has been read.
 	Wake()
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +28,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -119,19 +119,9 @@ func running(gate *batch.Gate) func(context.Context) error {
 }
 
 // run owns a component until the end of the test.
-func (r *rig) run(component func(context.Context) error) (stop func()) {
+func (r *rig) run(run func(context.Context) error) (stop func()) {
 	r.t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- component(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			r.t.Errorf("component: %v", err)
-		}
-	})
-	r.t.Cleanup(stop)
-	return stop
+	return component.Run(r.t, run)
 }
 
 func (r *rig) onChannel(fn func(*amqp.Channel) error) {

@@ -3,7 +3,6 @@ package provision_test
 import (
 	"context"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -49,19 +49,9 @@ func rigOn(t *testing.T, url string) *rig {
 	return r
 }
 
-func (r *rig) run(component func(context.Context) error) (stop func()) {
+func (r *rig) run(run func(context.Context) error) (stop func()) {
 	r.t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- component(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			r.t.Errorf("component: %v", err)
-		}
-	})
-	r.t.Cleanup(stop)
-	return stop
+	return component.Run(r.t, run)
 }
 
 // queue tells how many messages wait in the tenant's queue, which exists.

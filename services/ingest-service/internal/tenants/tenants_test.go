@@ -29,6 +29,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -126,19 +127,9 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-func (r *rig) run(component func(context.Context) error) (stop func()) {
+func (r *rig) run(run func(context.Context) error) (stop func()) {
 	r.t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- component(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			r.t.Errorf("component: %v", err)
-		}
-	})
-	r.t.Cleanup(stop)
-	return stop
+	return component.Run(r.t, run)
 }
 
 // start starts the controller; the returned function stops it in order.
