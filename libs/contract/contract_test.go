@@ -19,6 +19,13 @@ const tenantID = "6f1c2b1e-5a59-4a1b-9f5e-2f4f0e3f7a11"
 func TestGoldenJSON(t *testing.T) {
 	for file, value := range map[string]any{
 		"tenant_spec.json": contract.TenantSpec{TenantID: tenantID, State: contract.DesiredSuspended, Workers: 5, MaxAttempts: 7, Generation: 42},
+		"tenant_spec_limits.json": contract.TenantSpec{
+			TenantID: tenantID, State: contract.DesiredActive, Workers: 5, Generation: 43,
+			Limits: contract.Limits{
+				Weight: 1, PublishRate: 2, PublishBytes: 3, MaxPayload: 4, QueueMaxMessages: 5, QueueMaxBytes: 6, StoredMaxBytes: 7, RetentionSeconds: 8,
+				RetentionBytes: 9, DeadLetterRetentionSeconds: 10, MaxSubscriptions: 11, MaxStreams: 12, ReadBytes: 13, ReplayRate: 14,
+			},
+		},
 		"tenant_status.json": contract.TenantStatus{
 			TenantID: tenantID, Instance: "ingest-1", ObservedGeneration: 41, State: contract.StatePaused, Workers: 5,
 			QueueReady: 12, QueueUnacked: 3, Error: "the database is away", ObservedAt: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),

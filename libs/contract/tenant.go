@@ -29,7 +29,7 @@ const (
 	StatusRefresh = 20 * time.Minute
 )
 
-// Limits of a tenant that its registry enforces.
+// Bounds of a tenant that its registry enforces.
 const (
 	// MaxNameLength is the longest name of a tenant, in characters.
 	MaxNameLength = 200
@@ -59,6 +59,8 @@ type TenantSpec struct {
 	Workers int `json:"workers"`
 	// MaxAttempts is how often a message is tried before it becomes a dead letter. 0 means the default of the instance.
 	MaxAttempts int `json:"max_attempts,omitempty"`
+	// Limits are those in force for the tenant: its own, and the defaults of the installation where it has none.
+	Limits Limits `json:"limits,omitzero"`
 	// Generation rises by one with every change of the tenant. A spec with a lower generation than one already seen is
 	// stale and ignored.
 	Generation int64 `json:"generation"`

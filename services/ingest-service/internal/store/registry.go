@@ -34,12 +34,12 @@ func (s *Store) RegistryVersion(ctx context.Context) (version string, err error)
 // Registered are the tenants of the registry that are not deleted, in the order of their ids, behind the one given: a page of
 // [RegistryPage], or less at the end.
 func (s *Store) Registered(ctx context.Context, behind uuid.UUID) ([]Registration, error) {
-	return s.registrations(ctx, `SELECT tenant, desired, concurrency, attempts, version FROM registered_tenants($1, $2)`, behind, RegistryPage)
+	return s.registrations(ctx, `SELECT tenant, desired, concurrency, attempts, version, limits FROM registered_tenants($1, $2)`, behind, RegistryPage)
 }
 
 // RegisteredAmong are those of the given tenants that the registry has ever known, in no order.
 func (s *Store) RegisteredAmong(ctx context.Context, ids []uuid.UUID) ([]Registration, error) {
-	return s.registrations(ctx, `SELECT tenant, desired, concurrency, attempts, version FROM registered_among($1)`, ids)
+	return s.registrations(ctx, `SELECT tenant, desired, concurrency, attempts, version, limits FROM registered_among($1)`, ids)
 }
 
 func (s *Store) registrations(ctx context.Context, query string, args ...any) ([]Registration, error) {
@@ -52,7 +52,7 @@ func (s *Store) registrations(ctx context.Context, query string, args ...any) ([
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Registration, err error) {
 		var id uuid.UUID
 		var state string
-		if err = row.Scan(&id, &state, &r.Spec.Workers, &r.Spec.MaxAttempts, &r.Spec.Generation); err != nil {
+		if err = row.Scan(&id, &state, &r.Spec.Workers, &r.Spec.MaxAttempts, &r.Spec.Generation, &r.Spec.Limits); err != nil {
 			return r, err
 		}
 		r.Spec.TenantID, r.Spec.State = id.String(), contract.DesiredState(state)

@@ -1,0 +1,30 @@
+package contract
+
+// Limits are what a tenant may send, keep and read. Zero means no limit, and for Weight the default of 1. Each of them holds for
+// the sum of all instances. Their ranges, and which of them contradict each other, are checked by the registry of tenants.
+type Limits struct {
+	// Weight is the tenant's share of what is scarce, relative to the other tenants: 1 to 100.
+	Weight int64 `json:"weight,omitempty"`
+	// PublishRate is in messages a second, PublishBytes in bytes of payload and envelope a second.
+	PublishRate  int64 `json:"publish_rate,omitempty"`
+	PublishBytes int64 `json:"publish_bytes,omitempty"`
+	// MaxPayload is the size of the largest payload, in bytes. That of the installation holds as well.
+	MaxPayload int64 `json:"max_payload,omitempty"`
+	// QueueMaxMessages and QueueMaxBytes bound what waits in the tenant's queue; a full queue refuses.
+	QueueMaxMessages int64 `json:"queue_max_messages,omitempty"`
+	QueueMaxBytes    int64 `json:"queue_max_bytes,omitempty"`
+	// StoredMaxBytes bounds what is stored, in bytes of payload and envelope; a full store refuses.
+	StoredMaxBytes int64 `json:"stored_max_bytes,omitempty"`
+	// RetentionSeconds and RetentionBytes bound what is kept: the oldest messages are removed.
+	RetentionSeconds int64 `json:"retention_seconds,omitempty"`
+	RetentionBytes   int64 `json:"retention_bytes,omitempty"`
+	// DeadLetterRetentionSeconds is the same for dead letters, counted from their last failure.
+	DeadLetterRetentionSeconds int64 `json:"dead_letter_retention_seconds,omitempty"`
+	// MaxSubscriptions and MaxStreams bound how many subscriptions and live tails there are at a time.
+	MaxSubscriptions int64 `json:"max_subscriptions,omitempty"`
+	MaxStreams       int64 `json:"max_streams,omitempty"`
+	// ReadBytes is in bytes a second, over pages, exports, tails and receivers together.
+	ReadBytes int64 `json:"read_bytes,omitempty"`
+	// ReplayRate is in dead letters a second.
+	ReplayRate int64 `json:"replay_rate,omitempty"`
+}
