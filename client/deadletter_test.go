@@ -42,7 +42,7 @@ func TestDropDeadLetters(t *testing.T) {
 
 	c, _ = play(t, nil, answer(200, `{"dropped":0,"has_more":true}`))
 	_, err = c.DropDeadLetters(t.Context(), client.DeadLetterFilter{All: true})
-	require.ErrorIs(t, err, client.ErrUnexpectedAnswer, "it would go on for ever")
+	require.ErrorIs(t, err, client.ErrUnexpectedAnswer, "it would continue for ever")
 }
 
 // What an earlier attempt has done, whose answer was lost, is no error.

@@ -15,7 +15,7 @@ type Page[T any] struct {
 	HasMore bool `json:"has_more"`
 }
 
-// Pager reads a list page by page. It remembers where it is: [Pager.All] and [Pager.Next] go on behind what was handed out
+// Pager reads a list page by page. It remembers where it is: [Pager.All] and [Pager.Next] continue behind what was handed out
 // before, after an error as well. It is for one goroutine at a time.
 type Pager[T any] struct {
 	fetch  func(ctx context.Context, cursor string, untilDone bool) (Page[T], error)

@@ -70,7 +70,7 @@ func TestAll(t *testing.T) {
 	require.Equal(t, "/messages?limit=2", s.sent[0].path)
 }
 
-// A loop that was left goes on behind the last message; another process, which has the cursor alone, misses none.
+// A loop that was left continues behind the last message; another process, which has the cursor alone, misses none.
 func TestResume(t *testing.T) {
 	c, _ := play(t, nil, pageOf("c1", true, 1, 2), pageOf("c2", true, 3, 4, 5), pageOf("c3", false, 6), pageOf("c3", false))
 	r := c.Messages(client.MessageQuery{})

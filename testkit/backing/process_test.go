@@ -63,7 +63,7 @@ func TestAWipedServerStartsWithNothing(t *testing.T) {
 }
 
 func TestAPausedServerIsStillOnOpenConnections(t *testing.T) {
-	// What a frozen machine looks like: connections stay, nobody answers, and afterwards they go on.
+	// What a frozen machine looks like: connections stay, nobody answers, and afterwards they continue.
 	eachOwnMode(t, func(t *testing.T, _ Mode) {
 		t.Helper()
 		p := Dedicated(t, ServicePostgres).Process(ServicePostgres)

@@ -113,7 +113,7 @@ func TestWhoeverWaitsAtTheGateMayLeave(t *testing.T) {
 		require.ErrorIs(t, <-left, context.Canceled)
 		require.NoError(t, <-admitted)
 
-		// Both that are in force go on; each of them would explain why something else does not work.
+		// Both that are in force continue; each of them would explain why something else does not work.
 		since := time.Now()
 		<-time.After(3 * time.Second) // in the time of the bubble
 		require.Zero(t, g.quiet(1, since))

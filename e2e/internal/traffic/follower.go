@@ -14,7 +14,7 @@ import (
 // follower reads one tenant in ascending order for the whole run, with the one cursor that goes from page to page.
 type follower struct {
 	turn   chan struct{} // held by the goroutine that reads a page
-	cursor string        // where to go on; owned by the taker of turn
+	cursor string        // the next page; owned by the taker of turn
 }
 
 // followPause is between two looks of a follower that is up to date.

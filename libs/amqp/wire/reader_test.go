@@ -407,7 +407,7 @@ func TestTheLibraryHearsOfABrokerThatOnlyDelivers(t *testing.T) {
 	})
 }
 
-// A reader that was left alone for a while must be woken by a single byte, or a lone message stays in the socket for ever.
+// A reader that has been idle for a while must be woken by a single byte, or a lone message stays in the socket for ever.
 func TestALoneByteIsReadAfterTheSocketWasLeftAlone(t *testing.T) {
 	var config net.ListenConfig
 	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")

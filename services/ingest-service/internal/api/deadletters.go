@@ -33,7 +33,7 @@ const (
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			cursor			query		string	false	"next_cursor of another page; without it the list begins at its start"
-//	@param			limit			query		int		false	"dead letters of a page at the most"	minimum(1)	maximum(1000)	default(100)
+//	@param			limit			query		int		false	"dead letters of a page at most"	minimum(1)	maximum(1000)	default(100)
 //	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)

@@ -366,7 +366,7 @@ func testChannelDies(t *testing.T, r *rig) {
 	r.requireStored(ids)
 }
 
-// Whoever deletes the queue under a consumer ends it, so that it is provisioned again.
+// Deleting the queue under a consumer ends it, so that it is provisioned again.
 func TestQueueDisappears(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -89,7 +89,7 @@ func deliveryIn(m publish.Message) consume.Delivery {
 	return delivered(m.Exchange, m.Key, m.Publishing)
 }
 
-// While the database writes nothing at all, the size of a dead letter is not to blame.
+// While the database writes nothing at all, the size of a dead letter is not the cause.
 func TestLargeDeadLetterWaitsForTheDatabase(t *testing.T) {
 	t.Parallel()
 	s, operator := database(t)

@@ -191,7 +191,7 @@ func TestRecorderRecordsDeadLettersAndParkedMessages(t *testing.T) {
 }
 
 // Whatever is in the queues of the recorder, also what only an operator can have published there, is a dead letter, and those
-// behind it go on.
+// behind it are recorded.
 func TestRecorderTakesAnything(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)

@@ -103,7 +103,7 @@ type Outcome struct {
 	// Replayed, AlreadyStored and Refused count the dead letters by result. Refused ones have a payload that cannot be stored
 	// as it is.
 	Replayed, AlreadyStored, Refused int
-	// Next is where to go on, if More dead letters are left.
+	// Next is the position to continue from, if More dead letters are left.
 	Next Position
 	More bool
 }

@@ -347,7 +347,7 @@ func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func
 		return err
 	}
 	for len(tenants) > 0 {
-		depths := make(chan []int64, 1) // the requests go on when ctx ends first, and nobody may wait for them then
+		depths := make(chan []int64, 1) // the requests continue when ctx ends first, and nobody may wait for them then
 		err := session.Do(ctx, func(ch *amqp.Channel) error {
 			var known []int64
 			defer func() { depths <- known }()

@@ -70,7 +70,7 @@ const (
 	copySignature = "PGCOPY\n\377\r\n\x00"
 )
 
-// copySize is how much [appendCopy] writes, at the most.
+// copySize is how much [appendCopy] writes at most.
 func copySize(messages []Message) int {
 	size := copyHeader + len(copySignature) + 8 + 2 + copyHeader
 	for i := range messages {

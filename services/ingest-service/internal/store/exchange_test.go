@@ -251,7 +251,7 @@ func TestExchangeAgainstAServer(t *testing.T) {
 }
 
 // A server that is frozen must hold a writer for as long as its timeout, and not a moment longer: at every stage, with and
-// without TLS. It is asked to cancel, or the transaction would go on holding locks and the reading order.
+// without TLS. It is asked to cancel, or the transaction would keep holding locks and the reading order.
 func TestExchangeWithAFrozenServer(t *testing.T) {
 	const timeout = 10 * time.Second
 	for stage, script := range map[string]func(*scripted){

@@ -162,7 +162,7 @@ func TestMissingPartitionIsInfrastructure(t *testing.T) {
 	require.Equal(t, sqlstate.Infrastructure, sqlstate.Classify(err), "%v", err)
 }
 
-// Whose partition has been there for a while needs not be provisioned again; the young, and the dropped, are left out.
+// A tenant whose partition has been there for a while need not be provisioned again; the young, and the dropped, are left out.
 func TestAttachedLongerThan(t *testing.T) {
 	f := newFixture(t)
 	old, older, dropped, young := f.attached(t), f.attached(t), f.attached(t), f.attached(t)

@@ -143,7 +143,7 @@ func (t *tenant) correct(r store.Registration, before contract.TenantSpec) {
 	}
 }
 
-// requestVerification has the tenant make sure of its partition, its queue and the bindings, while it goes on.
+// requestVerification has the tenant verify its partition, its queue and the bindings, while it is consumed.
 func (t *tenant) requestVerification() {
 	t.change(state.markUnverified)
 	t.nudge()
@@ -279,7 +279,7 @@ func (t *tenant) activate(ctx context.Context, spec contract.TenantSpec) error {
 		return err
 	}
 	switch {
-	case !known: // it goes on as soon as that is
+	case !known: // the consumer starts as soon as that is
 	case share == 0:
 		t.change(func(s state) state { return s.withStandby(spec.Generation) })
 		t.observeConsumer(nil)

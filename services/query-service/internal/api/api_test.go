@@ -212,7 +212,7 @@ func TestPaging(t *testing.T) {
 	_, err := s.operator.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload, epoch, xid) VALUES ($1, $2, '6', 0, '1001')`, tenant, uuid.New())
 	require.NoError(t, err)
 	news := s.page(t, reader, "?cursor="+end.NextCursor)
-	require.Len(t, news.Data, 1, "whoever comes back later finds what is new")
+	require.Len(t, news.Data, 1, "a reader that comes back later finds what is new")
 	require.InDelta(t, 6, news.Data[0].Payload, 0)
 
 	newest := s.page(t, reader, "?limit=4&order=desc")
@@ -318,7 +318,7 @@ func TestNotStored(t *testing.T) {
 	s.get(t, reader, "/messages/"+theirs[0]+"/more").requireProblem(t, http.StatusNotFound, "route_not_found", "")
 }
 
-// Whom the service lets read, and whose messages.
+// Which tokens the service lets read, and the messages of which tenant.
 func TestAccess(t *testing.T) {
 	s := start(t)
 	tenant, ids := s.tenant(t, `1`)

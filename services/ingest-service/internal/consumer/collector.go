@@ -31,7 +31,7 @@ type course int
 
 const (
 	proceed  course = iota
-	finish          // ctx has ended, or a batch says that it makes no sense to go on
+	finish          // ctx has ended, or a batch is not to be written any more
 	closed          // the channel is gone
 	lower           // to start over with a lower prefetch
 	raise           // to start over with a higher prefetch
@@ -94,7 +94,7 @@ func newIntake(c *Consumer, consumption *consume.Consumer, fault error) *intake 
 	return in
 }
 
-// run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on. It returns the prefetch
+// run takes deliveries until ctx ends, the channel dies, or a batch returns an error. It returns the prefetch
 // of the next intake, and what has interrupted this one: nil if it is to start over with other settings.
 func (in *intake) run(ctx context.Context) (prefetch int, err error) {
 	ctx, work := in.begin(ctx)
