@@ -63,7 +63,7 @@ func drainBatches(t *testing.T, c *consume.Consumer, n int) (all []consume.Deliv
 		select {
 		case <-c.Ready():
 			all = append(all, c.Drain(nil)...)
-		case <-c.Deliveries:
+		case <-c.Ended():
 			t.Fatal("the consumer has ended")
 		case <-time.After(amqptest.WaitLimit):
 			t.Fatalf("%d of %d messages are delivered", len(all), n)

@@ -60,7 +60,7 @@ func (a *api) listDeadLetters(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	page, err := a.DeadLetters.List(ctx, tenant, filter, at.position, deadletter.Limits{Entries: limit, Payload: listPayload, Bytes: pageBytes})
+	page, err := a.deps.DeadLetters.List(ctx, tenant, filter, at.position, deadletter.Limits{Entries: limit, Payload: listPayload, Bytes: pageBytes})
 	if err != nil {
 		return deadLetterProblem(err)
 	}
@@ -96,7 +96,7 @@ func (a *api) getDeadLetter(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	entry, err := a.DeadLetters.Find(ctx, tenant, id, shownPayload)
+	entry, err := a.deps.DeadLetters.Find(ctx, tenant, id, shownPayload)
 	if err != nil {
 		return deadLetterProblem(err)
 	}
@@ -124,7 +124,7 @@ func (a *api) dropDeadLetter(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	if err := a.DeadLetters.Drop(ctx, tenant, id); err != nil {
+	if err := a.deps.DeadLetters.Drop(ctx, tenant, id); err != nil {
 		return deadLetterProblem(err)
 	}
 	return c.SendStatus(http.StatusNoContent)
@@ -153,7 +153,7 @@ func (a *api) dropDeadLetters(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	dropped, err := a.DeadLetters.DropAll(ctx, tenant, filter)
+	dropped, err := a.deps.DeadLetters.DropAll(ctx, tenant, filter)
 	if err != nil && dropped == 0 {
 		return deadLetterProblem(err)
 	}
@@ -198,7 +198,7 @@ func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	if err := a.open(ctx, tenant); err != nil {
 		return err
 	}
-	replayed, err := a.Replayer.Replay(ctx, tenant, id, edited)
+	replayed, err := a.deps.Replayer.Replay(ctx, tenant, id, edited)
 	if err != nil {
 		return replayProblem(err, replayed.MessageID.String())
 	}
@@ -264,7 +264,7 @@ func (a *api) replayDeadLetters(c *fiber.Ctx) error {
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if dryRun {
-		count, err := a.DeadLetters.Count(ctx, tenant, filter)
+		count, err := a.deps.DeadLetters.Count(ctx, tenant, filter)
 		if err != nil {
 			return deadLetterProblem(err)
 		}
@@ -276,7 +276,7 @@ func (a *api) replayDeadLetters(c *fiber.Ctx) error {
 	if filter.Before.IsZero() || filter.Before.After(at.began) {
 		filter.Before = at.began
 	}
-	outcome, err := a.Replayer.ReplayAll(ctx, tenant, filter, at.position)
+	outcome, err := a.deps.Replayer.ReplayAll(ctx, tenant, filter, at.position)
 	if err != nil && outcome.Replayed+outcome.AlreadyStored == 0 {
 		return replayProblem(err, "")
 	}

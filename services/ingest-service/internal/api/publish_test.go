@@ -348,7 +348,7 @@ func FuzzBatch(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	o := &outlet{}
-	a := &api{Dependencies: Dependencies{Publisher: o}, cfg: limits, metrics: NewMetrics(nopRegisterer{})}
+	a := &api{deps: Dependencies{Publisher: o}, cfg: limits, metrics: NewMetrics(nopRegisterer{})}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		o.published = nil
 		got := a.work(t.Context(), active, body)

@@ -44,7 +44,7 @@ func (o *outage) probe(context.Context) error {
 	return o.fault()
 }
 
-func (o *outage) insert([]store.Message, int) error {
+func (o *outage) insert([]store.Row, int) error {
 	err := o.fault()
 	if err != nil {
 		o.statements.Add(1)

@@ -22,7 +22,7 @@ func TestLockedTenantGivesItsSlotBack(t *testing.T) {
 		writer := batch.NewWriter(batch.Config{HoldTimeout: 5 * time.Minute, Slots: 1},
 			f.store, f.gate, f.publisher, nil, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 		locked := f.batch(1, 0)
-		f.store.fail = func(messages []store.Message, _ int) error {
+		f.store.fail = func(messages []store.Row, _ int) error {
 			if messages[0].ID == locked.Messages[0].ID {
 				return &pgconn.PgError{Code: "55P03"} // lock_not_available
 			}

@@ -189,7 +189,7 @@ func (r *Recorder) consumeSome(
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), consumption.Stop())
-		case <-consumption.Deliveries: // only ever closed
+		case <-consumption.Ended():
 			return fmt.Errorf("%w: the consumer was cancelled", conn.ErrUnavailable)
 		case <-consumption.Done():
 			return fmt.Errorf("%w: the connection was lost", conn.ErrUnavailable)

@@ -209,7 +209,7 @@ func TestABrokerThatIsAwayIsNotTakenForOneThatDoesNotDeadLetter(t *testing.T) {
 	}
 	var causes []error
 	w := New(Config{}, nil, nil, func(err error) { causes = append(causes, err) }, prometheus.NewPedanticRegistry(), zap.NewNop())
-	c, missed := &canaries{Watch: w}, make(map[string]int)
+	c, missed := &canaries{watch: w}, make(map[string]int)
 	for range misses - 1 {
 		c.count(missed, map[string]error{ownTier: errNotBack})
 	}

@@ -150,14 +150,11 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 
 // declareClassic makes a queue that can be trusted at once.
 func (t *Topology) declareClassic(ctx context.Context, session *conn.Session, tenant uuid.UUID) error {
-	err := session.Do(ctx, func(ch *amqp.Channel) error {
-		return DeclareTenantQueue(ch, tenant.String(), t.options)
-	})
+	options := t.options
+	options.Screened = Screened(t.screen, session.Version())
+	err := session.Do(ctx, func(ch *amqp.Channel) error { return DeclareTenant(ch, tenant.String(), options) })
 	if errors.Is(err, ErrQueueMismatch) {
 		t.warnOfMismatch(tenant, err)
-		err = nil
-	}
-	if err == nil {
 		err = t.bindOn(ctx, session, tenant)
 	}
 	if isNotFound(err) {

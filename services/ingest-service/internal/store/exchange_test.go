@@ -156,7 +156,7 @@ func (s *scripted) serve() {
 func requestsOf(copies, size int) []byte {
 	group := make([]*write, copies)
 	for i := range group {
-		group[i] = &write{tenant: uuid.New(), messages: []Message{{ID: uuid.New(), Payload: make([]byte, size)}}}
+		group[i] = &write{tenant: uuid.New(), messages: []Row{{ID: uuid.New(), Payload: make([]byte, size)}}}
 	}
 	return appendWrites(nil, sharedTimeouts, group, 1)
 }

@@ -169,7 +169,7 @@ func (t *tenant) Status() contract.TenantStatus {
 func (t *tenant) activity() status.Activity {
 	return status.Activity{
 		Unacked: t.counts.Unacked(), Consuming: t.counts.Consuming.Load(),
-		Handled: t.counts.Stored.Load() + t.counts.Duplicates.Load() + t.counts.Retried.Load(),
+		Handled: t.counts.Stats.Stored.Load() + t.counts.Stats.Duplicates.Load() + t.counts.Stats.Retried.Load(),
 	}
 }
 
@@ -365,7 +365,7 @@ func (t *tenant) startConsumer(ctx context.Context, spec contract.TenantSpec, wo
 	})
 	made.Configure(workers, maxAttempts)
 	t.change(func(s state) state { return s.withConsumer(spec.Generation) })
-	t.running = run(ctx, made, t.env.starts, started)
+	t.running = runConsumer(ctx, made, t.env.starts, started)
 	t.step(spec, step.ConsumerStarted)
 }
 
