@@ -24,7 +24,7 @@ func TestEmptyFilterIsRefused(t *testing.T) {
 	}
 }
 
-// Dropping many goes on until none is left, and asks for all only where that was said.
+// Dropping many continues until none is left, and asks for all only where that was said.
 func TestDropDeadLetters(t *testing.T) {
 	c, s := play(t, nil, answer(200, `{"dropped":500,"has_more":true}`), answer(200, `{"dropped":17,"has_more":false}`), answer(200, `{"dropped":2}`))
 	dropped, err := c.DropDeadLetters(t.Context(), client.DeadLetterFilter{All: true})
@@ -65,7 +65,7 @@ func TestOneDeadLetterWhoseAnswerIsLost(t *testing.T) {
 	})
 }
 
-// A replay of many goes on from its cursor, waits for a broker that is away or another replay, and counts all.
+// A replay of many continues from its cursor, waits for a broker that is away or another replay, and counts all.
 func TestReplayDeadLetters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := play(t, nil,

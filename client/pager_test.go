@@ -110,7 +110,7 @@ func TestResumeAtTheEdge(t *testing.T) {
 	require.Equal(t, []string{"c0", "c1"}, cursors(s))
 }
 
-// An error ends the loop and loses nothing: it goes on at the same place.
+// An error ends the loop and loses nothing: it continues at the same place.
 func TestReadAfterAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := play(t, nil, pageOf("c1", true, 1), cut, refuse(403, "insufficient_scope"), half(pageOf("c2", false, 2)), pageOf("c2", false, 2))

@@ -47,7 +47,7 @@ func needEngine(t *testing.T) {
 }
 
 // needPrograms skips a test of this machine's programs where there are none but a Docker engine instead. Without that,
-// the test goes on, to install them or to say what is missing.
+// the test continues, to install them or to say what is missing.
 func needPrograms(t *testing.T) {
 	t.Helper()
 	for _, k := range kinds() {

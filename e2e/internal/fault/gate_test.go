@@ -21,7 +21,7 @@ func TestTimeUnderOtherFaultsDoesNotCount(t *testing.T) {
 		"two that overlap":        {[]span{{at(4), at(6)}, {at(2), at(5)}}, 6},
 		"one inside another":      {[]span{{at(2), at(8)}, {at(3), at(4)}}, 4},
 		"one from before":         {[]span{{at(-5), at(3)}}, 7},
-		"one that goes on":        {[]span{{at(7), at(20)}}, 7},
+		"one that continues":      {[]span{{at(7), at(20)}}, 7},
 		"one before, one after":   {[]span{{at(-5), at(-1)}, {at(11), at(12)}}, 10},
 		"one that covers it all":  {[]span{{at(-1), at(11)}}, 0},
 		"one after a longer one":  {[]span{{at(0), at(6)}, {at(8), at(9)}}, 3},

@@ -48,7 +48,7 @@ func (t *Traffic) step(ctx context.Context, a *account) (more bool, err error) {
 		t.found.add(faultViolation, "tenant %s: %v", a.tenant, err)
 	case outcomeOf(err) == outcomeRefused && a.isLive():
 		// A cursor is good for as long as the tenant is, whatever has been restarted.
-		t.found.add(faultViolation, "tenant %s: a reader that goes on with its cursor is told %v", a.tenant, err)
+		t.found.add(faultViolation, "tenant %s: a reader that continues with its cursor is told %v", a.tenant, err)
 	}
 	if err != nil {
 		return false, err

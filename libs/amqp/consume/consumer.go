@@ -150,7 +150,7 @@ func (c *Consumer) Return(tag uint64) error {
 
 // Depth is how many messages wait in the queue, without those that were delivered and are not acknowledged.
 func (c *Consumer) Depth(ctx context.Context) (int64, error) {
-	answer := make(chan int64, 1) // the request goes on when ctx ends first
+	answer := make(chan int64, 1) // the request continues when ctx ends first
 	err := c.session.Do(ctx, func(ch *amqp.Channel) error {
 		queue, err := ch.QueueDeclarePassive(c.queue, true, false, false, false, nil)
 		answer <- int64(queue.Messages)

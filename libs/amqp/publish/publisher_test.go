@@ -346,7 +346,7 @@ func TestLostConnectionsUnderLoadLoseNothing(t *testing.T) {
 }
 
 // A channel exception of one message takes its neighbours on the channel down with it: they are told, and the publisher
-// goes on with a new channel.
+// continues with a new channel.
 func TestAChannelExceptionCostsOnlyWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)

@@ -39,7 +39,7 @@ func TestLockedTenantGivesItsSlotBack(t *testing.T) {
 		other.Slot = writer.Reserve(t.Context())
 		require.NotNil(t, other.Slot)
 		require.NoError(t, writer.Write(t.Context(), t.Context(), other, &f.stats))
-		require.Empty(t, held, "the locked one goes on trying")
+		require.Empty(t, held, "the locked one keeps trying")
 		cancelWait()
 		require.ErrorIs(t, <-held, context.Canceled)
 		require.NotNil(t, writer.TryReserve(), "a slot is freed once, however often it was tried")

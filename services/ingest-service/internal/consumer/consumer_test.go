@@ -382,6 +382,6 @@ func TestQueueDisappears(t *testing.T) {
 	case err := <-done:
 		require.ErrorIs(t, err, consumer.ErrQueueMissing)
 	case <-time.After(waitLimit):
-		t.Fatal("the consumer goes on without a queue")
+		t.Fatal("the consumer continues without a queue")
 	}
 }

@@ -113,7 +113,7 @@ func (r *Recorder) quarantined(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	waiting := make(chan int, 1) // the request goes on when ctx ends first
+	waiting := make(chan int, 1) // the request continues when ctx ends first
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
 		queue, err := ch.QueueDeclarePassive(contract.QuarantineQueue, true, false, false, false, nil)
 		waiting <- queue.Messages

@@ -239,7 +239,7 @@ func TestRecorderWaitsForTheDatabase(t *testing.T) {
 	stop := start(t, r.Run)
 	publishAll(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantA, "2"))
 	<-tried
-	<-tried // it goes on trying
+	<-tried // it keeps trying
 	stop()
 	require.Eventually(t, func() bool { return depth(t, link, contract.DeadLettersQueue) == 2 }, waitLimit, 10*time.Millisecond,
 		"the dead letters are back in the queue")

@@ -135,7 +135,7 @@ func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filte
 			break
 		}
 		if err := limiter.WaitN(ctx, len(page.Entries)); err != nil {
-			return outcome, nil // there is no time for another page: the caller goes on from Next
+			return outcome, nil // there is no time for another page: the caller continues from Next
 		}
 		results, errs, err := r.replay(ctx, tenant, page.Entries)
 		for i, result := range results {

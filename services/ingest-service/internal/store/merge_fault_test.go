@@ -445,7 +445,7 @@ func (w *wire) run(server string) {
 }
 
 // A network or a server that freezes under traffic must hold every writer for its timeout at most; when it thaws, all
-// goes on, and the writes that were given up can be repeated, whether they had got through or not.
+// continues, and the writes that were given up can be repeated, whether they had got through or not.
 func TestTheServerFreezes(t *testing.T) {
 	w := newWire(t)
 	g := newRig(t, 500*time.Millisecond, 100*time.Millisecond, func(config *pgxpool.Config) {

@@ -186,7 +186,7 @@ func (g *rig) insert(ctx context.Context, w *written) error {
 	return w.err
 }
 
-// begin writes w while the test goes on. The channel is closed at the end.
+// begin writes w while the test continues. The channel is closed at the end.
 func (g *rig) begin(ctx context.Context, w *written) <-chan struct{} {
 	g.Helper()
 	finished := make(chan struct{})

@@ -206,7 +206,7 @@ func (c *Controller) Reobserve() {
 }
 
 // Verify has a tenant's partition, queue and bindings verified, soon and at most once at a time. It does not wait for that, and the
-// tenant goes on meanwhile.
+// tenant continues meanwhile.
 func (c *Controller) Verify(id uuid.UUID) {
 	if t, known := c.tenants.find(id); known {
 		t.requestVerification()
