@@ -97,6 +97,9 @@ func TestAPausedServerIsStillOnOpenConnections(t *testing.T) {
 
 func TestServersAreKilledPausedAndStartedAgain(t *testing.T) {
 	// Chaos tests rely on it: a kill is a crash, data outlives it, and the addresses stay.
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts each server twice")
+	}
 	eachOwnMode(t, func(t *testing.T, mode Mode) {
 		t.Helper()
 		services := Dedicated(t)

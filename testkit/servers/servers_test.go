@@ -80,6 +80,9 @@ func kept(t *testing.T, services *Services) {
 
 func TestPersistentServersAreFoundAgain(t *testing.T) {
 	// make up, make up again, a crash, make down, make reset.
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts all servers twice")
+	}
 	eachOwnMode(t, func(t *testing.T, mode backing.Mode) {
 		t.Helper()
 		ctx, dir := t.Context(), persistentDir(t)
@@ -330,6 +333,9 @@ func TestAPortTakenBeforeTheServerListensIsGivenUp(t *testing.T) {
 		dir := persistentDir(t)
 		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
 		for _, k := range kinds() {
+			if testing.Short() && k.name() != backing.ServiceNATS {
+				continue // NOT RUN with -short, by make test-long alone: the others take seconds to start, twice
+			}
 			t.Run(string(k.name()), func(t *testing.T) {
 				t.Parallel()
 				var config net.ListenConfig
