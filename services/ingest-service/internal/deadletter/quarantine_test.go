@@ -68,7 +68,7 @@ func TestBrokenConnectionsAreReported(t *testing.T) {
 	r.faults = newFaults(func(err error) { reported = append(reported, err) })
 	last := func() error { return reported[len(reported)-1] }
 	require.NoError(t, last())
-	l := &losses{Recorder: r, queue: contract.ParkingQueue}
+	l := &losses{recorder: r, queue: contract.ParkingQueue}
 	gauge := func() float64 { return testutil.ToFloat64(r.metrics.blocked.WithLabelValues(contract.ParkingQueue)) }
 	cause := &amqp.Error{Code: amqp.InternalError, Reason: "INTERNAL_ERROR", Server: true}
 	for range 3 {

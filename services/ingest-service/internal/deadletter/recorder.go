@@ -115,7 +115,7 @@ type source struct {
 func (r *Recorder) keep(ctx context.Context, s source) {
 	log := r.log.With(zap.String("queue", s.queue))
 	pauses := retry.Backoff(firstRetry, longestRetry)
-	lost := &losses{Recorder: r, queue: s.queue}
+	lost := &losses{recorder: r, queue: s.queue}
 	for {
 		began := time.Now()
 		var over <-chan struct{}
