@@ -22,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
@@ -72,13 +73,10 @@ func startOn(t *testing.T, url string, way func(url string) string, timeout time
 	require.NoError(t, err)
 	connections := &http.Transport{}
 	s := &service{url: "http://" + addr.String(), operator: operator, transport: openapi.Transport(connections)}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx) }()
+	stop := component.Run(t, server.Run)
 	t.Cleanup(func() {
 		connections.CloseIdleConnections()
-		cancel()
-		require.NoError(t, <-done)
+		stop()
 		require.NoError(t, operator.Close(context.Background()))
 	})
 	return s
