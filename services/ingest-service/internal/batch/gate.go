@@ -12,7 +12,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
-// Gate stands in front of the database for all writers of the process. When one of them finds the database away, the
+// Gate stands in front of the database for all workers of the process. When one of them finds the database away, the
 // gate closes and all wait; one goroutine probes it with growing, jittered pauses, and opens the gate when it answers.
 // It is a circuit breaker that lets callers wait instead of refusing them, with the probe as its half-open state: ten
 // thousand tenants cost a broken database one question at a time.
