@@ -173,8 +173,8 @@ func (c *Consumer) startCollector(ctx context.Context) (*collector, error) {
 	return newCollector(c, consumption, fault), nil
 }
 
-// consume consumes queue on the connection where the tenant is placed: a queue that did not answer the last time must first answer on a connection that
-// is there for that. fault is what is said of the tenant all the same.
+// consume consumes queue on the connection where the tenant is placed. A queue that did not answer the last time must first answer on a
+// connection that is there for that. fault is what is said of the tenant all the same.
 func (c *Consumer) consume(ctx context.Context, queue string) (consumption *consume.Consumer, fault, err error) {
 	c.relocated.Store(false)
 	place, err := c.placement.Acquire(ctx, c.tenant, c.relocate, c.onChange)
