@@ -24,7 +24,7 @@ func TestEmptyFilterIsRefused(t *testing.T) {
 	}
 }
 
-// Dropping many goes on until none is left, and asks for all only where that was said.
+// Dropping many continues until none is left, and asks for all only where that was said.
 func TestDropDeadLetters(t *testing.T) {
 	c, s := play(t, nil, answer(200, `{"dropped":500,"has_more":true}`), answer(200, `{"dropped":17,"has_more":false}`), answer(200, `{"dropped":2}`))
 	dropped, err := c.DropDeadLetters(t.Context(), client.DeadLetterFilter{All: true})
@@ -42,7 +42,7 @@ func TestDropDeadLetters(t *testing.T) {
 
 	c, _ = play(t, nil, answer(200, `{"dropped":0,"has_more":true}`))
 	_, err = c.DropDeadLetters(t.Context(), client.DeadLetterFilter{All: true})
-	require.ErrorIs(t, err, client.ErrUnexpectedAnswer, "it would go on for ever")
+	require.ErrorIs(t, err, client.ErrUnexpectedAnswer, "it would continue for ever")
 }
 
 // What an earlier attempt has done, whose answer was lost, is no error.
@@ -65,7 +65,7 @@ func TestOneDeadLetterWhoseAnswerIsLost(t *testing.T) {
 	})
 }
 
-// A replay of many goes on from its cursor, waits for a broker that is away or another replay, and counts all.
+// A replay of many continues from its cursor, waits for a broker that is away or another replay, and counts all.
 func TestReplayDeadLetters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := play(t, nil,

@@ -126,7 +126,7 @@ func ExamplePublisher() {
 	// stored: 500
 }
 
-// A program that follows its tenant's messages and goes on where it stopped.
+// A program that follows its tenant's messages and continues where it stopped.
 func ExampleReader_Follow() {
 	c, stop := start(&fake{})
 	defer stop()
@@ -152,12 +152,12 @@ func ExampleReader_Follow() {
 			break
 		}
 	}
-	fmt.Println("another process goes on behind the first page:", saved)
+	fmt.Println("another process continues behind the first page:", saved)
 	// Output:
 	// 0
 	// 1
 	// 2
-	// another process goes on behind the first page: 2
+	// another process continues behind the first page: 2
 }
 
 // Page by page, where a page and its cursor are kept in one transaction: then nothing comes twice.

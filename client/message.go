@@ -95,7 +95,7 @@ func (c *Client) Messages(q MessageQuery) *Reader {
 // errFollow refuses to follow a list that has its new messages at its start.
 var errFollow = errors.New("only the ascending order can be followed")
 
-// Follow iterates over the messages and goes on with those that are stored later, for as long as ctx lives. A service that
+// Follow iterates over the messages and continues with those that are stored later, for as long as ctx lives. A service that
 // is away is waited for as long, unless repeats are limited by their number. The error comes last; it is that of ctx, or a
 // request that was refused.
 func (r *Reader) Follow(ctx context.Context) iter.Seq2[Message, error] {

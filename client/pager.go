@@ -15,7 +15,7 @@ type Page[T any] struct {
 	HasMore bool `json:"has_more"`
 }
 
-// Pager reads a list page by page. It remembers where it is: [Pager.All] and [Pager.Next] go on behind what was handed out
+// Pager reads a list page by page. It remembers where it is: [Pager.All] and [Pager.Next] continue behind what was handed out
 // before, after an error as well. It is for one goroutine at a time.
 type Pager[T any] struct {
 	fetch  func(ctx context.Context, cursor string, untilDone bool) (Page[T], error)
@@ -24,7 +24,7 @@ type Pager[T any] struct {
 	given  int     // how many of its items were
 }
 
-// All iterates over what is left of the list at the moment. An error is the last thing that comes; ranging again goes on
+// All iterates over what is left of the list at the moment. An error is the last thing that comes; ranging again continues
 // behind the last item.
 func (p *Pager[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -53,7 +53,7 @@ func (p *Pager[T]) Next(ctx context.Context) (Page[T], error) {
 	return page, nil
 }
 
-// Cursor is the place from which another pager goes on, in another process too; empty at the start. It is behind the last
+// Cursor is the place from which another pager continues, in another process too; empty at the start. It is behind the last
 // page that was handed out whole, so that after [Pager.Next] nothing comes twice, and after breaking out of an iteration
 // at most a page does. While the body of a loop runs, its page is not handed out whole yet.
 func (p *Pager[T]) Cursor() string { return p.cursor }

@@ -70,7 +70,7 @@ func TestAll(t *testing.T) {
 	require.Equal(t, "/messages?limit=2", s.sent[0].path)
 }
 
-// A loop that was left goes on behind the last message; another process, which has the cursor alone, misses none.
+// A loop that was left continues behind the last message; another process, which has the cursor alone, misses none.
 func TestResume(t *testing.T) {
 	c, _ := play(t, nil, pageOf("c1", true, 1, 2), pageOf("c2", true, 3, 4, 5), pageOf("c3", false, 6), pageOf("c3", false))
 	r := c.Messages(client.MessageQuery{})
@@ -110,7 +110,7 @@ func TestResumeAtTheEdge(t *testing.T) {
 	require.Equal(t, []string{"c0", "c1"}, cursors(s))
 }
 
-// An error ends the loop and loses nothing: it goes on at the same place.
+// An error ends the loop and loses nothing: it continues at the same place.
 func TestReadAfterAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := play(t, nil, pageOf("c1", true, 1), cut, refuse(403, "insufficient_scope"), half(pageOf("c2", false, 2)), pageOf("c2", false, 2))

@@ -185,7 +185,7 @@ func TestBatchesOfAnySize(t *testing.T) {
 		tooMany := refuse(413, "too_many_lines")
 		c, s := play(t, nil, tooMany, acceptLines(nil), tooMany, acceptLines(nil), refuse(413, "body_too_large"))
 		results, err := c.PublishBatch(t.Context(), publishings(4))
-		require.ErrorIs(t, err, client.ErrBodyTooLarge, "a message that is too long by itself is refused")
+		require.ErrorIs(t, err, client.ErrBodyTooLarge, "a message that is too long on its own is refused")
 		require.Equal(t, []int{1, 2}, ids(s.sent[1]))
 		require.Equal(t, []int{3}, ids(s.sent[3]))
 		require.Equal(t, []int{4}, ids(s.sent[4]))

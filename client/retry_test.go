@@ -243,7 +243,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	require.LessOrEqual(t, endless.read, 1001)
 }
 
-// zeros is a body that goes on for a megabyte.
+// zeros is a body of a megabyte.
 type zeros struct{ read int }
 
 func (z *zeros) Read(p []byte) (int, error) {

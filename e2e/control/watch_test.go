@@ -86,7 +86,7 @@ func TestWatchSurvivesRestart(t *testing.T) {
 	require.Equal(t, []int64{1}, seen.generations("b"), "nothing has changed here")
 }
 
-// NATS comes back without its data: the watch says so, makes the bucket again, and goes on.
+// NATS comes back without its data: the watch says so, makes the bucket again, and continues.
 func TestWatchSurvivesWipe(t *testing.T) {
 	t.Parallel()
 	n := backing.StartNATS(t)

@@ -85,7 +85,7 @@ func resume(ctx context.Context, replica *client.Client, id uuid.UUID) error {
 }
 
 // Whatever happens to the control channel, what an operator has asked for last is what runs in the end, and a tenant that
-// nobody has touched goes on as it is. Two replicas relay all the time.
+// nobody has touched continues as it is. Two replicas relay all the time.
 func TestDesiredStateWins(t *testing.T) {
 	c := backing.StartNATS(t)
 	w := newWorld(t, c.URL, "NATS_RESYNC=2s") // as little as there may be, since it is waited for

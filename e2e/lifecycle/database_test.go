@@ -59,7 +59,7 @@ func TestDatabaseWithHostileDefaults(t *testing.T) {
 		})
 	}
 	seen := make(map[client.ID]int)
-	reader := w.of(busy).Messages(client.MessageQuery{Limit: 7}) // goes on behind what it has read
+	reader := w.of(busy).Messages(client.MessageQuery{Limit: 7}) // continues behind what it has read
 	require.Eventually(t, func() bool {
 		for m, err := range reader.All(t.Context()) {
 			if err != nil {

@@ -130,6 +130,9 @@ func interruptUnderLoad(t *testing.T, interrupt func(*world, *testing.T)) {
 
 // Every backing service goes away under load and comes back; the platform resumes without intervention.
 func TestBackingServicesRestart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts servers of its own, and each once more")
+	}
 	w := newDedicatedWorld(t)
 	tenant := w.createTenant(t, 3)
 	token := w.token(t, tenant, "messages:read messages:write")

@@ -46,6 +46,14 @@ type service struct {
 	done      chan struct{} // closed when it has ended
 }
 
+// some are the services that a test is about: one of them with -short, since all have their log and their end from the same code.
+func some(short bool) []string {
+	if short {
+		return []string{stack.QueryService}
+	}
+	return stack.Names()
+}
+
 // start runs a binary whose standard output and standard error are the file given, as "service 2>&1 | reader" does.
 func start(t *testing.T, path string, log *os.File) *service {
 	t.Helper()
@@ -127,7 +135,7 @@ func pipe(t *testing.T) (reader, writer *os.File) {
 	return reader, writer
 }
 
-// The collector of logs is restarted, or a person who typed "| less" has seen enough: the service goes on.
+// The collector of logs is restarted, or a person who typed "| less" has seen enough: the service continues.
 func TestAClosedLogPipe(t *testing.T) {
 	for _, name := range stack.Names() {
 		path := filepath.Join(binaries, name)
@@ -150,7 +158,7 @@ func TestAClosedLogPipe(t *testing.T) {
 // A collector that hangs lets the pipe fill up. Requests are answered all the same, and a reader that comes back is told how many lines
 // there were.
 func TestAFullLogPipe(t *testing.T) {
-	for _, name := range stack.Names() {
+	for _, name := range some(testing.Short()) {
 		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			reader, writer := pipe(t)
@@ -192,7 +200,7 @@ func TestAFullLogPipe(t *testing.T) {
 
 // Nobody reads, and the process is to stop: it does.
 func TestStopWithAFullLogPipe(t *testing.T) {
-	for _, name := range stack.Names() {
+	for _, name := range some(testing.Short()) {
 		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			_, writer := pipe(t)
@@ -206,7 +214,7 @@ func TestStopWithAFullLogPipe(t *testing.T) {
 
 // A terminal that is closed sends SIGHUP: the service ends in order, unless it was started with nohup.
 func TestHangup(t *testing.T) {
-	for _, name := range stack.Names() {
+	for _, name := range some(testing.Short()) {
 		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			log, err := os.Create(filepath.Join(t.TempDir(), "log"))

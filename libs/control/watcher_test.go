@@ -39,7 +39,7 @@ func (e *ending) end(t *testing.T) int {
 }
 
 // A watcher that ends without a word, and without a reconnect that would tell, must be started again: otherwise an instance
-// hears of no tenant any more, and looks healthy.
+// receives no tenant any more, and looks healthy.
 func TestWatcherThatEndsIsStartedAgain(t *testing.T) {
 	config := DefaultConfig()
 	config.URL, config.Resync = backing.NATS(t), 10*time.Minute

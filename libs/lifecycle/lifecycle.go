@@ -16,7 +16,7 @@ type Component struct {
 	Name string
 	// Run does the work. It returns nil once its context has ended and it has finished what it had begun.
 	// Returning an error before that is a failure of the process. Returning nil before that means that the
-	// component has nothing left to do; the others go on.
+	// component has nothing left to do; the others continue.
 	Run func(ctx context.Context) error
 }
 

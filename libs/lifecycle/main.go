@@ -11,7 +11,7 @@ import (
 )
 
 // Main is the body of a binary's main function. It calls run with the program's arguments and a context
-// that ends at SIGINT, SIGTERM or SIGHUP. A second signal exits with status 1 at once, for whoever does not want
+// that ends at SIGINT, SIGTERM or SIGHUP. A second signal exits with status 1 at once, for an operator who does not want
 // to wait for a graceful stop. An error of run is printed to standard error and makes the status 1.
 //
 // SIGHUP, which a terminal sends when it is closed, is left alone where it is ignored already: that is what nohup does. SIGQUIT
@@ -26,7 +26,7 @@ func Main(run func(ctx context.Context, args []string) error) {
 	p.exit(p.main(run))
 }
 
-// OutliveReaders lets the process go on when the reader of its standard output or standard error ends: Go kills a process that
+// OutliveReaders lets the process continue when the reader of its standard output or standard error ends: Go kills a process that
 // writes to such a pipe (package os/signal, SIGPIPE) unless the signal is taken. Writes fail with EPIPE from now on. It is taken
 // and not ignored, since programs that are started inherit what is ignored.
 func OutliveReaders() {

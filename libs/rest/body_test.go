@@ -191,6 +191,9 @@ func TestNoBody(t *testing.T) {
 
 // Kilobytes must not become the memory of the machine: of many clients with bombs each waits for its part.
 func TestDecompressionHoldsLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: the race detector makes it slow to decompress a hundred bombs")
+	}
 	const limit = 8 << 20 // the budget is 64 MiB
 	a := bodies(t, rest.Config{BodyLimit: limit, RequestTimeout: time.Minute}, limit)
 	bombs := map[string]string{"gzip": gzipped(t, strings.Repeat("a", limit+1)), "zstd": zstandard(t, strings.Repeat("a", limit+1))}

@@ -15,7 +15,7 @@ import (
 // fasthttp refuses most of them before they get here; these are left, and RFC 9112 allows or demands to refuse each:
 //
 //   - a version other than 1.0 and 1.1 (section 2.5),
-//   - a line of the header that ends without a carriage return (section 2.2) or goes on in the next one (section 5.2),
+//   - a line of the header that ends without a carriage return (section 2.2) or continues in the next one (section 5.2),
 //   - white space in the name of a field (section 5.1),
 //   - Transfer-Encoding beside Content-Length, in HTTP/1.0, or other than "chunked" (sections 6.1 and 6.3); fasthttp accepts
 //     "identity", which RFC 7230 removed, and takes what follows for the next request,

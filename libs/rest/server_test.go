@@ -176,7 +176,7 @@ func TestRunDrainsWhatIsInFlight(t *testing.T) {
 	<-entered
 
 	a.cancel()
-	require.Eventually(t, func() bool { // new connections are refused while the old one goes on
+	require.Eventually(t, func() bool { // new connections are refused while the old one continues
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", a.addr)
 		if err != nil {
 			return true

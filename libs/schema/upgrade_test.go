@@ -29,7 +29,7 @@ func at(t *testing.T, address string, version int64) {
 }
 
 // An installation that is running gets the properties of dead letters without standing still behind the migration, keeps the dead
-// letters that it has, and an instance of the version before goes on with its own statements.
+// letters that it has, and an instance of the version before continues with its own statements.
 func TestPropertiesOfDeadLettersAreAddedToARunningInstallation(t *testing.T) {
 	_, address := empty(t)
 	at(t, address, 4)

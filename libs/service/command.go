@@ -40,7 +40,7 @@ type Extra[C any] struct {
 // ErrArgument refuses a misspelt command, which would otherwise run the service.
 var ErrArgument = errors.New("unknown command or argument")
 
-// Line builds the command line: serve (the default), healthcheck, config and those in More. Logs and what is printed go to out. A service goes on when nobody reads out any more, see
+// Line builds the command line: serve (the default), healthcheck, config and those in More. Logs and what is printed go to out. A service continues when nobody reads out any more, see
 // [logging.Sink]; other commands end then, as programs in a pipe do.
 func (s Command[C]) Line(environ []string, out io.Writer) *cli.Command {
 	root := &cli.Command{

@@ -57,7 +57,7 @@ func TestServeIsTheDefault(t *testing.T) {
 	}
 }
 
-// Who reports a fault says which build it is, without a configuration and without a service that starts.
+// A report of a fault says which build it is about, without a configuration and without a service that starts.
 func TestVersion(t *testing.T) {
 	var out bytes.Buffer
 	c := binary(func(context.Context, settings, *zap.Logger) error {

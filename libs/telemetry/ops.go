@@ -74,7 +74,7 @@ func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *O
 }
 
 // framed refuses chunked bodies, of which no request here has one, and keeps no connection of HTTP/1.0 open. net/http lets
-// Transfer-Encoding stand beside Content-Length, or ignores it in HTTP/1.0, and goes on to what it takes for the next request;
+// Transfer-Encoding stand beside Content-Length, or ignores it in HTTP/1.0, and continues with what it takes for the next request;
 // a proxy in front may have taken that for a body (RFC 9112 section 6.1 wants the connection closed).
 func framed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

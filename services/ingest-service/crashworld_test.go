@@ -356,7 +356,7 @@ func (v *victim) isProvisioned(consumers int) {
 		want[contract.MessagesExchange] = v.id.String()
 	}
 	var bound map[string]string
-	// A process that is started long after its predecessor has died makes sure of bindings while it consumes.
+	// A process that is started long after its predecessor has died verifies bindings while it consumes.
 	require.Eventually(v.t, func() bool {
 		var bindings []struct {
 			Source string `json:"source"`

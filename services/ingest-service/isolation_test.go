@@ -120,7 +120,7 @@ func (v *victim) dropHead() {
 }
 
 // A message that breaks the connection at each delivery stops its own tenant, and nobody else: neighbours lose a handful of
-// connections, and from then on none. The tenant says why, is tried again on a connection of its own, and goes on when the
+// connections, and from then on none. The tenant says why, is tried again on a connection of its own, and continues when the
 // message is gone.
 func TestDeliveriesThatBreakTheConnectionStopTheirTenantAlone(t *testing.T) {
 	if testing.Short() {

@@ -65,9 +65,9 @@ type IngestConfig struct {
 	QueueType     string          `koanf:"queue_type" validate:"oneof=quorum classic" usage:"type of new tenants' queues: quorum survives the loss of a node, classic is cheaper"`
 	QueueMaxBytes int64           `koanf:"queue_max_bytes" validate:"min=0" usage:"bytes that a tenant's queue holds before it refuses more; 0 for no limit; counts for new queues"`
 	MaxPayload    int             `koanf:"max_payload" validate:"min=1024,max=16000000" usage:"largest payload in bytes"`
-	Prefetch      int             `koanf:"prefetch" validate:"min=2,max=65535" usage:"unacknowledged deliveries of a tenant at the most"`
+	Prefetch      int             `koanf:"prefetch" validate:"min=2,max=65535" usage:"unacknowledged deliveries of a tenant at most"`
 	UnackedBytes  int64           `koanf:"unacked_bytes" validate:"min=1048576" usage:"memory for unacknowledged deliveries of all tenants; prefetch is lowered for large messages"`
-	BatchMessages int             `koanf:"batch_messages" validate:"min=1,max=10000" usage:"messages of one batch at the most"`
+	BatchMessages int             `koanf:"batch_messages" validate:"min=1,max=10000" usage:"messages of one batch at most"`
 	BatchBytes    int64           `koanf:"batch_bytes" validate:"min=1024,max=268435456" usage:"bytes of one batch, beyond which it takes no further message"`
 	BatchDelay    time.Duration   `koanf:"batch_delay" validate:"min=0s,max=1s" usage:"how long a batch gathers while other workers of the tenant are busy (up to 50ms while there is a backlog); an idle tenant's message never waits"`
 	MaxAttempts   int             `koanf:"max_attempts" validate:"min=1,max=100" usage:"attempts at a message before it is a dead letter, unless its tenant says otherwise"`
@@ -79,7 +79,7 @@ type IngestConfig struct {
 	Resync time.Duration `koanf:"resync" validate:"min=1s,max=10m" usage:"how often what runs is compared with the registry of tenants, give or take a third; it bounds how long a control channel that has gone wrong counts"`
 	// BatchBody is the limit of POST /messages/batch; http.body_limit is that of every other request, and of a line.
 	BatchBody    int `koanf:"batch_body" validate:"min=1024,max=67108864" usage:"largest body of POST /messages/batch, in bytes"`
-	BatchLines   int `koanf:"batch_lines" validate:"min=1,max=100000" usage:"lines of POST /messages/batch at the most"`
+	BatchLines   int `koanf:"batch_lines" validate:"min=1,max=100000" usage:"lines of POST /messages/batch at most"`
 	ReplayPerSec int `koanf:"replay_per_second" validate:"min=1,max=100000" usage:"messages a second at which many dead letters are replayed"`
 }
 

@@ -29,7 +29,7 @@ func (w *crashWorld) send(exchange, key, expiration, body string) {
 }
 
 // letter waits until a tenant has a dead letter of that reason.
-func (w *crashWorld) letter(tenant uuid.UUID, reason string) {
+func (w *crashWorld) publishDeadLetter(tenant uuid.UUID, reason string) {
 	w.t.Helper()
 	require.Eventually(w.t, func() bool {
 		return w.count(w.t, `SELECT count(*) FROM dead_letters WHERE tenant_id = $1 AND reason = $2`, tenant, reason) == 1
@@ -95,20 +95,20 @@ func TestMessageThatCrashesTheBrokersWriterDoesNotStopDeadLetters(t *testing.T) 
 	publishUnsignedID(t, services.RabbitMQURL, contract.MessagesExchange, producer.id.String(), 100*time.Millisecond)
 	require.Eventually(t, func() bool { q, _ := producer.queue(); return q.Messages == 0 }, waitLimit, tick)
 	w.send(contract.TenantsExchange, neighbour.id.String(), "100", `1`)
-	w.letter(neighbour.id, "expired")
+	w.publishDeadLetter(neighbour.id, "expired")
 
 	t.Log("it is in the queue of dead letters")
 	neighbour.want(contract.TenantSpec{State: contract.DesiredActive, Workers: 1, Generation: 3})
 	neighbour.observed()
 	publishUnsignedID(t, services.RabbitMQURL, contract.DeadLettersExchange, neighbour.id.String(), 0)
 	w.send(contract.TenantsExchange, neighbour.id.String(), "", `{bad`)
-	w.letter(neighbour.id, "not_json")
+	w.publishDeadLetter(neighbour.id, "not_json")
 
 	t.Log("it comes back from a retry tier to nobody")
 	stranger := uuid.New()
 	publishUnsignedID(t, services.RabbitMQURL, contract.RetryTierName(time.Second), stranger.String(), 0)
 	w.send(contract.RetryTierName(time.Second), stranger.String(), "", `1`)
-	w.letter(stranger, "unroutable")
+	w.publishDeadLetter(stranger, "unroutable")
 
 	w.ready(`"degraded"`, "quarantine: 3 messages")
 	require.Contains(t, w.metrics(), "mtm_quarantine_messages 3")
@@ -172,13 +172,13 @@ func TestInstallationOlderThanTheQuarantine(t *testing.T) {
 	w.ready(`"degraded"`, "parking: the deliveries of this queue break the connection")
 	require.Contains(t, w.metrics(), `mtm_dead_letters_blocked{queue="parking"} 1`)
 	w.send(contract.TenantsExchange, neighbour.id.String(), "", `{bad`)
-	w.letter(neighbour.id, "not_json")
+	w.publishDeadLetter(neighbour.id, "not_json")
 	require.Zero(t, w.count(t, `SELECT count(*) FROM dead_letters WHERE tenant_id = $1`, stranger))
 
 	command := policyCommand(t)
 	output, err := services.Process(backing.ServiceRabbitMQ).Tool(t.Context(), command[0], command[1:]...)
 	require.NoError(t, err, "%s", output)
-	w.letter(stranger, "unroutable")
+	w.publishDeadLetter(stranger, "unroutable")
 	w.ready(`"degraded"`, "quarantine: 1 messages")
 	require.Eventually(t, func() bool { return strings.Contains(w.metrics(), `mtm_dead_letters_blocked{queue="parking"} 0`) }, waitLimit, tick)
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reroute"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
@@ -77,11 +77,11 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 	recorder := deadletter.NewRecorder(
 		deadletter.Links{DeadLetters: broker.deadLetters, Parked: broker.parked, Large: broker.large, Shared: broker.shared},
 		deadLetters, deadLetterMetrics, health.Check("dead letters").Degrade, log)
-	replayer := deadletter.NewReplayer(deadLetters, publish.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
+	replayer := deadletter.NewReplayer(deadLetters, reroute.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	api.Mount(process.Server, process.Verifier, api.Dependencies{
-		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
+		Tenants: controller, Publisher: reroute.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
 	}, limits, requests)
 
 	// In the order of starting; they stop in reverse.

@@ -88,13 +88,13 @@ func (p *Process) do(ctx context.Context, verb agent.Verb) error {
 }
 
 // Signal sends sig to the server. SIGSTOP pauses all of it, also the processes that serve single connections, and
-// SIGCONT lets it go on.
+// SIGCONT lets it continue.
 func (p *Process) Signal(ctx context.Context, sig syscall.Signal) error {
 	_, err := p.call(ctx, agent.Request{Do: agent.Signal, Signal: int(sig)})
 	return err
 }
 
-// Pause stops the server where it is, with its connections open. [Process.Resume] lets it go on.
+// Pause stops the server where it is, with its connections open. [Process.Resume] lets it continue.
 func (p *Process) Pause(ctx context.Context) error { return p.Signal(ctx, syscall.SIGSTOP) }
 
 // Resume ends a [Process.Pause].

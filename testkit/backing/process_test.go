@@ -63,7 +63,7 @@ func TestAWipedServerStartsWithNothing(t *testing.T) {
 }
 
 func TestAPausedServerIsStillOnOpenConnections(t *testing.T) {
-	// What a frozen machine looks like: connections stay, nobody answers, and afterwards they go on.
+	// What a frozen machine looks like: connections stay, nobody answers, and afterwards they continue.
 	eachOwnMode(t, func(t *testing.T, _ Mode) {
 		t.Helper()
 		p := Dedicated(t, ServicePostgres).Process(ServicePostgres)
@@ -97,6 +97,9 @@ func TestAPausedServerIsStillOnOpenConnections(t *testing.T) {
 
 func TestServersAreKilledPausedAndStartedAgain(t *testing.T) {
 	// Chaos tests rely on it: a kill is a crash, data outlives it, and the addresses stay.
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts each server twice")
+	}
 	eachOwnMode(t, func(t *testing.T, mode Mode) {
 		t.Helper()
 		services := Dedicated(t)

@@ -5,9 +5,14 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 )
 
-// Run runs a component until stop is called or the test ends, and waits for it then. An error that it returns fails the test.
+// limit is how long a component may take to stop. None takes nearly as long.
+const limit = time.Minute
+
+// Run runs a component until stop is called or the test ends, and waits for it then. An error that it returns fails the test, and so does
+// a component that has not returned after a minute.
 func Run(t *testing.T, run func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -15,8 +20,13 @@ func Run(t *testing.T, run func(context.Context) error) (stop func()) {
 	go func() { done <- run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("component: %v", err)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("component: %v", err)
+			}
+		case <-time.After(limit):
+			t.Errorf("a component does not stop")
 		}
 	})
 	t.Cleanup(stop)

@@ -28,18 +28,18 @@ func Freeze(ctx context.Context, pid int) error {
 		still = 0
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("stop %d and its descendants: %d of them go on: %w", pid, moving, ctx.Err())
+			return fmt.Errorf("stop %d and its descendants: %d of them still run: %w", pid, moving, ctx.Err())
 		case <-tick.C:
 		}
 	}
 	return nil
 }
 
-// Thaw lets pid and all its descendants go on.
+// Thaw lets pid and all its descendants continue.
 func Thaw(pid int) error {
 	for _, member := range Tree(pid) {
 		if err := syscall.Kill(member, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("let %d go on: %w", member, err)
+			return fmt.Errorf("let %d continue: %w", member, err)
 		}
 	}
 	return nil

@@ -19,10 +19,10 @@ func Freeze(_ context.Context, pid int) error {
 	return nil
 }
 
-// Thaw lets pid go on.
+// Thaw lets pid continue.
 func Thaw(pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
-		return fmt.Errorf("let %d go on: %w", pid, err)
+		return fmt.Errorf("let %d continue: %w", pid, err)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func TestAFrozenTreeDoesNothingUntilItIsThawed(t *testing.T) {
-	// A server that goes on in one child is not frozen: its clients would be answered.
+	// A server that still runs in one child is not frozen: its clients would be answered.
 	dir := t.TempDir()
 	count := filepath.Join(dir, "count")
 	// The parent forks all the time, and a child of it counts.

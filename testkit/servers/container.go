@@ -202,7 +202,7 @@ func (c *containerServer) kill(ctx context.Context) error {
 }
 
 // signal passes sig on to the server. SIGSTOP and SIGCONT, which its first process would not hear as we mean it, pause
-// all processes of the container and let them go on.
+// all processes of the container and let them continue.
 func (c *containerServer) signal(ctx context.Context, sig syscall.Signal) error {
 	return c.with(ctx, func(ctx context.Context, e *engine) error {
 		switch sig {

@@ -91,7 +91,7 @@ func (p *Process) Kill(ctx context.Context) error {
 }
 
 // Signal sends sig to the server. SIGSTOP pauses all of it, also the processes that serve single connections, and
-// SIGCONT lets it go on.
+// SIGCONT lets it continue.
 func (p *Process) Signal(ctx context.Context, sig syscall.Signal) error {
 	if p.server == nil {
 		return backing.ErrExternal
@@ -99,7 +99,7 @@ func (p *Process) Signal(ctx context.Context, sig syscall.Signal) error {
 	return p.server.signal(ctx, sig)
 }
 
-// Pause stops the server where it is, with its connections open. [Process.Resume] lets it go on.
+// Pause stops the server where it is, with its connections open. [Process.Resume] lets it continue.
 func (p *Process) Pause(ctx context.Context) error { return p.Signal(ctx, syscall.SIGSTOP) }
 
 // Resume ends a [Process.Pause].

@@ -149,7 +149,7 @@ func (e *engine) removeVolume(ctx context.Context, name string) error {
 }
 
 // expire has the engine end a container after a time, whatever becomes of us. It is
-// [dockertest.Resource.Expire] without the goroutine that waits for it: the engine goes on with a request whose client
+// [dockertest.Resource.Expire] without the goroutine that waits for it: the engine continues a request whose client
 // has gone.
 func (e *engine) expire(ctx context.Context, id string, after time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)

@@ -31,7 +31,7 @@ func freezeProcesses(ctx context.Context, container *docker.Container) bool {
 	if process.Freeze(ctx, pid) == nil {
 		return true
 	}
-	_ = process.Thaw(pid) // what could be stopped can go on; the rest never stopped
+	_ = process.Thaw(pid) // what could be stopped can continue; the rest never stopped
 	return false
 }
 

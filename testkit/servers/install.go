@@ -101,7 +101,7 @@ func forbidStarts(path string) (restore func() error, err error) {
 		before = ""
 	case err != nil:
 		return nil, fmt.Errorf("read %s: %w", path, err)
-	case string(body) == policyForbids: // left behind by one of us who was killed in the middle
+	case string(body) == policyForbids: // left behind by another process of this kind, which was killed in the middle
 		if _, err := os.Stat(before); err != nil {
 			before = ""
 		}

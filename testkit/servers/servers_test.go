@@ -47,7 +47,7 @@ func needEngine(t *testing.T) {
 }
 
 // needPrograms skips a test of this machine's programs where there are none but a Docker engine instead. Without that,
-// the test goes on, to install them or to say what is missing.
+// the test continues, to install them or to say what is missing.
 func needPrograms(t *testing.T) {
 	t.Helper()
 	for _, k := range kinds() {
@@ -80,6 +80,9 @@ func kept(t *testing.T, services *Services) {
 
 func TestPersistentServersAreFoundAgain(t *testing.T) {
 	// make up, make up again, a crash, make down, make reset.
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts all servers twice")
+	}
 	eachOwnMode(t, func(t *testing.T, mode backing.Mode) {
 		t.Helper()
 		ctx, dir := t.Context(), persistentDir(t)
@@ -330,6 +333,9 @@ func TestAPortTakenBeforeTheServerListensIsGivenUp(t *testing.T) {
 		dir := persistentDir(t)
 		t.Cleanup(func() { require.NoError(t, Reset(context.WithoutCancel(t.Context()), dir)) })
 		for _, k := range kinds() {
+			if testing.Short() && k.name() != backing.ServiceNATS {
+				continue // NOT RUN with -short, by make test-long alone: the others take seconds to start, twice
+			}
 			t.Run(string(k.name()), func(t *testing.T) {
 				t.Parallel()
 				var config net.ListenConfig

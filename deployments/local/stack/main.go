@@ -63,7 +63,7 @@ func plain(do func(context.Context) error) cli.ActionFunc {
 func logsCommand(local *stack.Stack) *cli.Command {
 	return &cli.Command{
 		Name: "logs", Usage: "the newest log lines of everything, or of one process", ArgsUsage: "[name]",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "follow", Usage: "go on until interrupted"}},
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "follow", Usage: "continue until interrupted"}},
 		Action: func(ctx context.Context, command *cli.Command) error {
 			return local.Logs(ctx, command.Args().First(), command.Bool("follow"))
 		},

@@ -21,7 +21,7 @@ func TestTimeUnderOtherFaultsDoesNotCount(t *testing.T) {
 		"two that overlap":        {[]span{{at(4), at(6)}, {at(2), at(5)}}, 6},
 		"one inside another":      {[]span{{at(2), at(8)}, {at(3), at(4)}}, 4},
 		"one from before":         {[]span{{at(-5), at(3)}}, 7},
-		"one that goes on":        {[]span{{at(7), at(20)}}, 7},
+		"one that continues":      {[]span{{at(7), at(20)}}, 7},
 		"one before, one after":   {[]span{{at(-5), at(-1)}, {at(11), at(12)}}, 10},
 		"one that covers it all":  {[]span{{at(-1), at(11)}}, 0},
 		"one after a longer one":  {[]span{{at(0), at(6)}, {at(8), at(9)}}, 3},
@@ -113,7 +113,7 @@ func TestWhoeverWaitsAtTheGateMayLeave(t *testing.T) {
 		require.ErrorIs(t, <-left, context.Canceled)
 		require.NoError(t, <-admitted)
 
-		// Both that are in force go on; each of them would explain why something else does not work.
+		// Both that are in force continue; each of them would explain why something else does not work.
 		since := time.Now()
 		<-time.After(3 * time.Second) // in the time of the bubble
 		require.Zero(t, g.quiet(1, since))

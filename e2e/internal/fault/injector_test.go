@@ -28,6 +28,9 @@ const (
 // TestEveryFaultIsInjectedUndoneAndRecoveredFrom injects each kind once, shorter than a run does, all as soon as they may
 // be, and then stops an injector in the middle of some.
 func TestEveryFaultIsInjectedUndoneAndRecoveredFrom(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it injects every fault into a platform")
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	p, err := platform.Start(ctx, nil, t.Logf)

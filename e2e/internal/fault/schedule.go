@@ -9,7 +9,7 @@ import (
 const (
 	// FullRun is the shortest run that has room for every kind twice.
 	FullRun = 90 * time.Second
-	// atOnce is how many faults are in force at a time, at the most.
+	// atOnce is how many faults are in force at a time, at most.
 	atOnce = 2
 	// gap follows every fault before something else disturbs the same server or the place of it is taken.
 	gap = 300 * time.Millisecond

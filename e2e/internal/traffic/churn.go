@@ -188,7 +188,7 @@ func (t *Traffic) CreateUseDelete(ctx context.Context) (created time.Duration, e
 // resumeTimeout is longer than a restart of all that resuming a tenant needs.
 const resumeTimeout = time.Minute
 
-// SuspendResume suspends a tenant while its producers go on, checks that nothing of what they publish is consumed, and
+// SuspendResume suspends a tenant while its producers continue, checks that nothing of what they publish is consumed, and
 // resumes it.
 func (t *Traffic) SuspendResume(ctx context.Context) error {
 	const hold = 3 * time.Second

@@ -14,7 +14,7 @@ import (
 // follower reads one tenant in ascending order for the whole run, with the one cursor that goes from page to page.
 type follower struct {
 	turn   chan struct{} // held by the goroutine that reads a page
-	cursor string        // where to go on; owned by the taker of turn
+	cursor string        // the next page; owned by the taker of turn
 }
 
 // followPause is between two looks of a follower that is up to date.
@@ -48,7 +48,7 @@ func (t *Traffic) step(ctx context.Context, a *account) (more bool, err error) {
 		t.found.add(faultViolation, "tenant %s: %v", a.tenant, err)
 	case outcomeOf(err) == outcomeRefused && a.isLive():
 		// A cursor is good for as long as the tenant is, whatever has been restarted.
-		t.found.add(faultViolation, "tenant %s: a reader that goes on with its cursor is told %v", a.tenant, err)
+		t.found.add(faultViolation, "tenant %s: a reader that continues with its cursor is told %v", a.tenant, err)
 	}
 	if err != nil {
 		return false, err

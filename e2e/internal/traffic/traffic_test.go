@@ -75,6 +75,9 @@ func verdict(t *testing.T, traffic *Traffic) Verdict {
 // A platform that nothing has happened to keeps its promises, and the ledger says so. Then promises are broken in the
 // database itself, one by one: each has to be found where a real run would look for it.
 func TestTrafficOnAPlatform(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it uses a platform for half a minute")
+	}
 	traffic := start(t, Options{Tenants: 3, Seed: 1, HTTPRate: 150, AMQPRate: 150, PoisonShare: 0.05})
 	use(t, traffic, func(ctx context.Context) {
 		require.NoError(t, traffic.RoundTrip(ctx))

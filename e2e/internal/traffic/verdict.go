@@ -68,7 +68,7 @@ func (f fault) String() string {
 // shownOfEach is how many details of each kind are kept.
 const shownOfEach = 20
 
-// findings count faults while the run goes on. They are safe for concurrent use; their zero value has none.
+// findings count faults while the run continues. They are safe for concurrent use; their zero value has none.
 type findings struct {
 	mu      sync.Mutex
 	count   [faultUnknown + 1]int64

@@ -13,7 +13,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
-// A password that is being changed, or a virtual host that is not there yet, is an outage like any other: the link goes on
+// A password that is being changed, or a virtual host that is not there yet, is an outage like any other: the link continues
 // trying, says why, and does not say the password.
 func TestRefusedConnectionsAreTriedAgain(t *testing.T) {
 	t.Parallel()

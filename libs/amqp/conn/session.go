@@ -80,7 +80,7 @@ func (s *Session) Wire() *wire.Reader {
 }
 
 // ConsumerTag returns a tag that no other consumer of this session has had: name and a number. What the broker sends before it has
-// heard of the end of a consumer must not be taken for the next one's, whose tags of deliveries begin anew.
+// received the end of a consumer must not be taken for the next one's, whose tags of deliveries begin anew.
 func (s *Session) ConsumerTag(name string) string {
 	return name + "-" + strconv.FormatUint(s.consumers.Add(1), 10)
 }

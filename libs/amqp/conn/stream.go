@@ -161,7 +161,7 @@ func (s *stream) swap(empty []byte) (batch []byte, closing bool, err error) {
 func (s *stream) flush(p []byte) error {
 	most := len(p)
 	if s.Conn != s.socket {
-		most = tlsRecord // TLS does not go on after a time limit, whatever part it has written
+		most = tlsRecord // TLS does not continue after a time limit, whatever part it has written
 	}
 	for len(p) > 0 {
 		if err := s.armWrite(); err != nil {

@@ -56,7 +56,7 @@ func secure(address string) (inside string, config *tls.Config, err error) {
 
 // encrypt returns TLS on socket after its handshake, or socket itself if config is nil. After an error socket is closed.
 //
-// The handshake comes before the library has the connection: reading and writing go on side by side there, and which of
+// The handshake comes before the library has the connection: reading and writing run side by side there, and which of
 // the two errors of a failed handshake is told would be up to chance.
 func encrypt(ctx context.Context, socket net.Conn, config *tls.Config) (net.Conn, error) {
 	if config == nil {

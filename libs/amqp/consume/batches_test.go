@@ -63,7 +63,7 @@ func drainBatches(t *testing.T, c *consume.Consumer, n int) (all []consume.Deliv
 		select {
 		case <-c.Ready():
 			all = append(all, c.Drain(nil)...)
-		case <-c.Deliveries:
+		case <-c.Ended():
 			t.Fatal("the consumer has ended")
 		case <-time.After(amqptest.WaitLimit):
 			t.Fatalf("%d of %d messages are delivered", len(all), n)
@@ -148,7 +148,7 @@ func TestBatchesOfAConsumerBeforeAreNotThoseOfTheNext(t *testing.T) {
 	s := amqptest.Session(t, link)
 	seen := map[string]int{} // acknowledged, by id
 	for round := 0; len(seen) < total; round++ {
-		require.Less(t, round, total, "it goes on")
+		require.Less(t, round, total, "it continues")
 		c, err := consume.Start(amqptest.Deadline(t, amqptest.WaitLimit), s, amqptest.Queue(tenantA), "same", 100)
 		require.NoError(t, err)
 		select {

@@ -22,11 +22,12 @@ const answerLimit = 10 * time.Second
 
 // Consumer is one consumer on a channel of its own, so that its delivery tags run 1, 2, 3, … without gaps.
 type Consumer struct {
-	// Deliveries is closed when the consumer, its channel or the session has ended. The library buffers what is not
-	// taken from it: up to prefetch. Nothing comes from it where there is an inbox.
+	// Deliveries has the deliveries of a consumer that [Plain] has returned, and is closed when the consumer, its channel or the
+	// session has ended. The library buffers what is not received from it: up to prefetch. It is nil after [Start].
 	Deliveries <-chan amqp.Delivery
 
-	inbox   *inbox // nil without
+	ended   <-chan amqp.Delivery // see Ended; nil after Plain
+	inbox   *inbox               // nil without
 	reader  reader
 	session *conn.Session
 	channel *amqp.Channel
@@ -45,8 +46,13 @@ func Start(ctx context.Context, session *conn.Session, queue, name string, prefe
 func start(ctx context.Context, session *conn.Session, queue, name string, prefetch int, limit time.Duration) (*Consumer, error) {
 	c := &Consumer{inbox: newInbox(), reader: readerOf(session), session: session, queue: queue, tag: session.ConsumerTag(name)}
 	c.reader.open(c.tag, c.inbox)
-	if err := c.begin(ctx, prefetch, limit); err != nil {
+	deliveries, err := c.basicConsume(ctx, prefetch, limit)
+	if err != nil {
 		c.reader.discard(c.tag) // the consumer may yet start, and is ended then
+		return nil, err
+	}
+	if c.ended, err = c.reader.started(c.inbox, deliveries); err != nil {
+		c.reader.discard(c.tag)
 		return nil, err
 	}
 	return c, nil
@@ -60,20 +66,24 @@ func Plain(ctx context.Context, session *conn.Session, queue, tag string, prefet
 
 func plain(ctx context.Context, session *conn.Session, queue, tag string, prefetch int, limit time.Duration) (*Consumer, error) {
 	c := &Consumer{reader: libraryReader{session}, session: session, queue: queue, tag: tag}
-	if err := c.begin(ctx, prefetch, limit); err != nil {
+	deliveries, err := c.basicConsume(ctx, prefetch, limit)
+	if err != nil {
 		return nil, err
 	}
+	c.Deliveries = deliveries
 	return c, nil
 }
 
-// begin starts the consumer, which must be used by nobody if that fails: it may yet start then, and is ended.
-func (c *Consumer) begin(ctx context.Context, prefetch int, limit time.Duration) error {
+// basicConsume opens the channel, sets its prefetch and sends basic.consume. It returns what the library delivers, a channel that is
+// closed when the consumer has ended. A consumer must not be used if that fails: it may yet start then, and is ended.
+func (c *Consumer) basicConsume(ctx context.Context, prefetch int, limit time.Duration) (<-chan amqp.Delivery, error) {
 	if err := ctx.Err(); err != nil {
 		c.reader.close(c.tag)
-		return fmt.Errorf("consume %s: %w", c.queue, err)
+		return nil, fmt.Errorf("consume %s: %w", c.queue, err)
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	var deliveries <-chan amqp.Delivery
 	answer := make(chan error) // unbuffered: a caller that has left does not get the consumer
 	run := func() {
 		channel, err := c.session.OpenChannel()
@@ -96,7 +106,7 @@ func (c *Consumer) begin(ctx context.Context, prefetch int, limit time.Duration)
 		// The prefetch counts for consumers that start after it; without it the client's buffer has no bound.
 		err = channel.Qos(prefetch, 0, false)
 		if err == nil {
-			c.Deliveries, err = channel.Consume(c.queue, c.tag, false, false, false, false, nil)
+			deliveries, err = channel.Consume(c.queue, c.tag, false, false, false, false, nil)
 		}
 		select {
 		case answer <- err:
@@ -113,17 +123,16 @@ func (c *Consumer) begin(ctx context.Context, prefetch int, limit time.Duration)
 		c.closeChannel()
 	}
 	if !c.session.Spawn(run) {
-		return c.session.Err()
+		return nil, c.session.Err()
 	}
 	select {
 	case err := <-answer:
-		if err == nil {
-			c.Deliveries, err = c.reader.started(c.inbox, c.Deliveries)
-			return err
+		if err != nil {
+			return nil, fmt.Errorf("consume %s: %w", c.queue, err)
 		}
-		return fmt.Errorf("consume %s: %w", c.queue, err)
+		return deliveries, nil
 	case <-ctx.Done():
-		return fmt.Errorf("consume %s: %w", c.queue, context.Cause(ctx))
+		return nil, fmt.Errorf("consume %s: %w", c.queue, context.Cause(ctx))
 	}
 }
 
@@ -141,7 +150,7 @@ func (c *Consumer) Return(tag uint64) error {
 
 // Depth is how many messages wait in the queue, without those that were delivered and are not acknowledged.
 func (c *Consumer) Depth(ctx context.Context) (int64, error) {
-	answer := make(chan int64, 1) // the request goes on when ctx ends first
+	answer := make(chan int64, 1) // the request continues when ctx ends first
 	err := c.session.Do(ctx, func(ch *amqp.Channel) error {
 		queue, err := ch.QueueDeclarePassive(c.queue, true, false, false, false, nil)
 		answer <- int64(queue.Messages)
@@ -153,7 +162,7 @@ func (c *Consumer) Depth(ctx context.Context) (int64, error) {
 	return <-answer, nil
 }
 
-// Stop ends the intake: the broker delivers nothing more, and what nobody has taken yet goes back to the queue with
+// Stop ends the deliveries: the broker delivers nothing more, and what nobody has taken yet goes back to the queue with
 // [Consumer.Release]. What was taken can still be acknowledged. It does not wait for the broker.
 func (c *Consumer) Stop() error {
 	return c.channel.Cancel(c.tag, true)
@@ -175,6 +184,10 @@ func (c *Consumer) closeChannel() {
 	c.session.CloseChannel(c.channel, conn.RequestTimeout)
 	c.reader.close(c.tag)
 }
+
+// Ended is closed when the consumer, its channel or the session has ended; nothing comes from it. Like [Consumer.Ready] and
+// [Consumer.Drain], it is for what [Start] has returned.
+func (c *Consumer) Ended() <-chan amqp.Delivery { return c.ended }
 
 // Done is closed when the session is over.
 func (c *Consumer) Done() <-chan struct{} { return c.session.Done() }

@@ -78,7 +78,7 @@ func TestConsumerOfTheLibraryEndsWithItsConnection(t *testing.T) {
 	_, err = ch.QueueDelete("ends", false, false, false)
 	require.NoError(t, err)
 	select {
-	case _, open := <-c.Deliveries:
+	case _, open := <-c.Ended():
 		require.False(t, open)
 	case <-time.After(amqptest.WaitLimit):
 		t.Fatal("the consumer was not ended")

@@ -41,16 +41,12 @@ func (r wireReader) discard(tag string) { r.frames.Discard(tag) }
 
 func (r wireReader) close(tag string) { r.frames.Close(tag) }
 
-// libraryReader puts the deliveries of the library into the inbox, as if they had been read from their frames. Without an inbox they
-// stay where the library gives them.
+// libraryReader puts the deliveries of the library into the inbox, as if they had been read from their frames.
 type libraryReader struct{ session *conn.Session }
 
 func (libraryReader) open(string, *inbox) {}
 
 func (r libraryReader) started(b *inbox, deliveries <-chan amqp.Delivery) (<-chan amqp.Delivery, error) {
-	if b == nil {
-		return deliveries, nil
-	}
 	ended := make(chan amqp.Delivery)
 	// The library closes its channel when the consumer, its channel or the connection ends.
 	pass := func() {

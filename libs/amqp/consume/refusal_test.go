@@ -43,7 +43,7 @@ func TestAChannelExceptionGivesBackWhatItsConsumerHeld(t *testing.T) {
 	case _, open := <-broken.Deliveries:
 		require.False(t, open)
 	case <-time.After(amqptest.WaitLimit):
-		t.Fatal("the consumer does not hear that its channel is closed")
+		t.Fatal("the consumer does not notice that its channel is closed")
 	}
 	require.Error(t, broken.Ack(1, false), "an acknowledgement on a dead channel fails")
 	broken.Release()

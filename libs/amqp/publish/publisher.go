@@ -106,7 +106,7 @@ func (p *Publisher) try(ctx context.Context, m *Message) (tried bool, err error)
 		p.breakers.record(s, ctx.Err())
 		return false, waiting(ctx.Err())
 	}
-	result := make(chan error, 1) // the trial goes on when its publisher has left
+	result := make(chan error, 1) // the trial continues when its publisher has left
 	conclude := func(err error) {
 		<-p.trials
 		p.breakers.record(s, err)

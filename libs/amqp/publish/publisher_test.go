@@ -209,7 +209,7 @@ func TestAFullQueueRefusesItsMessagesAndNoOthers(t *testing.T) {
 	}
 }
 
-// An alarm lasts minutes: publishers are told at once instead of at their deadline, and go on when it is over.
+// An alarm lasts minutes: publishers are told at once instead of at their deadline, and continue when it is over.
 func TestABlockedBrokerIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)
@@ -331,7 +331,7 @@ func TestLostConnectionsUnderLoadLoseNothing(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(confirmed) > before+100
-		}, amqptest.WaitLimit, time.Millisecond, "publishing does not go on")
+		}, amqptest.WaitLimit, time.Millisecond, "publishing does not resume")
 	}
 	for range 4 {
 		progress()
@@ -346,7 +346,7 @@ func TestLostConnectionsUnderLoadLoseNothing(t *testing.T) {
 }
 
 // A channel exception of one message takes its neighbours on the channel down with it: they are told, and the publisher
-// goes on with a new channel.
+// continues with a new channel.
 func TestAChannelExceptionCostsOnlyWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	broker := backing.RabbitMQ(t)

@@ -18,7 +18,7 @@ const (
 	// readFirst and readMost are how much is read from the socket at a time, at first and once that was not enough. amqp091-go
 	// reads 4 KB at a time, a system call for every three messages of a kilobyte.
 	readFirst, readMost = 32 << 10, 256 << 10
-	// maxBodyPrealloc is how much memory a message gets before its bytes have come, at the most: a size is easily said.
+	// maxBodyPrealloc is how much memory a message gets before its bytes have come, at most: a size is easily said.
 	maxBodyPrealloc = 1 << 20
 	// feedEvery is how often the library gets to see something while there are only deliveries: without it the library takes a
 	// broker for dead after three heartbeats, of a second at the least.
@@ -189,7 +189,7 @@ func (r *Reader) tagOf(c *consumer) string {
 	return ""
 }
 
-// Failure is what ended reading, nil while it goes on, and the tag of the consumer whose delivery could not be read, if it was
+// Failure is what ended reading, nil while it continues, and the tag of the consumer whose delivery could not be read, if it was
 // that.
 func (r *Reader) Failure() (consumer string, err error) {
 	r.mu.Lock()

@@ -1,4 +1,4 @@
-// Package cursor is the text with which a page names the place where it ends, so that the next one goes on there. Clients
+// Package cursor is the text with which a page names the place where it ends, so that the next one continues there. Clients
 // keep it as long as they like, give it back, and do not look inside. It is the base64url, without padding, of
 //
 //	version            1 byte

@@ -24,8 +24,8 @@ type looker struct {
 
 // awaitSQL makes a function that asks a question again and again, each time with a new snapshot, until the answer is true. Asked
 // from here, a question takes as long as what is measured, and a pause a millisecond, the shortest that there is for a
-// goroutine where nothing else is to be done. After 3 ms it does pause for the millisecond that PostgreSQL can: otherwise whoever is
-// late would be kept late by those that look for him.
+// goroutine where nothing else is to be done. After 3 ms it does pause for the millisecond that PostgreSQL can: otherwise the process that is
+// late would be kept late by those that wait for it.
 const awaitSQL = `
 CREATE FUNCTION pg_temp.await_answer(question text, tenant uuid, id uuid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

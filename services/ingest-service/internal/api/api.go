@@ -47,7 +47,7 @@ type Dependencies struct {
 
 // api answers the requests.
 type api struct {
-	Dependencies
+	deps    Dependencies
 	cfg     Config
 	metrics *Metrics
 }
@@ -55,7 +55,7 @@ type api struct {
 // Mount adds the routes of the API, and its Swagger UI, to server, whose limit of a body has to be at least
 // [Config.BodyLimit].
 func Mount(server *rest.Server, verifier *auth.Verifier, deps Dependencies, cfg Config, metrics *Metrics) {
-	a := &api{Dependencies: deps, cfg: cfg, metrics: metrics}
+	a := &api{deps: deps, cfg: cfg, metrics: metrics}
 	app := server.App()
 	authenticated, write, manage := verifier.Authenticate(), auth.Require(auth.ScopeMessagesWrite), auth.Require(auth.ScopeDeadLettersManage)
 	app.Post("/messages", authenticated, write, a.publish)

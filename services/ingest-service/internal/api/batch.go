@@ -128,7 +128,7 @@ func (a *api) work(ctx context.Context, tenant uuid.UUID, body []byte) BatchResu
 	var chunk []publish.Message
 	var place []int // chunk[i] is the message of batch.Results[place[i]]
 	publish := func() {
-		for i, err := range a.Publisher.PublishBatch(ctx, chunk) {
+		for i, err := range a.deps.Publisher.PublishBatch(ctx, chunk) {
 			a.metrics.count(tenant, err)
 			result := &batch.Results[place[i]]
 			if err != nil {

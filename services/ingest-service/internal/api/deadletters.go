@@ -33,7 +33,7 @@ const (
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			cursor			query		string	false	"next_cursor of another page; without it the list begins at its start"
-//	@param			limit			query		int		false	"dead letters of a page at the most"	minimum(1)	maximum(1000)	default(100)
+//	@param			limit			query		int		false	"dead letters of a page at most"	minimum(1)	maximum(1000)	default(100)
 //	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
@@ -60,7 +60,7 @@ func (a *api) listDeadLetters(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	page, err := a.DeadLetters.List(ctx, tenant, filter, at.position, deadletter.Limits{Entries: limit, Payload: listPayload, Bytes: pageBytes})
+	page, err := a.deps.DeadLetters.List(ctx, tenant, filter, at.position, deadletter.Limits{Entries: limit, Payload: listPayload, Bytes: pageBytes})
 	if err != nil {
 		return deadLetterProblem(err)
 	}
@@ -96,7 +96,7 @@ func (a *api) getDeadLetter(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	entry, err := a.DeadLetters.Find(ctx, tenant, id, shownPayload)
+	entry, err := a.deps.DeadLetters.Find(ctx, tenant, id, shownPayload)
 	if err != nil {
 		return deadLetterProblem(err)
 	}
@@ -124,7 +124,7 @@ func (a *api) dropDeadLetter(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	if err := a.DeadLetters.Drop(ctx, tenant, id); err != nil {
+	if err := a.deps.DeadLetters.Drop(ctx, tenant, id); err != nil {
 		return deadLetterProblem(err)
 	}
 	return c.SendStatus(http.StatusNoContent)
@@ -153,7 +153,7 @@ func (a *api) dropDeadLetters(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	dropped, err := a.DeadLetters.DropAll(ctx, tenant, filter)
+	dropped, err := a.deps.DeadLetters.DropAll(ctx, tenant, filter)
 	if err != nil && dropped == 0 {
 		return deadLetterProblem(err)
 	}
@@ -198,7 +198,7 @@ func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	if err := a.open(ctx, tenant); err != nil {
 		return err
 	}
-	replayed, err := a.Replayer.Replay(ctx, tenant, id, edited)
+	replayed, err := a.deps.Replayer.Replay(ctx, tenant, id, edited)
 	if err != nil {
 		return replayProblem(err, replayed.MessageID.String())
 	}
@@ -228,7 +228,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 // replayDeadLetters publishes the messages of many dead letters again.
 //
 //	@summary		Replay dead letters
-//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` goes on. Dead letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many dead letters there are.
+//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` continues. Dead letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many dead letters there are.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
@@ -264,7 +264,7 @@ func (a *api) replayDeadLetters(c *fiber.Ctx) error {
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
 	if dryRun {
-		count, err := a.DeadLetters.Count(ctx, tenant, filter)
+		count, err := a.deps.DeadLetters.Count(ctx, tenant, filter)
 		if err != nil {
 			return deadLetterProblem(err)
 		}
@@ -276,7 +276,7 @@ func (a *api) replayDeadLetters(c *fiber.Ctx) error {
 	if filter.Before.IsZero() || filter.Before.After(at.began) {
 		filter.Before = at.began
 	}
-	outcome, err := a.Replayer.ReplayAll(ctx, tenant, filter, at.position)
+	outcome, err := a.deps.Replayer.ReplayAll(ctx, tenant, filter, at.position)
 	if err != nil && outcome.Replayed+outcome.AlreadyStored == 0 {
 		return replayProblem(err, "")
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 // poll is how often something is looked at that is waited for.
@@ -128,7 +129,7 @@ func faultyBroker(t *testing.T, opts provision.QueueOptions) (*service, *conn.Li
 	t.Helper()
 	direct := backing.RabbitMQ(t).URL
 	operator := conn.NewLink(conn.Config{URL: direct}, t.Name()+" operator", zap.NewNop(), nil)
-	start(t, operator.Run)
+	component.Run(t, operator.Run)
 	opts.Type = amqp.QueueTypeClassic
 	do(t, operator, func(ch *amqp.Channel) error {
 		if err := provision.DeclareShared(ch, nil, amqp.QueueTypeClassic); err != nil {
@@ -138,9 +139,9 @@ func faultyBroker(t *testing.T, opts provision.QueueOptions) (*service, *conn.Li
 	})
 	w, tampered := newWire(t, direct)
 	link := conn.NewLink(conn.Config{URL: tampered}, t.Name(), zap.NewNop(), nil)
-	start(t, link.Run)
+	component.Run(t, link.Run)
 	publisher := publish.New(link, 1, zap.NewNop())
-	start(t, publisher.Run)
+	component.Run(t, publisher.Run)
 	s := serve(t, publisher, nowhere, limits)
 	require.Equal(t, http.StatusAccepted, s.publish(t, active, `{"payload":"before"}`).status)
 	require.Len(t, drain(t, operator), 1)

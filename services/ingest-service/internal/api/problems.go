@@ -27,7 +27,7 @@ const (
 
 // open refuses a tenant for which nothing can be published now. A suspended tenant takes messages: they wait.
 func (a *api) open(ctx context.Context, tenant uuid.UUID) error {
-	spec, provisioned, ok := a.Tenants.Lookup(ctx, tenant)
+	spec, provisioned, ok := a.deps.Tenants.Lookup(ctx, tenant)
 	switch {
 	case !ok:
 		return problem.New(http.StatusNotFound, "tenant_not_found", "there is no such tenant")

@@ -17,8 +17,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
 
-// Message is the body of POST /messages, and a line of POST /messages/batch.
-type Message struct {
+// NewMessage is the body of POST /messages, and a line of POST /messages/batch.
+type NewMessage struct {
 	// Without one the message gets a new id. A message is stored once per id: the first one wins.
 	ID *uuid.UUID `json:"id,omitempty" swaggertype:"string" format:"uuid" extensions:"x-nullable" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	// Any JSON value that can be kept and given back: no `\u0000`, no lone surrogates, no number of more than 400 digits in its plain form, nested at most 200 levels.
@@ -36,7 +36,7 @@ type Accepted struct {
 //	@description	202 means that the broker has confirmed it. The same `id` twice is stored once, the first wins; so a request that got no answer, or 503, is safe to repeat with the same id. Messages of a suspended tenant are accepted and wait.
 //	@tags			messages
 //	@security		Bearer
-//	@param			message		body		Message		true	"the message"
+//	@param			message		body		NewMessage	true	"the message"
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	Accepted
 //	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
@@ -70,7 +70,7 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err := a.open(ctx, tenant); err != nil {
 		return err
 	}
-	err = a.Publisher.Publish(ctx, message(tenant, id, payload, time.Now()))
+	err = a.deps.Publisher.Publish(ctx, message(tenant, id, payload, time.Now()))
 	a.metrics.count(tenant, err)
 	if err != nil {
 		return fmt.Errorf("%w: %w", publishProblem(err, id.String()), err)
@@ -96,7 +96,7 @@ func (a *api) read(body []byte) (id uuid.UUID, payload []byte, err error) {
 
 // readStrictly says what is wrong with a message, if anything is. The id is uuid.Nil if there is none.
 func (a *api) readStrictly(body []byte) (id uuid.UUID, payload []byte, err error) {
-	var m Message
+	var m NewMessage
 	if err := rest.Decode(body, &m); err != nil {
 		return uuid.Nil, nil, err
 	}

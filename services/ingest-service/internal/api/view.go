@@ -69,7 +69,7 @@ type Properties struct {
 // DeadLetterPage is a page of dead letters.
 type DeadLetterPage struct {
 	Data []DeadLetter `json:"data"`
-	// Where to go on; on the last page, too.
+	// The position of the next page; given on the last page, too.
 	NextCursor string `json:"next_cursor"`
 	HasMore    bool   `json:"has_more"`
 } // @name DeadLetterPage
@@ -99,7 +99,7 @@ type DeadLettersReplayed struct {
 	AlreadyStored int `json:"already_stored"`
 	// Not published, since their payload cannot be stored as it is. They stay.
 	Refused int `json:"refused"`
-	// Some are left: go on with next_cursor.
+	// Some are left: continue with next_cursor.
 	HasMore    bool   `json:"has_more"`
 	NextCursor string `json:"next_cursor,omitempty"`
 	// Why it stopped before its time was over: the code of a problem.

@@ -27,6 +27,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
@@ -135,7 +136,7 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	addr, err := server.Listen()
 	require.NoError(t, err)
 	s.url = "http://" + addr.String()
-	stop := start(t, server.Run)
+	stop := component.Run(t, server.Run)
 	t.Cleanup(func() {
 		connections.CloseIdleConnections()
 		stop()
@@ -166,25 +167,11 @@ func serveDeadLetters(t *testing.T) (*service, *outlet) {
 	return s, o
 }
 
-// start runs a component until the end of the test or until stop is called.
-func start(t *testing.T, component func(context.Context) error) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error, 1)
-	go func() { ended <- component(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		require.NoError(t, <-ended)
-	})
-	t.Cleanup(stop)
-	return stop
-}
-
 // broker is a link and a publisher, with the shared topology and the queue of the active tenant.
 func broker(t *testing.T) (*conn.Link, *publish.Publisher) {
 	t.Helper()
 	link := conn.NewLink(conn.Config{URL: backing.RabbitMQ(t).URL}, t.Name(), zap.NewNop(), nil)
-	start(t, link.Run)
+	component.Run(t, link.Run)
 	do(t, link, func(ch *amqp.Channel) error {
 		if err := provision.DeclareShared(ch, nil, amqp.QueueTypeClassic); err != nil {
 			return err
@@ -192,7 +179,7 @@ func broker(t *testing.T) (*conn.Link, *publish.Publisher) {
 		return provision.DeclareTenant(ch, active.String(), provision.QueueOptions{Type: amqp.QueueTypeClassic})
 	})
 	publisher := publish.New(link, 2, zap.NewNop())
-	start(t, publisher.Run)
+	component.Run(t, publisher.Run)
 	return link, publisher
 }
 

@@ -28,7 +28,7 @@ func TestBisectProperty(t *testing.T) {
 		for _, i := range rapid.SliceOfDistinct(rapid.IntRange(0, n-1), rapid.ID[int]).Draw(r, "bad") {
 			transient[b.Messages[i].ID] = rapid.Bool().Draw(r, "transient")
 		}
-		f.store.fail = func(messages []store.Message, _ int) error {
+		f.store.fail = func(messages []store.Row, _ int) error {
 			for _, m := range messages {
 				if passes, bad := transient[m.ID]; bad {
 					code := map[bool]string{true: "P0001", false: "22P05"}[passes]

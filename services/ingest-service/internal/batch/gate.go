@@ -12,8 +12,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
-// Gate stands in front of the database for all writers of the process. When one of them finds the database away, the
-// gate closes and all wait; one probe looks for it with growing, jittered pauses, and opens the gate when it answers.
+// Gate stands in front of the database for all workers of the process. When one of them finds the database away, the
+// gate closes and all wait; one goroutine probes it with growing, jittered pauses, and opens the gate when it answers.
 // It is a circuit breaker that lets callers wait instead of refusing them, with the probe as its half-open state: ten
 // thousand tenants cost a broken database one question at a time.
 type Gate struct {
@@ -26,14 +26,14 @@ type Gate struct {
 	closed chan struct{} // guarded by mu: closed while the gate is closed
 }
 
-// NewGate returns an open gate. probe asks the database for a sign of life.
+// NewGate returns an open gate. probe asks the database whether it answers and can be written to.
 func NewGate(probe func(ctx context.Context) error, log *zap.Logger) *Gate {
 	opened := make(chan struct{})
 	close(opened)
 	return &Gate{probe: probe, log: log, opened: opened, closed: make(chan struct{})}
 }
 
-// Wait returns nil once the gate is open, and the reason why it is closed if ctx ends before.
+// Wait returns nil once the gate is open, and the reason why it is closed if ctx ends first.
 func (g *Gate) Wait(ctx context.Context) error {
 	for {
 		g.mu.Lock()
@@ -107,7 +107,7 @@ func (g *Gate) Run(ctx context.Context, report func(error)) error {
 		}
 		g.open()
 		report(nil)
-		g.log.Info("the database is back; writing goes on")
+		g.log.Info("the database is back; writing resumes")
 	}
 }
 

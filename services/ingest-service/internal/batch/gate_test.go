@@ -44,7 +44,7 @@ func (o *outage) probe(context.Context) error {
 	return o.fault()
 }
 
-func (o *outage) insert([]store.Message, int) error {
+func (o *outage) insert([]store.Row, int) error {
 	err := o.fault()
 	if err != nil {
 		o.statements.Add(1)
@@ -72,7 +72,7 @@ func (f *fixture) through(t *testing.T, writers int) []error {
 }
 
 // A database that is just coming back must not meet the tries of ten thousand tenants: while it is away one probe asks for
-// it, now and then, one that waits; when the probe is answered all go on, and nothing has cost an attempt.
+// it, now and then, one that waits; when the probe is answered all continue, and nothing has cost an attempt.
 func TestOneProbeForAllWriters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const writers, lasts = 200, 4 * time.Minute

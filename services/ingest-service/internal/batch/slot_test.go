@@ -22,7 +22,7 @@ func TestLockedTenantGivesItsSlotBack(t *testing.T) {
 		writer := batch.NewWriter(batch.Config{HoldTimeout: 5 * time.Minute, Slots: 1},
 			f.store, f.gate, f.publisher, nil, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
 		locked := f.batch(1, 0)
-		f.store.fail = func(messages []store.Message, _ int) error {
+		f.store.fail = func(messages []store.Row, _ int) error {
 			if messages[0].ID == locked.Messages[0].ID {
 				return &pgconn.PgError{Code: "55P03"} // lock_not_available
 			}
@@ -39,7 +39,7 @@ func TestLockedTenantGivesItsSlotBack(t *testing.T) {
 		other.Slot = writer.Reserve(t.Context())
 		require.NotNil(t, other.Slot)
 		require.NoError(t, writer.Write(t.Context(), t.Context(), other, &f.stats))
-		require.Empty(t, held, "the locked one goes on trying")
+		require.Empty(t, held, "the locked one keeps trying")
 		cancelWait()
 		require.ErrorIs(t, <-held, context.Canceled)
 		require.NotNil(t, writer.TryReserve(), "a slot is freed once, however often it was tried")

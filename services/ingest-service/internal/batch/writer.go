@@ -39,7 +39,7 @@ type Batch struct {
 	MaxAttempts int
 	// Deliveries in the order of their tags. Messages[i] is what is to be stored of Deliveries[Index[i]].
 	Deliveries []consume.Delivery
-	Messages   []store.Message
+	Messages   []store.Row
 	Index      []int
 	// Rejected are the deliveries that were found to be unstorable before the database was asked.
 	Rejected []Rejection
@@ -89,7 +89,7 @@ func (s *Stats) DeadLettered(reason contract.Reason) *atomic.Int64 {
 
 // Inserter stores messages; [store.Store] is one.
 type Inserter interface {
-	Insert(ctx context.Context, tenant uuid.UUID, messages []store.Message) (stored int, err error)
+	Insert(ctx context.Context, tenant uuid.UUID, messages []store.Row) (stored int, err error)
 	Attach(ctx context.Context, tenant uuid.UUID) error
 }
 

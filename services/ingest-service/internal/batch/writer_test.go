@@ -35,12 +35,12 @@ type faultyStore struct {
 	statements int
 	attached   int
 	// fail is asked before each statement.
-	fail func(messages []store.Message, statement int) error
+	fail func(messages []store.Row, statement int) error
 	// attach is the answer to Attach.
 	attach error
 }
 
-func (s *faultyStore) Insert(_ context.Context, _ uuid.UUID, messages []store.Message) (int, error) {
+func (s *faultyStore) Insert(_ context.Context, _ uuid.UUID, messages []store.Row) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.statements++
@@ -125,14 +125,14 @@ func (f *fixture) batch(n, attempts int) *batch.Batch {
 		d := delivery(contract.RetryReturnExchange, amqp.Table{contract.HeaderAttempt: int32(attempts)})
 		d.RoutingKey, d.MessageId = f.tenant.String(), id.String()
 		b.Deliveries = append(b.Deliveries, d)
-		b.Messages = append(b.Messages, store.Message{ID: id, Payload: []byte(`{}`)})
+		b.Messages = append(b.Messages, store.Row{ID: id, Payload: []byte(`{}`)})
 		b.Index = append(b.Index, i)
 	}
 	return b
 }
 
-func refuses(bad map[uuid.UUID]bool, code string) func([]store.Message, int) error {
-	return func(messages []store.Message, _ int) error {
+func refuses(bad map[uuid.UUID]bool, code string) func([]store.Row, int) error {
+	return func(messages []store.Row, _ int) error {
 		for _, m := range messages {
 			if bad[m.ID] {
 				return fmt.Errorf("insert: %w", &pgconn.PgError{Code: code})
@@ -224,7 +224,7 @@ func TestInfrastructureFaultWaits(t *testing.T) {
 				go func() { done <- f.gate.Run(gate, func(error) {}) }()
 
 				b := f.batch(10, 2) // one attempt before the last: nothing of it may be used up
-				f.store.fail = func(_ []store.Message, statement int) error {
+				f.store.fail = func(_ []store.Row, statement int) error {
 					if statement <= 5 {
 						return fault
 					}
@@ -248,7 +248,7 @@ func TestLongOutageGivesBack(t *testing.T) {
 		gate, stopGate := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- f.gate.Run(gate, func(error) {}) }()
-		f.store.fail = func([]store.Message, int) error { return away }
+		f.store.fail = func([]store.Row, int) error { return away }
 
 		began := time.Now()
 		require.ErrorIs(t, f.writer.Write(t.Context(), t.Context(), f.batch(1, 0), &f.stats), batch.ErrHeld)
@@ -265,7 +265,7 @@ func TestHoldTimeoutCountsFromTheBeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, nil)
 		locked := time.Now().Add(4 * time.Minute)
-		f.store.fail = func(messages []store.Message, _ int) error {
+		f.store.fail = func(messages []store.Row, _ int) error {
 			if time.Now().Before(locked) {
 				return &pgconn.PgError{Code: "55P03"} // lock_not_available
 			}
@@ -285,7 +285,7 @@ func TestHoldTimeoutCountsFromTheBeginning(t *testing.T) {
 func TestWaitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, nil)
-		f.store.fail = func([]store.Message, int) error { return &pgconn.PgError{Code: "55P03"} }
+		f.store.fail = func([]store.Row, int) error { return &pgconn.PgError{Code: "55P03"} }
 		waitCtx, cancelWait := context.WithTimeout(t.Context(), time.Second)
 		defer cancelWait()
 		require.ErrorIs(t, f.writer.Write(t.Context(), waitCtx, f.batch(1, 0), &f.stats), context.DeadlineExceeded)
@@ -295,7 +295,7 @@ func TestWaitEnds(t *testing.T) {
 
 // A partition that is missing is made again; that of a deleted tenant is not.
 func TestMissingPartition(t *testing.T) {
-	missing := func(_ []store.Message, statement int) error {
+	missing := func(_ []store.Row, statement int) error {
 		if statement == 1 {
 			return &pgconn.PgError{Code: "23514"}
 		}
@@ -337,7 +337,7 @@ func TestFaultsOfOneTenantLeaveTheGateOpen(t *testing.T) {
 	for _, code := range []string{"57014", "55P03", "40001", "40P01", "42501", "23505"} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFixture(t, nil)
-			f.store.fail = func(_ []store.Message, statement int) error {
+			f.store.fail = func(_ []store.Row, statement int) error {
 				if statement == 1 {
 					return &pgconn.PgError{Code: code}
 				}

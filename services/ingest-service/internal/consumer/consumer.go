@@ -1,7 +1,7 @@
-// Package consumer takes one tenant's messages from its queue and has them written in batches.
+// Package consumer consumes one tenant's queue and has its messages written in batches.
 //
-// One collector per tenant owns the channel: it gathers deliveries while writers are busy, hands batches to at most W of
-// them, and acknowledges what is finished. W workers that each took their own messages would commit batches of one or
+// One collector per tenant owns the channel: it gathers deliveries while workers are busy, hands batches to at most W of
+// them, and acknowledges what is finished. W workers that each consumed their own messages would commit batches of one or
 // two; one collector in front of them gets five to ten times the throughput with the same guarantee.
 //
 // The guarantee: a delivery is acknowledged only after its batch was committed (or its message handed on to a retry
@@ -34,7 +34,7 @@ type Config struct {
 	// Prefetch is how many deliveries of a tenant may be unacknowledged. It is lowered for a tenant with large messages,
 	// see [Budget].
 	Prefetch int
-	// BatchMessages is the size at which a batch is handed over although other writers are busy.
+	// BatchMessages is the size at which a batch is handed over although other workers are busy.
 	BatchMessages int
 	// BatchBytes is the same in bytes.
 	BatchBytes int64
@@ -51,7 +51,8 @@ type Config struct {
 
 // State is what the outside sees of a consumer. Its fields may be read at any time.
 type State struct {
-	batch.Stats
+	// Stats is what became of the messages.
+	Stats batch.Stats
 	// WithoutID counts messages that came without an id; they are stored at least once.
 	WithoutID atomic.Int64
 	// Workers is how many batches may be written at a time, Busy how many are.
@@ -63,7 +64,7 @@ type State struct {
 	waiting atomic.Pointer[consume.Consumer] // has those that were not taken yet; nil while there is none
 }
 
-// Unacked is how many deliveries have come and are not finished, those included that wait until a writer is free: for the broker none of
+// Unacked is how many deliveries have come and are not finished, those included that wait until a worker is free: for the broker none of
 // them waits any more.
 func (s *State) Unacked() int64 {
 	n := s.taken.Load()
@@ -139,12 +140,12 @@ func (c *Consumer) wake() {
 // starts over whenever the broker or the database has been away. An error is [ErrQueueMissing] or
 // [store.ErrRetired]: there is nothing to consume or nowhere to store.
 //
-// An idle tenant waits below it, in [intake.next]. The runtime halves a stack of which less than a quarter is in use, so what
+// An idle tenant waits below it, in [collector.next]. The runtime halves a stack of which less than a quarter is in use, so what
 // is on the way there is kept small: all else is in functions that have returned by then.
 func (c *Consumer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		began := time.Now()
-		in, err := c.begin(ctx)
+		in, err := c.startCollector(ctx)
 		if err == nil {
 			c.prefetch, err = in.run(ctx)
 		}
@@ -157,24 +158,24 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// begin starts one consumer on one channel.
-func (c *Consumer) begin(ctx context.Context) (*intake, error) {
+// startCollector starts one consumer on one channel, once the gate is open.
+func (c *Consumer) startCollector(ctx context.Context) (*collector, error) {
 	if err := c.gate.Wait(ctx); err != nil {
 		return nil, err
 	}
-	consumption, fault, err := c.start(ctx, contract.QueueName(c.tenant.String()))
+	consumption, fault, err := c.consume(ctx, contract.QueueName(c.tenant.String()))
 	if refused, ok := errors.AsType[*amqp.Error](err); ok && refused.Code == amqp.NotFound {
 		return nil, fmt.Errorf("%w: %s", ErrQueueMissing, refused.Reason)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return newIntake(c, consumption, fault), nil
+	return newCollector(c, consumption, fault), nil
 }
 
-// start consumes queue, where that harms nobody: a queue that did not answer the last time must first answer on a connection that
-// is there for that. fault is what is said of the tenant all the same.
-func (c *Consumer) start(ctx context.Context, queue string) (consumption *consume.Consumer, fault, err error) {
+// consume consumes queue on the connection where the tenant is placed. A queue that did not answer the last time must first answer on a
+// connection that is there for that. fault is what is said of the tenant all the same.
+func (c *Consumer) consume(ctx context.Context, queue string) (consumption *consume.Consumer, fault, err error) {
 	c.relocated.Store(false)
 	place, err := c.placement.Acquire(ctx, c.tenant, c.relocate, c.onChange)
 	if err != nil {

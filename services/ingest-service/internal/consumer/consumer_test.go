@@ -222,11 +222,11 @@ func testEverythingIsStoredOnceAndAcknowledged(t *testing.T, r *rig) {
 		}
 	}
 	r.publish(again...)
-	require.Eventually(t, func() bool { return r.state.Duplicates.Load() == 10 }, waitLimit, poll)
+	require.Eventually(t, func() bool { return r.state.Stats.Duplicates.Load() == 10 }, waitLimit, poll)
 	stop()
 	require.Zero(t, r.depth(contract.QueueName(r.tenant.String())), "nothing is left or given back")
 	require.Equal(t, ids, r.stored())
-	require.EqualValues(t, 2000, r.state.Stored.Load())
+	require.EqualValues(t, 2000, r.state.Stats.Stored.Load())
 }
 
 // A message that cannot be stored must neither block its neighbours nor disappear.
@@ -281,7 +281,7 @@ func TestForeignIDsAreStoredOnce(t *testing.T) {
 	r := newRig(t)
 	r.publish(r.message("order-1", `1`), r.message("order-1", `2`), r.message("", `3`), r.message("", `3`))
 	r.run(r.consumer().Run)
-	require.Eventually(t, func() bool { return r.state.Stored.Load() == 3 && r.state.Duplicates.Load() == 1 }, waitLimit, poll)
+	require.Eventually(t, func() bool { return r.state.Stats.Stored.Load() == 3 && r.state.Stats.Duplicates.Load() == 1 }, waitLimit, poll)
 	require.True(t, r.stored()[contract.MessageID(r.tenant, "order-1")])
 	require.EqualValues(t, 2, r.state.WithoutID.Load())
 }
@@ -296,16 +296,16 @@ func testStopUnderLoad(t *testing.T, r *rig) {
 	t.Helper()
 	ids := r.publishMany(3000)
 	for round := range 4 {
-		before := r.state.Stored.Load()
+		before := r.state.Stats.Stored.Load()
 		stop := r.run(r.consumer().Run)
-		require.Eventually(t, func() bool { return r.state.Stored.Load() > before || len(r.stored()) == len(ids) }, waitLimit, time.Millisecond)
+		require.Eventually(t, func() bool { return r.state.Stats.Stored.Load() > before || len(r.stored()) == len(ids) }, waitLimit, time.Millisecond)
 		stop()
 		require.False(t, r.state.Consuming.Load())
-		require.EqualValues(t, len(r.stored()), r.state.Stored.Load(), "round %d", round)
+		require.EqualValues(t, len(r.stored()), r.state.Stats.Stored.Load(), "round %d", round)
 	}
 	r.run(r.consumer().Run)
 	r.requireStored(ids)
-	require.Zero(t, r.state.Duplicates.Load(), "a stop in order leads to no redelivery of what was stored")
+	require.Zero(t, r.state.Stats.Duplicates.Load(), "a stop in order leads to no redelivery of what was stored")
 }
 
 // Resizing must not stop consumption, and must lose and double nothing.
@@ -321,7 +321,7 @@ func TestResizeUnderLoad(t *testing.T) {
 		require.EqualValues(t, workers, r.state.Workers.Load())
 	}
 	r.requireStored(ids)
-	require.Zero(t, r.state.Duplicates.Load())
+	require.Zero(t, r.state.Stats.Duplicates.Load())
 }
 
 // A database that cuts every connection, again and again, costs no message and makes no dead letter.
@@ -357,7 +357,7 @@ func testChannelDies(t *testing.T, r *rig) {
 	own := r.link
 	r.link = first
 	stop := r.run(r.consumer().Run)
-	require.Eventually(t, func() bool { return r.state.Stored.Load() > 0 }, waitLimit, time.Millisecond)
+	require.Eventually(t, func() bool { return r.state.Stats.Stored.Load() > 0 }, waitLimit, time.Millisecond)
 	cut()
 	require.NoError(t, <-done)
 	stop()
@@ -366,7 +366,7 @@ func testChannelDies(t *testing.T, r *rig) {
 	r.requireStored(ids)
 }
 
-// Whoever deletes the queue under a consumer ends it, so that it is provisioned again.
+// Deleting the queue under a consumer ends it, so that it is provisioned again.
 func TestQueueDisappears(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -382,6 +382,6 @@ func TestQueueDisappears(t *testing.T) {
 	case err := <-done:
 		require.ErrorIs(t, err, consumer.ErrQueueMissing)
 	case <-time.After(waitLimit):
-		t.Fatal("the consumer goes on without a queue")
+		t.Fatal("the consumer continues without a queue")
 	}
 }

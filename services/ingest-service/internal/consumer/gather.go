@@ -53,7 +53,7 @@ func (g *gatherer) add(d *consume.Delivery, now func() time.Time) {
 	if reason, err := g.check(d); err != nil {
 		b.Rejected = append(b.Rejected, batch.Rejection{Delivery: index, ID: id, Reason: reason, Err: err})
 	} else {
-		b.Messages = append(b.Messages, store.Message{ID: id, Payload: d.Body, Again: d.Redelivered || g.careful > 0})
+		b.Messages = append(b.Messages, store.Row{ID: id, Payload: d.Body, Again: d.Redelivered || g.careful > 0})
 		b.Index = append(b.Index, index)
 	}
 	b.Deliveries = append(b.Deliveries, *d)

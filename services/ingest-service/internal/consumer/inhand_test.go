@@ -244,7 +244,7 @@ func TestStopBehindASlowWriteGivesBackThatOne(t *testing.T) {
 	ids[slow] = true
 	r.run(r.consumer().Run)
 	r.requireStored(ids)
-	require.Zero(t, r.state.Duplicates.Load())
+	require.Zero(t, r.state.Stats.Duplicates.Load())
 }
 
 // Unacknowledged messages have a budget in bytes. Without it a hundred tenants with large messages and a slow database would

@@ -26,7 +26,7 @@ type pace struct {
 func (p *pace) took() { p.backlog = max(p.backlog-1, 0) }
 
 // linger is how long a batch that is not full waits, from its first message on. A lone message waits for nothing; while
-// others are being written, another writer begins only after delay.
+// others are being written, another worker begins only after delay.
 func (p *pace) linger(busy bool, delay time.Duration) time.Duration {
 	switch {
 	case p.backlog > 0:

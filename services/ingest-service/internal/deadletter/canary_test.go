@@ -11,6 +11,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 // The test messages of an instance that was killed come back to nobody. They are not dead letters, of no tenant that exists, which
@@ -29,7 +30,7 @@ func TestRecorderKeepsNoCanaryOfADeadInstance(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 3 }, waitLimit, 10*time.Millisecond)
 	publishAll(t, publisher, message(gone.String(), "m"), message(contract.CanaryName("dead"), "node #2"))
-	start(t, r.Run)
+	component.Run(t, r.Run)
 	entries := waitForEntries(t, store, gone, 1)
 	require.Equal(t, ReasonUnroutable, entries[0].Reason)
 	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 0 }, waitLimit, 10*time.Millisecond)

@@ -20,6 +20,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 // largeInTests is the size above which dead letters are large in these tests.
@@ -55,7 +56,7 @@ func TestDeadLetterThatIsNeverRecordedInTime(t *testing.T) {
 	r := recorder(t, link, s)
 	r.limits, r.ping = limits{prefetch: 16, large: largeInTests / 2, tries: 3}, s.Ping
 	publishAll(t, publisher, ofSize(tenantA, "huge", largeInTests+1), ofSize(tenantB, "large", largeInTests), ofSize(tenantB, "small", 1))
-	stop := start(t, r.Run)
+	stop := component.Run(t, r.Run)
 	waitForEntries(t, s, tenantB, 2)
 	require.Eventually(t, func() bool { return depth(t, link, contract.QuarantineQueue) == 1 }, waitLimit, 10*time.Millisecond, "it is not in quarantine")
 	stop()
@@ -78,7 +79,7 @@ func TestDeadLetterThatIsNeverRecordedInTime(t *testing.T) {
 			Headers: d.Headers, MessageId: d.MessageId, ContentType: d.ContentType, DeliveryMode: amqp.Persistent, Body: d.Body,
 		})
 	})
-	start(t, r.Run)
+	component.Run(t, r.Run)
 	got := waitForEntries(t, s, tenantA, 1)[0]
 	want.came, want.FirstFailedAt, want.LastFailedAt = nil, got.FirstFailedAt, got.LastFailedAt
 	require.Equal(t, want, got)
@@ -89,7 +90,7 @@ func deliveryIn(m publish.Message) consume.Delivery {
 	return delivered(m.Exchange, m.Key, m.Publishing)
 }
 
-// While the database writes nothing at all, the size of a dead letter is not to blame.
+// While the database writes nothing at all, the size of a dead letter is not the cause.
 func TestLargeDeadLetterWaitsForTheDatabase(t *testing.T) {
 	t.Parallel()
 	s, operator := database(t)
@@ -103,7 +104,7 @@ func TestLargeDeadLetterWaitsForTheDatabase(t *testing.T) {
 		return errors.New("nothing is written")
 	}
 	publishAll(t, publisher, ofSize(tenantA, "huge", largeInTests+1))
-	stop := start(t, r.Run)
+	stop := component.Run(t, r.Run)
 	<-pings
 	<-pings
 	stop()
@@ -124,7 +125,7 @@ func TestLargeParkedMessageIsMoved(t *testing.T) {
 		MessageId: "m", Expiration: "1", Headers: amqp.Table{"h": "x"}, Body: body,
 	}})
 	require.Eventually(t, func() bool { return depth(t, link, contract.ParkingQueue) == 1 }, waitLimit, 10*time.Millisecond)
-	start(t, r.Run)
+	component.Run(t, r.Run)
 	l := waitForEntries(t, s, tenantA, 1)[0]
 	require.Equal(t, ReasonExpired, l.Reason)
 	require.Equal(t, body, l.Payload)
@@ -157,7 +158,7 @@ func TestLargeDeadLettersAreHeldOneAtATime(t *testing.T) {
 	}, nil)
 	r := recorder(t, link, f)
 	r.limits = limits{prefetch: 4, large: largeInTests, tries: 1}
-	start(t, r.Run)
+	component.Run(t, r.Run)
 	for n := range probation { // from now on four at a time
 		publishAll(t, publisher, ofSize(tenantB, fmt.Sprint(n), 1))
 	}

@@ -52,10 +52,10 @@ func (f *faults) set(queue string, err error) {
 
 // losses counts the connections in a row that the deliveries of a queue have ended. It is owned by the goroutine that consumes it.
 type losses struct {
-	*Recorder
-	queue string
-	count int
-	since time.Time
+	recorder *Recorder
+	queue    string
+	count    int
+	since    time.Time
 }
 
 // lost notes that the connection was lost with err.
@@ -69,8 +69,8 @@ func (l *losses) lost(err error) {
 	if l.count < breaks {
 		return
 	}
-	l.metrics.blocked.WithLabelValues(l.queue).Set(1)
-	l.faults.set(l.queue, fmt.Errorf("%s: the deliveries of this queue break the connection (%d lost since %s); see the runbook; last error: %w",
+	l.recorder.metrics.blocked.WithLabelValues(l.queue).Set(1)
+	l.recorder.faults.set(l.queue, fmt.Errorf("%s: the deliveries of this queue break the connection (%d lost since %s); see the runbook; last error: %w",
 		l.queue, l.count, l.since.UTC().Format(time.RFC3339), err))
 }
 
@@ -80,8 +80,8 @@ func (l *losses) held() {
 		return
 	}
 	l.count = 0
-	l.metrics.blocked.WithLabelValues(l.queue).Set(0)
-	l.faults.set(l.queue, nil)
+	l.recorder.metrics.blocked.WithLabelValues(l.queue).Set(0)
+	l.recorder.faults.set(l.queue, nil)
 }
 
 // watchQuarantine reports what is in quarantine until ctx ends.
@@ -113,7 +113,7 @@ func (r *Recorder) quarantined(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	waiting := make(chan int, 1) // the request goes on when ctx ends first
+	waiting := make(chan int, 1) // the request continues when ctx ends first
 	err = session.Do(ctx, func(ch *amqp.Channel) error {
 		queue, err := ch.QueueDeclarePassive(contract.QuarantineQueue, true, false, false, false, nil)
 		waiting <- queue.Messages

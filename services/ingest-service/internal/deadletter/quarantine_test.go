@@ -18,6 +18,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 // What ends the connection counts as a delivery of everything that was held with it. So a new connection begins with one dead letter: a
@@ -46,7 +47,7 @@ func TestRecorderBeginsWithOneLetterAtATime(t *testing.T) {
 	}
 	send(probation)
 	hold.Store(true)
-	start(t, recorder(t, link, f).Run)
+	component.Run(t, recorder(t, link, f).Run)
 	require.Equal(t, 1, <-held)
 	require.Equal(t, probation-1, depth(t, link, contract.DeadLettersQueue), "one is held")
 	free <- struct{}{}
@@ -68,7 +69,7 @@ func TestBrokenConnectionsAreReported(t *testing.T) {
 	r.faults = newFaults(func(err error) { reported = append(reported, err) })
 	last := func() error { return reported[len(reported)-1] }
 	require.NoError(t, last())
-	l := &losses{Recorder: r, queue: contract.ParkingQueue}
+	l := &losses{recorder: r, queue: contract.ParkingQueue}
 	gauge := func() float64 { return testutil.ToFloat64(r.metrics.blocked.WithLabelValues(contract.ParkingQueue)) }
 	cause := &amqp.Error{Code: amqp.InternalError, Reason: "INTERNAL_ERROR", Server: true}
 	for range 3 {

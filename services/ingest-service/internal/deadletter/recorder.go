@@ -115,7 +115,7 @@ type source struct {
 func (r *Recorder) keep(ctx context.Context, s source) {
 	log := r.log.With(zap.String("queue", s.queue))
 	pauses := retry.Backoff(firstRetry, longestRetry)
-	lost := &losses{Recorder: r, queue: s.queue}
+	lost := &losses{recorder: r, queue: s.queue}
 	for {
 		began := time.Now()
 		var over <-chan struct{}
@@ -189,7 +189,7 @@ func (r *Recorder) consumeSome(
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), consumption.Stop())
-		case <-consumption.Deliveries: // only ever closed
+		case <-consumption.Ended():
 			return fmt.Errorf("%w: the consumer was cancelled", conn.ErrUnavailable)
 		case <-consumption.Done():
 			return fmt.Errorf("%w: the connection was lost", conn.ErrUnavailable)

@@ -25,29 +25,11 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 func deliveryOf(s string) consume.Delivery {
 	return delivered("", "", amqp.Publishing{MessageId: s, ContentType: s, Body: []byte(s), Headers: amqp.Table{"h": s}})
-}
-
-// start runs a component until the end of the test or until stop is called.
-func start(t *testing.T, component func(context.Context) error) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error, 1)
-	go func() { ended <- component(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		select {
-		case err := <-ended:
-			require.NoError(t, err)
-		case <-time.After(waitLimit):
-			t.Error("a component does not end")
-		}
-	})
-	t.Cleanup(stop)
-	return stop
 }
 
 const tier = 100 * time.Millisecond
@@ -62,7 +44,7 @@ func broker(t *testing.T, tenants ...uuid.UUID) (*conn.Link, *publish.Publisher)
 func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*conn.Link, *publish.Publisher) {
 	t.Helper()
 	link := conn.NewLink(conn.Config{URL: url}, t.Name(), zaptest.NewLogger(t), nil)
-	start(t, link.Run)
+	component.Run(t, link.Run)
 	do(t, link, func(ch *amqp.Channel) error {
 		if err := provision.DeclareShared(ch, []time.Duration{tier}, amqp.QueueTypeClassic); err != nil {
 			return err
@@ -75,7 +57,7 @@ func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*conn.Link, *publ
 		return nil
 	})
 	publisher := publish.New(link, 1, zaptest.NewLogger(t))
-	start(t, publisher.Run)
+	component.Run(t, publisher.Run)
 	return link, publisher
 }
 
@@ -166,7 +148,7 @@ func TestRecorderRecordsDeadLettersAndParkedMessages(t *testing.T) {
 	s, _ := database(t)
 	link, publisher := broker(t)
 	r := recorder(t, link, s)
-	stop := start(t, r.Run)
+	stop := component.Run(t, r.Run)
 
 	for n := range 200 {
 		publishAll(t, publisher, deadMessage(tenantA, fmt.Sprint(n)))
@@ -191,13 +173,13 @@ func TestRecorderRecordsDeadLettersAndParkedMessages(t *testing.T) {
 }
 
 // Whatever is in the queues of the recorder, also what only an operator can have published there, is a dead letter, and those
-// behind it go on.
+// behind it are recorded.
 func TestRecorderTakesAnything(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	url := backing.RabbitMQ(t).URL
 	link, publisher := brokerAt(t, url)
-	start(t, recorder(t, link, s).Run)
+	component.Run(t, recorder(t, link, s).Run)
 	producer, err := amqptest.Dial(t.Context(), url)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, producer.Close()) }()
@@ -236,16 +218,16 @@ func TestRecorderWaitsForTheDatabase(t *testing.T) {
 		return errors.New("connection refused")
 	}, nil)
 	r := recorder(t, link, f)
-	stop := start(t, r.Run)
+	stop := component.Run(t, r.Run)
 	publishAll(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantA, "2"))
 	<-tried
-	<-tried // it goes on trying
+	<-tried // it keeps trying
 	stop()
 	require.Eventually(t, func() bool { return depth(t, link, contract.DeadLettersQueue) == 2 }, waitLimit, 10*time.Millisecond,
 		"the dead letters are back in the queue")
 	require.Zero(t, testutil.ToFloat64(r.metrics.recorded))
 
-	start(t, recorder(t, link, f).Run)
+	component.Run(t, recorder(t, link, f).Run)
 	<-tried
 	f.set(nil, nil)
 	waitForEntries(t, s, tenantA, 2)
@@ -258,11 +240,11 @@ func TestRecorderThatDiesBeforeItAcknowledges(t *testing.T) {
 	link, publisher := broker(t)
 	f := &faulty{Store: s}
 	f.set(nil, func([]Entry) error { return errors.New("connection lost during the commit") })
-	stop := start(t, recorder(t, link, f).Run)
+	stop := component.Run(t, recorder(t, link, f).Run)
 	publishAll(t, publisher, deadMessage(tenantA, "1"))
 	waitForEntries(t, s, tenantA, 1)
 	stop()
-	start(t, recorder(t, link, s).Run)
+	component.Run(t, recorder(t, link, s).Run)
 	require.Eventually(t, func() bool {
 		return depth(t, link, contract.DeadLettersQueue) == 0 && list(t, s, tenantA, Filter{})[0].Version > 1
 	}, waitLimit, 10*time.Millisecond)
@@ -286,7 +268,7 @@ func TestRecorderFindsTheDeadLetterThatTheDatabaseRefuses(t *testing.T) {
 		messages = append(messages, deadMessage(tenantA, fmt.Sprint(n)))
 	}
 	publishAll(t, publisher, messages...)
-	start(t, recorder(t, link, f).Run)
+	component.Run(t, recorder(t, link, f).Run)
 	bare := 0
 	for _, l := range waitForEntries(t, s, tenantA, 40) {
 		require.NotEmpty(t, l.Payload)
@@ -305,7 +287,7 @@ func TestRecorderCountsWhatItDiscards(t *testing.T) {
 	dropPartition(t, operator, tenantA)
 	link, publisher := broker(t)
 	r := recorder(t, link, s)
-	start(t, r.Run)
+	component.Run(t, r.Run)
 	publishAll(t, publisher, deadMessage(tenantA, "1"), deadMessage(tenantB, "1"))
 	waitForEntries(t, s, tenantB, 1)
 	require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.discarded) == 1 }, waitLimit, time.Millisecond)

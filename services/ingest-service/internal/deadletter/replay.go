@@ -103,7 +103,7 @@ type Outcome struct {
 	// Replayed, AlreadyStored and Refused count the dead letters by result. Refused ones have a payload that cannot be stored
 	// as it is.
 	Replayed, AlreadyStored, Refused int
-	// Next is where to go on, if More dead letters are left.
+	// Next is the position to continue from, if More dead letters are left.
 	Next Position
 	More bool
 }
@@ -135,7 +135,7 @@ func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filte
 			break
 		}
 		if err := limiter.WaitN(ctx, len(page.Entries)); err != nil {
-			return outcome, nil // there is no time for another page: the caller goes on from Next
+			return outcome, nil // there is no time for another page: the caller continues from Next
 		}
 		results, errs, err := r.replay(ctx, tenant, page.Entries)
 		for i, result := range results {

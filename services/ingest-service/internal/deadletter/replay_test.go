@@ -239,7 +239,7 @@ func TestReplayAll(t *testing.T) {
 	require.Len(t, list(t, s, tenantB, Filter{}), 1)
 }
 
-// A tenant's replay shares the way with what is new: it has to be slow, and to go on where it stopped.
+// A tenant's replay shares the way with what is new: it has to be slow, and to continue where it stopped.
 func TestReplayAllIsSlowAndGoesOnWhereItStopped(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)

@@ -45,7 +45,7 @@ type Page struct {
 
 // Limits of a page.
 type Limits struct {
-	// Entries is how many a page has at the most.
+	// Entries is how many a page has at most.
 	Entries int
 	// Payload is how many bytes of each payload are read. A longer one is left out as a whole.
 	Payload int

@@ -55,7 +55,7 @@ var (
 
 // canaries are those of one connection.
 type canaries struct {
-	*Watch
+	watch   *Watch
 	session *conn.Session
 	queue   string // into which canaries come back
 	returns *consume.Consumer
@@ -78,7 +78,7 @@ func (w *Watch) overConnection(ctx context.Context, missed map[string]int, sent 
 	if err != nil {
 		return false
 	}
-	c := &canaries{Watch: w, session: session}
+	c := &canaries{watch: w, session: session}
 	if err := c.awaitReturns(ctx); err != nil {
 		if ctx.Err() == nil {
 			w.log.Info("no canary can be sent; it will be repeated", zap.Error(err))
@@ -129,13 +129,13 @@ func (c *canaries) count(missed map[string]int, results map[string]error) {
 	for path, err := range results {
 		if err == nil {
 			missed[path] = 0
-			c.set(path, nil)
+			c.watch.set(path, nil)
 			continue
 		}
 		missed[path]++
-		c.log.Debug("a canary was missed", zap.String("which", path), zap.Int("misses", missed[path]), zap.Error(err))
+		c.watch.log.Debug("a canary was missed", zap.String("which", path), zap.Int("misses", missed[path]), zap.Error(err))
 		if missed[path] >= misses {
-			c.set(path, errMissed(path, missed[path], err))
+			c.watch.set(path, errMissed(path, missed[path], err))
 		}
 	}
 }
@@ -149,10 +149,10 @@ func (c *canaries) round(ctx context.Context, number int) map[string]error {
 			results[path] = err
 		}
 	}
-	if provision.Screened(c.cfg.Broker.Screen, c.session.Version()) {
+	if provision.Screened(c.watch.cfg.Broker.Screen, c.session.Version()) {
 		note(screen, c.tryScreen(ctx))
 	}
-	key := contract.CanaryName(c.cfg.Instance)
+	key := contract.CanaryName(c.watch.cfg.Instance)
 	waiting := make(map[string]time.Duration)
 	send := func(path, exchange string, delay time.Duration) {
 		if err := c.publish(ctx, exchange, key, path+separator+strconv.Itoa(number), nil); err != nil {
@@ -166,8 +166,8 @@ func (c *canaries) round(ctx context.Context, number int) map[string]error {
 	} else {
 		send(ownTier, "", ownDelay)
 	}
-	if c.cfg.Tier <= longestTier {
-		send(sharedTier, contract.RetryTierName(c.cfg.Tier), c.cfg.Tier)
+	if c.watch.cfg.Tier <= longestTier {
+		send(sharedTier, contract.RetryTierName(c.watch.cfg.Tier), c.watch.cfg.Tier)
 	}
 	for path, back := range c.collect(ctx, waiting) {
 		if back {
@@ -186,7 +186,7 @@ func (c *canaries) collect(ctx context.Context, awaited map[string]time.Duration
 		back[path], longest = false, max(longest, delay)
 		open++
 	}
-	limit := time.After(longest + c.cfg.Grace)
+	limit := time.After(longest + c.watch.cfg.Grace)
 	for open > 0 {
 		select {
 		case <-ctx.Done():
@@ -212,7 +212,7 @@ func (c *canaries) collect(ctx context.Context, awaited map[string]time.Duration
 
 // tryScreen publishes what the screen is to refuse, under a key that leads nowhere behind it.
 func (c *canaries) tryScreen(ctx context.Context) error {
-	err := c.publish(ctx, contract.MessagesExchange, contract.CanaryName(c.cfg.Instance), screen, amqp.Table{"x-death": nil})
+	err := c.publish(ctx, contract.MessagesExchange, contract.CanaryName(c.watch.cfg.Instance), screen, amqp.Table{"x-death": nil})
 	switch {
 	case errors.Is(err, publish.ErrRejected):
 		return nil
@@ -226,7 +226,7 @@ func (c *canaries) tryScreen(ctx context.Context) error {
 func (c *canaries) publish(ctx context.Context, exchange, key, id string, headers amqp.Table) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return c.publisher.Publish(ctx, publish.Message{Exchange: exchange, Key: key, Publishing: amqp.Publishing{
+	return c.watch.publisher.Publish(ctx, publish.Message{Exchange: exchange, Key: key, Publishing: amqp.Publishing{
 		MessageId: id, DeliveryMode: amqp.Persistent, Headers: headers, Timestamp: time.Now(), AppId: "canary",
 	}})
 }
@@ -236,7 +236,7 @@ func (c *canaries) publish(ctx context.Context, exchange, key, id string, header
 func (c *canaries) declareOwnTier(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	name := contract.CanaryName(c.cfg.Instance)
+	name := contract.CanaryName(c.watch.cfg.Instance)
 	err := c.session.Do(ctx, func(ch *amqp.Channel) error {
 		// Each time: somebody may have deleted the exchange, and the bindings with it.
 		if err := ch.QueueBind(c.queue, name, contract.RetryReturnExchange, false, nil); err != nil {

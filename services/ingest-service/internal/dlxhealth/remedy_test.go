@@ -22,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 // repeatRemedy is the pause before the last command of the remedy is given again.
@@ -65,8 +66,8 @@ func (r *rig) topology(cfg conn.Config) *provision.Topology {
 	r.t.Helper()
 	probing := conn.NewLink(cfg, "quarantine", zap.NewNop(), nil)
 	link := conn.NewLink(cfg, "topology", zap.NewNop(), nil)
-	r.run(probing.Run)
-	r.run(link.Run)
+	component.Run(r.t, probing.Run)
+	component.Run(r.t, link.Run)
 	return provision.NewTopology(link, consume.NewProber(probing), []time.Duration{tier}, provision.QueueOptions{}, cfg.Screen, zap.NewNop())
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,8 +53,8 @@ func newRig(t *testing.T, cfg conn.Config) *rig {
 	r := &rig{t: t, screen: cfg.Screen, link: conn.NewLink(cfg, "test", log, nil)}
 	r.publisher = publish.New(r.link, 1, log)
 	own := conn.NewLink(cfg, "canary", log, nil)
-	for _, component := range []func(context.Context) error{r.link.Run, r.publisher.Run, own.Run} {
-		r.run(component)
+	for _, run := range []func(context.Context) error{r.link.Run, r.publisher.Run, own.Run} {
+		component.Run(r.t, run)
 	}
 	r.declare()
 	r.watch = New(
@@ -67,22 +68,9 @@ func newRig(t *testing.T, cfg conn.Config) *rig {
 	return r
 }
 
-func (r *rig) run(component func(context.Context) error) {
-	r.t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- component(ctx) }()
-	r.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			r.t.Errorf("component: %v", err)
-		}
-	})
-}
-
 func (r *rig) start() {
 	r.t.Helper()
-	r.run(r.watch.Run)
+	component.Run(r.t, r.watch.Run)
 }
 
 func (r *rig) do(fn func(ch *amqp.Channel) error) error {
@@ -209,7 +197,7 @@ func TestABrokerThatIsAwayIsNotTakenForOneThatDoesNotDeadLetter(t *testing.T) {
 	}
 	var causes []error
 	w := New(Config{}, nil, nil, func(err error) { causes = append(causes, err) }, prometheus.NewPedanticRegistry(), zap.NewNop())
-	c, missed := &canaries{Watch: w}, make(map[string]int)
+	c, missed := &canaries{watch: w}, make(map[string]int)
 	for range misses - 1 {
 		c.count(missed, map[string]error{ownTier: errNotBack})
 	}

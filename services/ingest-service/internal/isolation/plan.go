@@ -247,7 +247,7 @@ func (p *plan) lostOther(now time.Time) {
 	p.others = append(slices.DeleteFunc(p.others, func(at time.Time) bool { return now.Sub(at) > p.limits.window+p.limits.judge }), now)
 }
 
-// excuse takes back the loss of the connection of a group, whose consumers go on.
+// excuse takes back the loss of the connection of a group, whose consumers continue.
 func (g *group) excuse(now time.Time) { g.lost, g.cause, g.opened = time.Time{}, nil, now }
 
 // explained reports whether another connection was lost at that time.
@@ -263,7 +263,7 @@ func (p *plan) explain(s *shared, at time.Time) {
 	}
 }
 
-// end ends an experiment; consumers go on.
+// end ends an experiment; consumers continue.
 func (s *shared) end() {
 	s.judged = time.Time{}
 	clear(s.asked)

@@ -211,6 +211,9 @@ func TestNeighboursLoseAHandfulOfConnections(t *testing.T) {
 	for _, test := range []struct{ tenants, poisoned, busy, atMost int }{
 		{50, 1, 0, 3}, {50, 1, 49, 4}, {50, 2, 49, 5}, {1000, 1, 0, 3}, {1000, 1, 999, 6}, {1000, 3, 500, 6}, {1000, 40, 960, 7},
 	} {
+		if testing.Short() && test.tenants > 50 {
+			continue // NOT RUN with -short, by make test-long alone: a thousand tenants take a minute
+		}
 		t.Run(fmt.Sprintf("%d tenants, %d poisoned, %d others busy", test.tenants, test.poisoned, test.busy), func(t *testing.T) {
 			s := newSimulation(t, 1, func(n int) int { return n / 2 })
 			var want []uuid.UUID

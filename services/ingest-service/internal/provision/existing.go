@@ -19,9 +19,9 @@ const (
 	readPause = time.Second
 )
 
-// Existing is the tenants that had been provisioned before this instance began. Their consumers are started at once: making
-// sure of partition and queue first would take most of the time of a restart. Should the queue be missing, the consumer
-// says so, and the tenant is provisioned. Missing bindings nobody notices; so all of them are to be verified later.
+// Existing is the tenants that had been provisioned before this instance began. Their consumers are started at once: verifying
+// partition and queue first would take most of the time of a restart. Should the queue be missing, the consumer
+// says so, and the tenant is provisioned. Nothing reports a missing binding, so all of them are to be verified later.
 type Existing struct {
 	partitions Partitions
 	log        *zap.Logger

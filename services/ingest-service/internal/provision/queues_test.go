@@ -178,7 +178,7 @@ func TestDeliveriesThatEndTheRecorderAreInQuarantine(t *testing.T) {
 	}
 }
 
-// An installation whose queues are older than the quarantine goes on with them.
+// An installation whose queues are older than the quarantine continues with them.
 func TestQueuesOlderThanTheQuarantineAreUsedAsTheyAre(t *testing.T) {
 	t.Parallel()
 	link := amqptest.StartLink(t, backing.RabbitMQ(t).URL, nil)

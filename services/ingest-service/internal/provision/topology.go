@@ -150,14 +150,11 @@ func (t *Topology) Declare(ctx context.Context, tenant uuid.UUID) error {
 
 // declareClassic makes a queue that can be trusted at once.
 func (t *Topology) declareClassic(ctx context.Context, session *conn.Session, tenant uuid.UUID) error {
-	err := session.Do(ctx, func(ch *amqp.Channel) error {
-		return DeclareTenantQueue(ch, tenant.String(), t.options)
-	})
+	options := t.options
+	options.Screened = Screened(t.screen, session.Version())
+	err := session.Do(ctx, func(ch *amqp.Channel) error { return DeclareTenant(ch, tenant.String(), options) })
 	if errors.Is(err, ErrQueueMismatch) {
 		t.warnOfMismatch(tenant, err)
-		err = nil
-	}
-	if err == nil {
 		err = t.bindOn(ctx, session, tenant)
 	}
 	if isNotFound(err) {
@@ -347,7 +344,7 @@ func (t *Topology) Depths(ctx context.Context, tenants []uuid.UUID, observe func
 		return err
 	}
 	for len(tenants) > 0 {
-		depths := make(chan []int64, 1) // the requests go on when ctx ends first, and nobody may wait for them then
+		depths := make(chan []int64, 1) // the requests continue when ctx ends first, and nobody may wait for them then
 		err := session.Do(ctx, func(ch *amqp.Channel) error {
 			var known []int64
 			defer func() { depths <- known }()

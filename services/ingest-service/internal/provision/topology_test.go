@@ -83,7 +83,7 @@ func TestQueueWhoseMakerLostItsConnectionIsKept(t *testing.T) {
 }
 
 // A broker that is killed right after it has made a queue may have forgotten half of it. Nobody could ever use such a queue:
-// it is made again once the broker is back, by all who have made it at once. One that was there before keeps what it holds.
+// it is made again once the broker is back, by all instances that have made it at once. One that was there before keeps what it holds.
 func TestQueueWhoseBrokerWasLostYoungIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -70,8 +70,8 @@ const (
 	copySignature = "PGCOPY\n\377\r\n\x00"
 )
 
-// copySize is how much [appendCopy] writes, at the most.
-func copySize(messages []Message) int {
+// copySize is how much [appendCopy] writes at most.
+func copySize(messages []Row) int {
 	size := copyHeader + len(copySignature) + 8 + 2 + copyHeader
 	for i := range messages {
 		size += copyTuple + len(messages[i].Payload)
@@ -81,7 +81,7 @@ func copySize(messages []Message) int {
 
 // appendCopy writes messages in the binary format of COPY (PostgreSQL documentation, COPY, "Binary Format"), in messages of
 // the protocol.
-func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Message) []byte {
+func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Row) []byte {
 	const columns = 5
 	buffer = slices.Grow(buffer, copySize(messages))
 	begin := func() (start int) {

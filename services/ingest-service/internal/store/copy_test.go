@@ -53,7 +53,7 @@ func TestRequestsProperty(t *testing.T) {
 		for range rapid.IntRange(1, 4).Draw(r, "writes") {
 			w := &write{tenant: uuid.New()}
 			for _, size := range sizes().Draw(r, "sizes") {
-				w.messages = append(w.messages, Message{ID: uuid.New(), Payload: bytes.Repeat([]byte{byte(size)}, size)})
+				w.messages = append(w.messages, Row{ID: uuid.New(), Payload: bytes.Repeat([]byte{byte(size)}, size)})
 			}
 			group = append(group, w)
 		}

@@ -156,7 +156,7 @@ func (s *scripted) serve() {
 func requestsOf(copies, size int) []byte {
 	group := make([]*write, copies)
 	for i := range group {
-		group[i] = &write{tenant: uuid.New(), messages: []Message{{ID: uuid.New(), Payload: make([]byte, size)}}}
+		group[i] = &write{tenant: uuid.New(), messages: []Row{{ID: uuid.New(), Payload: make([]byte, size)}}}
 	}
 	return appendWrites(nil, sharedTimeouts, group, 1)
 }
@@ -251,7 +251,7 @@ func TestExchangeAgainstAServer(t *testing.T) {
 }
 
 // A server that is frozen must hold a writer for as long as its timeout, and not a moment longer: at every stage, with and
-// without TLS. It is asked to cancel, or the transaction would go on holding locks and the reading order.
+// without TLS. It is asked to cancel, or the transaction would keep holding locks and the reading order.
 func TestExchangeWithAFrozenServer(t *testing.T) {
 	const timeout = 10 * time.Second
 	for stage, script := range map[string]func(*scripted){

@@ -23,7 +23,7 @@ ON CONFLICT (tenant_id, id) DO NOTHING`
 // insert sends both statements before one Sync, so that they are one transaction and one round trip. The arrays are
 // written in the binary format of PostgreSQL right away: building them from Go values through the type map of pgx
 // costs several allocations a message.
-func insert(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID, messages []Message) (int, error) {
+func insert(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID, messages []Row) (int, error) {
 	acquired, err := pool.Acquire(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("acquire a database connection: %w", err)
@@ -70,7 +70,7 @@ func arrayHeader(buffer []byte, elementType uint32, length int) []byte {
 
 const arrayHeaderSize = 20
 
-func idArray(messages []Message) []byte {
+func idArray(messages []Row) []byte {
 	const size = 16
 	buffer := make([]byte, 0, arrayHeaderSize+len(messages)*(4+size))
 	buffer = arrayHeader(buffer, pgtype.UUIDOID, len(messages))
@@ -81,7 +81,7 @@ func idArray(messages []Message) []byte {
 	return buffer
 }
 
-func payloadArray(messages []Message) []byte {
+func payloadArray(messages []Row) []byte {
 	size := arrayHeaderSize
 	for i := range messages {
 		size += 4 + 1 + len(messages[i].Payload)

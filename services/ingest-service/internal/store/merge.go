@@ -53,7 +53,7 @@ type merger struct {
 // write is one call of copy.
 type write struct {
 	tenant   uuid.UUID
-	messages []Message
+	messages []Row
 	bytes    int
 	role     chan role // one element
 }
@@ -72,7 +72,7 @@ func newMerger(pool *pgxpool.Pool) *merger {
 }
 
 // copy commits messages. An error of the server is about these messages, or about all.
-func (m *merger) copy(ctx context.Context, tenant uuid.UUID, messages []Message) (err error) {
+func (m *merger) copy(ctx context.Context, tenant uuid.UUID, messages []Row) (err error) {
 	w := &write{tenant: tenant, messages: messages, bytes: copySize(messages)}
 	if w.bytes > mergeBytes || m.isSeparate(tenant) {
 		return m.commit(ctx, w)

@@ -444,8 +444,8 @@ func (w *wire) run(server string) {
 	}
 }
 
-// A network or a server that freezes under traffic must hold every writer for its timeout at the most; when it thaws, all
-// goes on, and the writes that were given up can be repeated, whether they had got through or not.
+// A network or a server that freezes under traffic must hold every writer for its timeout at most; when it thaws, all
+// continues, and the writes that were given up can be repeated, whether they had got through or not.
 func TestTheServerFreezes(t *testing.T) {
 	w := newWire(t)
 	g := newRig(t, 500*time.Millisecond, 100*time.Millisecond, func(config *pgxpool.Config) {
@@ -491,7 +491,7 @@ func TestTheServerFreezes(t *testing.T) {
 	g.requireStored(all...)
 }
 
-// A server that takes connections and never says a word must hold a writer for its timeout at the most.
+// A server that takes connections and never says a word must hold a writer for its timeout at most.
 func TestTheServerIsSilent(t *testing.T) {
 	w := newWire(t) // nobody accepts: the kernel does
 	pool, err := pgxpool.New(t.Context(), "postgres://mtm@"+w.Addr().String()+"/mtm?sslmode=disable")

@@ -150,7 +150,7 @@ func (g *rig) gated(tenant uuid.UUID) (open func()) {
 // written is what was given to Insert, remembered apart from the memory that Insert has seen.
 type written struct {
 	tenant   uuid.UUID
-	messages []Message
+	messages []Row
 	ids      []uuid.UUID
 	contents []string
 
@@ -170,13 +170,13 @@ func batchOf(tenant uuid.UUID, n, size int) *written {
 
 func (w *written) add(id uuid.UUID, content string) {
 	w.ids, w.contents = append(w.ids, id), append(w.contents, content)
-	w.messages = append(w.messages, Message{ID: id, Payload: []byte(content)})
+	w.messages = append(w.messages, Row{ID: id, Payload: []byte(content)})
 }
 
 // insert writes w, and then uses its memory for something else at once, as the batches of a consumer do.
 func (g *rig) insert(ctx context.Context, w *written) error {
 	for i := range w.messages {
-		w.messages[i] = Message{ID: w.ids[i], Payload: append(w.messages[i].Payload[:0], w.contents[i]...)}
+		w.messages[i] = Row{ID: w.ids[i], Payload: append(w.messages[i].Payload[:0], w.contents[i]...)}
 	}
 	w.stored, w.err = g.Insert(ctx, w.tenant, w.messages)
 	for i := range w.messages {
@@ -186,7 +186,7 @@ func (g *rig) insert(ctx context.Context, w *written) error {
 	return w.err
 }
 
-// begin writes w while the test goes on. The channel is closed at the end.
+// begin writes w while the test continues. The channel is closed at the end.
 func (g *rig) begin(ctx context.Context, w *written) <-chan struct{} {
 	g.Helper()
 	finished := make(chan struct{})

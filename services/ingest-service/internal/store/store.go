@@ -17,8 +17,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
-// Message is what is stored of a delivery.
-type Message struct {
+// Row is what is stored of a delivery.
+type Row struct {
 	ID uuid.UUID
 	// Payload is one JSON value that [contract.CheckPayload] has passed.
 	Payload []byte
@@ -45,10 +45,10 @@ func New(pool *pgxpool.Pool, timeout time.Duration) *Store {
 //
 // Messages that have not been delivered before are as a rule not stored either: they are copied, which knows no
 // conflicts and costs half as much. Should one of them be there all the same, all of them are inserted instead.
-func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Message) (stored int, err error) {
+func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Row) (stored int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	if !slices.ContainsFunc(messages, func(m Message) bool { return m.Again }) {
+	if !slices.ContainsFunc(messages, func(m Row) bool { return m.Again }) {
 		err := s.merger.copy(ctx, tenant, messages)
 		if err == nil {
 			return len(messages), nil

@@ -56,10 +56,10 @@ func (f fixture) count(t *testing.T, sql string, args ...any) int {
 	return n
 }
 
-func messages(n int) []store.Message {
-	list := make([]store.Message, n)
+func messages(n int) []store.Row {
+	list := make([]store.Row, n)
 	for i := range list {
-		list[i] = store.Message{ID: uuid.New(), Payload: fmt.Appendf(nil, `{"n":%d}`, i)}
+		list[i] = store.Row{ID: uuid.New(), Payload: fmt.Appendf(nil, `{"n":%d}`, i)}
 	}
 	return list
 }
@@ -144,12 +144,12 @@ func TestPayloadsAgainstTheDatabase(t *testing.T) {
 		strings.Repeat("[", 200) + strings.Repeat("]", 200), `{"":{"":""}}`,
 	} {
 		require.NoError(t, contract.CheckPayload([]byte(payload), contract.DefaultMaxPayload), payload)
-		_, err := f.store.Insert(t.Context(), tenant, []store.Message{{ID: uuid.New(), Payload: []byte(payload)}})
+		_, err := f.store.Insert(t.Context(), tenant, []store.Row{{ID: uuid.New(), Payload: []byte(payload)}})
 		require.NoError(t, err, payload)
 	}
 	for _, payload := range []string{``, `{`, `{} {}`, `"\u0000"`, `"\ud83d"`, "\"\xff\"", `nul`, `[1,]`, `01`} {
 		require.Error(t, contract.CheckPayload([]byte(payload), contract.DefaultMaxPayload), payload)
-		_, err := f.store.Insert(t.Context(), tenant, []store.Message{{ID: uuid.New(), Payload: []byte(payload)}})
+		_, err := f.store.Insert(t.Context(), tenant, []store.Row{{ID: uuid.New(), Payload: []byte(payload)}})
 		require.Equal(t, sqlstate.Content, sqlstate.Classify(err), "%q: %v", payload, err)
 	}
 }
@@ -162,7 +162,7 @@ func TestMissingPartitionIsInfrastructure(t *testing.T) {
 	require.Equal(t, sqlstate.Infrastructure, sqlstate.Classify(err), "%v", err)
 }
 
-// Whose partition has been there for a while needs not be provisioned again; the young, and the dropped, are left out.
+// A tenant whose partition has been there for a while need not be provisioned again; the young, and the dropped, are left out.
 func TestAttachedLongerThan(t *testing.T) {
 	f := newFixture(t)
 	old, older, dropped, young := f.attached(t), f.attached(t), f.attached(t), f.attached(t)

@@ -206,7 +206,7 @@ func (c *Controller) Reobserve() {
 }
 
 // Verify has a tenant's partition, queue and bindings verified, soon and at most once at a time. It does not wait for that, and the
-// tenant goes on meanwhile.
+// tenant continues meanwhile.
 func (c *Controller) Verify(id uuid.UUID) {
 	if t, known := c.tenants.find(id); known {
 		t.requestVerification()
@@ -219,7 +219,7 @@ const lookupTimeout = 500 * time.Millisecond
 // Lookup tells what is wanted of a tenant and whether its queue is there; ok is false for a tenant that does not exist. A
 // tenant that this instance does not know is looked up in the control channel, for it may have been created this very
 // moment, and then among the partitions, for a missing key never means deletion: the channel may have lost its data. As
-// long as nobody can tell, every tenant may exist. One whose deletion the registry has not confirmed goes on as it is: a
+// long as nobody can tell, every tenant may exist. One whose deletion the registry has not confirmed continues as it is: a
 // producer that is told of a deletion gives up, and the control channel may be wrong.
 func (c *Controller) Lookup(ctx context.Context, id uuid.UUID) (spec contract.TenantSpec, provisioned, ok bool) {
 	synced := c.isSynced() // first: the snapshot was taken in before that

@@ -145,6 +145,9 @@ func TestWorkersAreDivided(t *testing.T) {
 // The instance that consumes a tenant of one worker is cut off from the control channel. It stands back, and the other one takes
 // over when its heartbeat has run out: there are two for no longer than a heartbeat lives, if at all.
 func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it waits for a heartbeat to expire")
+	}
 	t.Parallel()
 	r := newRig(t)
 	_, cutA := r.instanceOn("a")

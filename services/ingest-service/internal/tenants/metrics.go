@@ -87,13 +87,13 @@ func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready 
 	gauge(c.workers, busy, "busy")
 	gauge(c.workers, max(running-busy, 0), "idle")
 	gauge(c.desired, int64(desired))
-	counter(c.stored, t.counts.Stored.Load())
-	counter(c.duplicates, t.counts.Duplicates.Load())
-	counter(c.retried, t.counts.Retried.Load())
+	counter(c.stored, t.counts.Stats.Stored.Load())
+	counter(c.duplicates, t.counts.Stats.Duplicates.Load())
+	counter(c.retried, t.counts.Stats.Retried.Load())
 	counter(c.withoutID, t.counts.WithoutID.Load())
 	for _, reason := range contract.Reasons() {
 		// Series of reasons that have not occurred would be most of all series.
-		if n := t.counts.DeadLettered(reason).Load(); n > 0 {
+		if n := t.counts.Stats.DeadLettered(reason).Load(); n > 0 {
 			counter(c.deadLettered, n, string(reason))
 		}
 	}

@@ -25,9 +25,9 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
 )
 
-// settling is longer than the controller needs for anything here, in the time of the bubble: faults end soon, and the
+// convergence is longer than the controller needs for anything here, in the time of the bubble: faults end soon, and the
 // longest pause between two tries is 15 seconds.
-const settling = time.Minute
+const convergence = time.Minute
 
 // plant is what a controller acts on: it does in memory what database and broker do, fails on demand, and notes what must
 // not happen.
@@ -399,7 +399,7 @@ func run(lives []life, events []event) error {
 			p.mu.Unlock()
 			continue // it is the next event that meets them
 		}
-		<-time.After(settling)
+		<-time.After(convergence)
 		synctest.Wait()
 		for tenant := range lives {
 			model[tenant].converge()

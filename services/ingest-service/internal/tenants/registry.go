@@ -132,7 +132,7 @@ func (r *resync) compareRegistered(ctx context.Context, running map[uuid.UUID]co
 	return left, nil
 }
 
-// compareUnregistered tears down those of the tenants that are deleted. One that the registry does not know goes on as it is.
+// compareUnregistered tears down those of the tenants that are deleted. One that the registry does not know continues as it is.
 func (r *resync) compareUnregistered(ctx context.Context, ids []uuid.UUID, running map[uuid.UUID]contract.TenantSpec) error {
 	for len(ids) > 0 {
 		chunk := ids[:min(amongLimit, len(ids))]

@@ -34,7 +34,7 @@ func TestReportsOfIdleTenants(t *testing.T) {
 			}
 			return n
 		}
-		<-time.After(settling)
+		<-time.After(convergence)
 		synctest.Wait()
 		require.Equal(t, tenants, running())
 
@@ -49,7 +49,7 @@ func TestReportsOfIdleTenants(t *testing.T) {
 		p.beat = 1000
 		p.mu.Unlock()
 
-		<-time.After(settling)
+		<-time.After(convergence)
 		synctest.Wait()
 		require.Equal(t, tenants, running())
 	})

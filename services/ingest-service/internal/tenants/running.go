@@ -32,8 +32,8 @@ type running struct {
 	done     chan error // capacity 1: the goroutine never waits
 }
 
-// run has a consumer run, beyond the end of ctx, until it is stopped. started, which may be called again, gives back the start.
-func run(ctx context.Context, consumer Consumer, starts starts, started func()) running {
+// runConsumer has a consumer run, beyond the end of ctx, until it is stopped. started, which may be called again, gives back the start.
+func runConsumer(ctx context.Context, consumer Consumer, starts starts, started func()) running {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() {

@@ -15,7 +15,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
-	tenantpublish "github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reroute"
 )
 
 // do has fn work on a channel.
@@ -72,7 +72,7 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 	r.asBeforeTheScreen(tenants...)
 
 	var accepted atomic.Int64
-	produce := func(exchange string, publisher tenantpublish.Broker) func() {
+	produce := func(exchange string, publisher reroute.Broker) func() {
 		return r.run(func(ctx context.Context) error {
 			for n := 0; ctx.Err() == nil; n++ {
 				err := publisher.Publish(context.WithoutCancel(ctx), publish.Message{
@@ -93,7 +93,7 @@ func TestInstallationChangesOverToTheScreenUnderTraffic(t *testing.T) {
 	stopAMQP := produce(contract.MessagesExchange, r.publisher)
 	own := publish.New(r.link, 1, r.deps.Log)
 	r.run(own.Run)
-	stopHTTP := produce(contract.TenantsExchange, tenantpublish.New(own, func(uuid.UUID) {}))
+	stopHTTP := produce(contract.TenantsExchange, reroute.New(own, func(uuid.UUID) {}))
 	more := func() {
 		t.Helper()
 		before := accepted.Load()
@@ -132,7 +132,7 @@ func TestTenantThatCannotBeRoutedIsVerified(t *testing.T) {
 		r.want(id, contract.DesiredActive, 1, 1)
 		r.observed(id, contract.StateRunning, 1)
 	}
-	publisher := tenantpublish.New(r.publisher, r.controller.Verify)
+	publisher := reroute.New(r.publisher, r.controller.Verify)
 	try := func(id uuid.UUID) error {
 		ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 		defer cancel()

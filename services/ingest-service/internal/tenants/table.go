@@ -54,7 +54,7 @@ func (tb *table) want(ctx context.Context, id uuid.UUID, spec contract.TenantSpe
 }
 
 // vanish takes in that the control channel no longer names a tenant. One whose teardown is done, or is under way, ends
-// with that. Any other goes on as it is, and the registry will put it back; should it turn out to be retired, because
+// with that. Any other continues as it is, and the registry will put it back; should it turn out to be retired, because
 // this instance was not told of its deletion, it is torn down then.
 func (tb *table) vanish(id uuid.UUID) {
 	t, known := tb.find(id)
@@ -62,7 +62,7 @@ func (tb *table) vanish(id uuid.UUID) {
 		return
 	}
 	if t.current().spec.State != contract.DesiredDeleting {
-		tb.env.log.Warn("a tenant vanished from the control channel; it goes on as it is", zap.Stringer("tenant_id", id))
+		tb.env.log.Warn("a tenant vanished from the control channel; it continues as it is", zap.Stringer("tenant_id", id))
 	}
 	t.vanish()
 }

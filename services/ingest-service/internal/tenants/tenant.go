@@ -143,7 +143,7 @@ func (t *tenant) correct(r store.Registration, before contract.TenantSpec) {
 	}
 }
 
-// requestVerification has the tenant make sure of its partition, its queue and the bindings, while it goes on.
+// requestVerification has the tenant verify its partition, its queue and the bindings, while it is consumed.
 func (t *tenant) requestVerification() {
 	t.change(state.markUnverified)
 	t.nudge()
@@ -169,7 +169,7 @@ func (t *tenant) Status() contract.TenantStatus {
 func (t *tenant) activity() status.Activity {
 	return status.Activity{
 		Unacked: t.counts.Unacked(), Consuming: t.counts.Consuming.Load(),
-		Handled: t.counts.Stored.Load() + t.counts.Duplicates.Load() + t.counts.Retried.Load(),
+		Handled: t.counts.Stats.Stored.Load() + t.counts.Stats.Duplicates.Load() + t.counts.Stats.Retried.Load(),
 	}
 }
 
@@ -279,7 +279,7 @@ func (t *tenant) activate(ctx context.Context, spec contract.TenantSpec) error {
 		return err
 	}
 	switch {
-	case !known: // it goes on as soon as that is
+	case !known: // the consumer starts as soon as that is
 	case share == 0:
 		t.change(func(s state) state { return s.withStandby(spec.Generation) })
 		t.observeConsumer(nil)
@@ -365,7 +365,7 @@ func (t *tenant) startConsumer(ctx context.Context, spec contract.TenantSpec, wo
 	})
 	made.Configure(workers, maxAttempts)
 	t.change(func(s state) state { return s.withConsumer(spec.Generation) })
-	t.running = run(ctx, made, t.env.starts, started)
+	t.running = runConsumer(ctx, made, t.env.starts, started)
 	t.step(spec, step.ConsumerStarted)
 }
 

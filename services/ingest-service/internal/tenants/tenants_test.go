@@ -533,7 +533,7 @@ func TestKeyVanishesDuringTeardown(t *testing.T) {
 }
 
 // remaking makes the queue of a tenant again while its partition is dropped, and no sooner, as another instance does that
-// has lost its consumer with the queue and has not heard of the deletion yet.
+// has lost its consumer with the queue and has not received the deletion yet.
 type remaking struct {
 	tenants.Partitions
 	queues tenants.Queues
@@ -546,7 +546,7 @@ func (m remaking) Drop(ctx context.Context, tenant uuid.UUID) error {
 	return m.Partitions.Drop(ctx, tenant)
 }
 
-// An instance that makes the queue of a tenant again during its teardown may die before it hears of that. Nobody would
+// An instance that makes the queue of a tenant again during its teardown may die before it receives that. Nobody would
 // ever take away the queue, which accepts messages that nobody stores.
 func TestQueueIsMadeAgainDuringTeardown(t *testing.T) {
 	t.Parallel()

@@ -49,7 +49,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
 //	@Produce		json
 //	@Security		Bearer
 //	@Param			cursor			query		string		false	"next_cursor of the page before, of the same tenant and order"
-//	@Param			limit			query		int			false	"messages of a page at the most"	minimum(1)	maximum(1000)	default(100)
+//	@Param			limit			query		int			false	"messages of a page at most"	minimum(1)	maximum(1000)	default(100)
 //	@Param			order			query		string		false	"asc: oldest first"					Enums(asc, desc)	default(asc)
 //	@Param			created_after	query		string		false	"only messages created at this time (RFC 3339) or later"	format(date-time)
 //	@Param			created_before	query		string		false	"only messages created before this time (RFC 3339)"			format(date-time)

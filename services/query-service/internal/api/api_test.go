@@ -22,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
@@ -72,13 +73,10 @@ func startOn(t *testing.T, url string, way func(url string) string, timeout time
 	require.NoError(t, err)
 	connections := &http.Transport{}
 	s := &service{url: "http://" + addr.String(), operator: operator, transport: openapi.Transport(connections)}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx) }()
+	stop := component.Run(t, server.Run)
 	t.Cleanup(func() {
 		connections.CloseIdleConnections()
-		cancel()
-		require.NoError(t, <-done)
+		stop()
 		require.NoError(t, operator.Close(context.Background()))
 	})
 	return s
@@ -212,7 +210,7 @@ func TestPaging(t *testing.T) {
 	_, err := s.operator.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload, epoch, xid) VALUES ($1, $2, '6', 0, '1001')`, tenant, uuid.New())
 	require.NoError(t, err)
 	news := s.page(t, reader, "?cursor="+end.NextCursor)
-	require.Len(t, news.Data, 1, "whoever comes back later finds what is new")
+	require.Len(t, news.Data, 1, "a reader that comes back later finds what is new")
 	require.InDelta(t, 6, news.Data[0].Payload, 0)
 
 	newest := s.page(t, reader, "?limit=4&order=desc")
@@ -318,7 +316,7 @@ func TestNotStored(t *testing.T) {
 	s.get(t, reader, "/messages/"+theirs[0]+"/more").requireProblem(t, http.StatusNotFound, "route_not_found", "")
 }
 
-// Whom the service lets read, and whose messages.
+// Which tokens the service lets read, and the messages of which tenant.
 func TestAccess(t *testing.T) {
 	s := start(t)
 	tenant, ids := s.tenant(t, `1`)

@@ -135,7 +135,7 @@ func (l *library) requireCheap(t *testing.T, share int) {
 		"the last hour":       {libraryTime(libraryEnd - 60), libraryTime(1e7)},
 	}
 	most, shapes := 0, 0
-	defer func() { t.Logf("a statement reads %d buffers at the most", most) }()
+	defer func() { t.Logf("a statement reads %d buffers at most", most) }()
 	for at, after := range cursors {
 		for when, bounds := range times {
 			for _, order := range []Order{Ascending, Descending} {

@@ -1,7 +1,7 @@
 // Package api is the HTTP API of tenant-service: it parses and checks requests, calls the registry once, and renders
 // the tenant together with what is observed of it.
 //
-// Whose tenant it is: a token without tenant_id and with the scope tenants:admin acts on every tenant. A token that is
+// Access: a token without tenant_id and with the scope tenants:admin acts on every tenant. A token that is
 // bound to a tenant sees that tenant alone; every other one is 404, as if it did not exist. With tenants:admin it may
 // also change and delete its own, but neither create nor list tenants.
 //

@@ -196,7 +196,7 @@ func (r *Relay) publishUnpublished(ctx context.Context) error {
 		r.metrics.lagging(waiting)
 		r.changed = r.changed || len(waiting) < len(batch)
 		if err != nil || len(waiting) > 0 || len(batch) < batchSize {
-			return err // what waits has busy competitors; the next pass goes on
+			return err // what waits has busy competitors; the next pass continues
 		}
 	}
 }
@@ -277,7 +277,7 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 		}
 		seen = nil
 	}
-	return nil, nil //nolint:nilnil // the next pass goes on
+	return nil, nil //nolint:nilnil // the next pass continues
 }
 
 // Retire completes the deletion of a tenant in the registry and takes it out of the bucket, as package status asks

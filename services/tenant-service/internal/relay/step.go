@@ -3,7 +3,7 @@ package relay
 import "github.com/google/uuid"
 
 // Step is one step of a change on its way from the registry to the instances, and back. A process that dies between two of
-// them leaves what the first one has made; another replica, or the next process, goes on from there.
+// them leaves what the first one has made; another replica, or the next process, continues from there.
 type Step string
 
 // The steps, each named by what is true once it is done.

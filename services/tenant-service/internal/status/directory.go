@@ -312,7 +312,7 @@ func (d *Directory) leftovers(now time.Time) map[string]report {
 	return found
 }
 
-// remove removes reports, unless their instance has only not been heard of here. One that comes back reports everything
+// remove removes reports, unless only this process has not received a heartbeat of their instance. One that comes back reports everything
 // again if its heartbeat had expired; what it has written by then has another revision.
 func (d *Directory) remove(ctx context.Context, leftovers map[string]report) error {
 	dead := make(map[[2]string]bool) // by instance and run

@@ -18,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/status"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -54,13 +55,7 @@ func start(t *testing.T, retire status.Retire) (*status.Directory, instance) {
 	}
 	i := instance{t: t, bucket: control.Statuses(conn)}
 	directory := status.NewDirectory(i.bucket, zap.NewNop())
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- directory.Run(ctx, retire) }()
-	t.Cleanup(func() {
-		cancel()
-		require.NoError(t, <-ended)
-	})
+	component.Run(t, func(ctx context.Context) error { return directory.Run(ctx, retire) })
 	return directory, i
 }
 

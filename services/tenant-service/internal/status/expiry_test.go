@@ -64,7 +64,7 @@ func TestReportsCountAsLongAsTheirInstance(t *testing.T) {
 		require.Empty(t, directory.Of(id))
 		directory.beatBy("alive", "1")
 		<-changed
-		require.Len(t, directory.Of(id), 1, "it was only not heard of")
+		require.Len(t, directory.Of(id), 1, "only its heartbeat was not received")
 	})
 }
 

@@ -1,4 +1,4 @@
-package publish_test
+package reroute_test
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	tenantpublish "github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/publish"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reroute"
 )
 
 // routes is a broker that knows ways: exchange and key, and what becomes of a message there. It returns everything else.
@@ -51,7 +51,7 @@ func TestMessagesFindQueuesThatAreBoundAsProducersNeedThem(t *testing.T) {
 		{contract.TenantsExchange, full.String()}:  publish.ErrRejected,
 	}}
 	var verified []uuid.UUID
-	p := tenantpublish.New(broker, func(tenant uuid.UUID) { verified = append(verified, tenant) })
+	p := reroute.New(broker, func(tenant uuid.UUID) { verified = append(verified, tenant) })
 	message := func(exchange string, tenant uuid.UUID, id string) publish.Message {
 		return publish.Message{Exchange: exchange, Key: tenant.String(), Publishing: amqp.Publishing{MessageId: id}}
 	}

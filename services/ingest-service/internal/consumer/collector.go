@@ -22,27 +22,27 @@ const (
 )
 
 var (
-	errIntakeClosed = errors.New("the broker ended the consumer")
-	errOverBudget   = errors.New("large messages: starting over with a lower prefetch")
+	errConsumerEnded = errors.New("the broker ended the consumer")
+	errOverBudget    = errors.New("large messages: starting over with a lower prefetch")
 )
 
-// course is what an intake does next.
+// course is what a collector does next.
 type course int
 
 const (
 	proceed  course = iota
-	finish          // ctx has ended, or a batch says that it makes no sense to go on
+	finish          // ctx has ended, or a batch is not to be written any more
 	closed          // the channel is gone
 	lower           // to start over with a lower prefetch
 	raise           // to start over with a higher prefetch
 	relocate        // to start over on another connection
 )
 
-// intake is one consumer on one channel. Its fields are owned by the goroutine of run; writers own their batch until
+// collector is one consumer on one channel. Its fields are owned by the goroutine of run; workers own their batch until
 // they have sent it back through results.
 //
-//	deliveries ──▶ gatherer ──▶ slot ──▶ writers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
-type intake struct {
+//	deliveries ──▶ gatherer ──▶ slot ──▶ workers (at most Workers) ──▶ results ──▶ tracker ──▶ ack
+type collector struct {
 	c           *Consumer
 	consumption *consume.Consumer
 	prefetch    int   // of the channel, as far as the consumer decides it
@@ -81,8 +81,8 @@ type result struct {
 	err      error
 }
 
-func newIntake(c *Consumer, consumption *consume.Consumer, fault error) *intake {
-	in := &intake{
+func newCollector(c *Consumer, consumption *consume.Consumer, fault error) *collector {
+	in := &collector{
 		c: c, consumption: consumption, prefetch: c.prefetch, fault: fault, began: time.Now(),
 		gather:  gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
 		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: time.NewTimer(0),
@@ -94,9 +94,9 @@ func newIntake(c *Consumer, consumption *consume.Consumer, fault error) *intake 
 	return in
 }
 
-// run takes deliveries until ctx ends, the channel dies, or a batch says that it makes no sense to go on. It returns the prefetch
-// of the next intake, and what has interrupted this one: nil if it is to start over with other settings.
-func (in *intake) run(ctx context.Context) (prefetch int, err error) {
+// run takes deliveries until ctx ends, the channel dies, or a batch returns an error. It returns the prefetch
+// of the next collector, and what has interrupted this one: nil if it is to start over with other settings.
+func (in *collector) run(ctx context.Context) (prefetch int, err error) {
 	ctx, work := in.begin(ctx)
 	for {
 		course, err := in.next(ctx, work)
@@ -110,10 +110,10 @@ func (in *intake) run(ctx context.Context) (prefetch int, err error) {
 	}
 }
 
-// begin returns the contexts of what the intake begins. Writers outlive ctx, so that what is in flight is finished: they end with work.
+// begin returns the contexts of what the collector begins. Workers outlive ctx, so that what is in flight is finished: they end with work.
 // Nobody waits for a database that is away once wait has ended, which does so with ctx. Both end at once with the channel: the
 // broker delivers again what was being written, unless the queue was deleted.
-func (in *intake) begin(ctx context.Context) (wait, work context.Context) {
+func (in *collector) begin(ctx context.Context) (wait, work context.Context) {
 	wait, in.cancelWait = context.WithCancel(ctx)
 	work, in.cancelWork = context.WithCancel(context.WithoutCancel(ctx))
 	in.c.state.waiting.Store(in.consumption)
@@ -123,11 +123,11 @@ func (in *intake) begin(ctx context.Context) (wait, work context.Context) {
 }
 
 // end ends what was begun, in order if there still is a channel.
-func (in *intake) end(wait, work context.Context, course course, err error) (prefetch int, _ error) {
+func (in *collector) end(wait, work context.Context, course course, err error) (prefetch int, _ error) {
 	in.cancelWait()
 	if course == closed {
 		in.cancelWork()
-		in.collect()
+		in.awaitWorkers()
 		in.consumption.Release() // the channel outlives a consumer that the broker has cancelled
 	} else {
 		in.finish(wait, work)
@@ -154,8 +154,8 @@ func (in *intake) end(wait, work context.Context, course course, err error) (pre
 }
 
 // next returns when something has happened, and has dealt with it.
-func (in *intake) next(ctx, work context.Context) (course, error) {
-	// A nil channel is never ready: with a full batch and no writer free, the intake stands still.
+func (in *collector) next(ctx, work context.Context) (course, error) {
+	// A nil channel is never ready: with a full batch and no worker free, the collector waits.
 	ready := in.consumption.Ready()
 	if in.used < len(in.arrived) {
 		ready = nil
@@ -164,8 +164,8 @@ func (in *intake) next(ctx, work context.Context) (course, error) {
 	case <-ready:
 		in.arrived, in.used = in.consumption.Drain(in.arrived[:0]), 0
 		in.c.state.taken.Add(int64(len(in.arrived)))
-	case <-in.consumption.Deliveries: // only ever closed
-		return closed, errIntakeClosed
+	case <-in.consumption.Ended():
+		return closed, errConsumerEnded
 	case r := <-in.results:
 		return in.finishBatch(r)
 	case slot := <-in.slots:
@@ -179,7 +179,7 @@ func (in *intake) next(ctx, work context.Context) (course, error) {
 	case now := <-in.timer.C:
 		return in.remind(now), nil
 	case <-in.consumption.Done():
-		return closed, errIntakeClosed
+		return closed, errConsumerEnded
 	case <-ctx.Done():
 		return finish, ctx.Err()
 	}
@@ -187,7 +187,7 @@ func (in *intake) next(ctx, work context.Context) (course, error) {
 }
 
 // remind does what the timer was set for.
-func (in *intake) remind(now time.Time) course {
+func (in *collector) remind(now time.Time) course {
 	in.passHoles(now)
 	if in.prefetch < in.c.cfg.Prefetch && now.Sub(in.began) >= prefetchCooldown && in.idle() {
 		return raise
@@ -195,8 +195,8 @@ func (in *intake) remind(now time.Time) course {
 	return proceed
 }
 
-// advance makes batches of what has arrived, and hands them over, until there is nothing more or no writer is free.
-func (in *intake) advance(ctx, work context.Context) course {
+// advance makes batches of what has arrived, and hands them over, until there is nothing more or no worker is free.
+func (in *collector) advance(ctx, work context.Context) course {
 	for {
 		before := in.used
 		for in.used < len(in.arrived) && !in.gather.full() {
@@ -219,12 +219,12 @@ func (in *intake) advance(ctx, work context.Context) course {
 	}
 }
 
-func (in *intake) idle() bool {
+func (in *collector) idle() bool {
 	return in.busy == 0 && in.gather.current == nil && in.used == len(in.arrived)
 }
 
-// dispatch hands the batch to a writer, unless it pays to wait for more.
-func (in *intake) dispatch(ctx, work context.Context) {
+// dispatch hands the batch to a worker, unless it pays to wait for more.
+func (in *collector) dispatch(ctx, work context.Context) {
 	if in.gather.current == nil || in.busy >= int(in.c.state.Workers.Load()) {
 		return
 	}
@@ -240,7 +240,7 @@ func (in *intake) dispatch(ctx, work context.Context) {
 }
 
 // reserved takes in the slot that was asked for.
-func (in *intake) reserved(ctx, work context.Context, slot *batch.Slot) {
+func (in *collector) reserved(ctx, work context.Context, slot *batch.Slot) {
 	in.reserving = false
 	if slot == nil || in.gather.current == nil || in.busy >= int(in.c.state.Workers.Load()) {
 		slot.Free()
@@ -249,8 +249,8 @@ func (in *intake) reserved(ctx, work context.Context, slot *batch.Slot) {
 	in.write(ctx, work, slot)
 }
 
-// write hands the batch to a writer.
-func (in *intake) write(ctx, work context.Context, slot *batch.Slot) {
+// write starts a worker with the batch.
+func (in *collector) write(ctx, work context.Context, slot *batch.Slot) {
 	full := in.gather.full()
 	b, first, last := in.gather.flush(int(in.c.maxAttempts.Load()))
 	b.Slot = slot
@@ -261,14 +261,14 @@ func (in *intake) write(ctx, work context.Context, slot *batch.Slot) {
 		in.probe(work)
 	}
 	go func() {
-		known := in.c.state.Duplicates.Load()
+		known := in.c.state.Stats.Duplicates.Load()
 		err := in.c.writer.Write(work, ctx, b, &in.c.state.Stats)
-		in.results <- result{span: s, batch: b, collided: in.c.state.Duplicates.Load() > known, err: err}
+		in.results <- result{span: s, batch: b, collided: in.c.state.Stats.Duplicates.Load() > known, err: err}
 	}()
 }
 
 // probe asks the broker how many messages wait in the queue.
-func (in *intake) probe(work context.Context) {
+func (in *collector) probe(work context.Context) {
 	in.asking.Go(func() {
 		depth, err := in.consumption.Depth(work)
 		if err != nil { // the channel may be gone; the reader of it finds out
@@ -279,7 +279,7 @@ func (in *intake) probe(work context.Context) {
 }
 
 // finishBatch takes a finished batch back and acknowledges what can be. An error says why the batch, or all, goes back to its queue.
-func (in *intake) finishBatch(r result) (course, error) {
+func (in *collector) finishBatch(r result) (course, error) {
 	in.busy--
 	in.c.state.Busy.Store(int64(in.busy))
 	idle := in.idle()
@@ -298,7 +298,7 @@ func (in *intake) finishBatch(r result) (course, error) {
 	in.c.state.taken.Add(-int64(r.span.last - r.span.first + 1))
 	if tag, ok := in.tracker.prefix(); ok {
 		if err := in.consumption.Ack(tag, true); err != nil {
-			return closed, errIntakeClosed // the channel is gone
+			return closed, errConsumerEnded // the channel is gone
 		}
 	}
 	if idle && in.claimed {
@@ -309,7 +309,7 @@ func (in *intake) finishBatch(r result) (course, error) {
 }
 
 // passHoles acknowledges one by one what has waited too long behind a batch that does not finish.
-func (in *intake) passHoles(now time.Time) {
+func (in *collector) passHoles(now time.Time) {
 	for _, s := range in.tracker.beyond(now, in.c.cfg.HoleLimit) {
 		for tag := s.first; tag <= s.last; tag++ {
 			if err := in.consumption.Ack(tag, false); err != nil {
@@ -320,7 +320,7 @@ func (in *intake) passHoles(now time.Time) {
 }
 
 // arm sets the timer to whatever is due next. An idle consumer sets none.
-func (in *intake) arm() {
+func (in *collector) arm() {
 	var next time.Time
 	sooner := func(at time.Time) {
 		if next.IsZero() || at.Before(next) {
@@ -347,14 +347,14 @@ func (in *intake) arm() {
 	in.timer.Reset(time.Until(next))
 }
 
-func (in *intake) withinBudget() bool {
+func (in *collector) withinBudget() bool {
 	in.claimed = true
 	return in.c.budget.claim(in.c, max(in.gather.meanBytes, 1)*int64(in.prefetch)) || in.prefetch == minPrefetch
 }
 
-// finish ends the intake in order: nothing more is taken, what was gathered is written, what is written is
+// finish ends the collector in order: nothing more is received, what was gathered is written, what is written is
 // acknowledged, and the rest goes back without counting as a failed delivery.
-func (in *intake) finish(ctx, work context.Context) {
+func (in *collector) finish(ctx, work context.Context) {
 	if err := in.consumption.Stop(); err != nil {
 		in.c.log().Debug("the consumer could not be stopped in order", zap.Error(err))
 	}
@@ -362,7 +362,7 @@ func (in *intake) finish(ctx, work context.Context) {
 		in.gather.began = time.Time{} // it has waited long enough
 		in.dispatch(ctx, work)
 	}
-	in.collect()
+	in.awaitWorkers()
 	in.resolve()
 	in.consumption.Release()
 }
@@ -370,7 +370,7 @@ func (in *intake) finish(ctx, work context.Context) {
 // resolve acknowledges what is finished and gives back what is not, where one lies between the other. Single acks would be
 // too many: RabbitMQ 3.10 keeps those after the first 32 back until the quorum queue has taken some, and forgets them when
 // the channel is closed at once.
-func (in *intake) resolve() {
+func (in *collector) resolve() {
 	for _, run := range in.tracker.rest() {
 		do := in.consumption.Return
 		if run.finished {
@@ -382,8 +382,8 @@ func (in *intake) resolve() {
 	}
 }
 
-// collect waits for all writers.
-func (in *intake) collect() {
+// awaitWorkers waits for all workers.
+func (in *collector) awaitWorkers() {
 	for in.busy > 0 {
 		if _, err := in.finishBatch(<-in.results); err != nil {
 			in.c.log().Debug("a batch goes back to its queue", zap.Error(err))

@@ -1,10 +1,11 @@
-// Package publish publishes the platform's own messages into tenants' queues: those of the HTTP API, and replays.
+// Package reroute publishes the platform's own messages into tenants' queues, those of the HTTP API and replays, and by another exchange
+// where a queue is not bound as it should be.
 //
 // They go to the exchange that leads to the queues, past the screen for producers, since nothing of them is a producer's but
 // the payload. A tenant's queue may not be bound there although the tenant is known: it was made by a version that did not have
 // the exchange and has not been verified yet, somebody has removed the binding, or the broker has not carried it to
 // every node (Khepri, RabbitMQ 4). Then the message takes the producers' way, and the tenant is verified.
-package publish
+package reroute
 
 import (
 	"context"
