@@ -124,6 +124,10 @@ func (m *merger) operation(service string, o operation) (document, error) {
 	for status := range o.object("responses") {
 		answers[status] = answer(status, o.object("responses").object(status), o.list("produces"), beside.Answers[status])
 	}
+	if beside.Public {
+		delete(answers, "401")
+		delete(answers, "403")
+	}
 	added["responses"] = answers
 	return added, nil
 }

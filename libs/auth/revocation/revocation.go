@@ -35,7 +35,7 @@ const (
 // told the outcome of every query: until the first one has succeeded the service is not ready, after that it is at worst degraded.
 func Watch(ctx context.Context, pool *pgxpool.Pool, revocations *auth.Revocations, check *telemetry.Check, log *zap.Logger) error {
 	w := &watcher{pool: pool, revocations: revocations}
-	defer w.disconnect()
+	defer w.disconnect(ctx)
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	failing := false
@@ -82,7 +82,7 @@ func (w *watcher) query(ctx context.Context) error {
 	}
 	revoked, upto, err := read(ctx, w.connection, w.since)
 	if err != nil {
-		w.disconnect()
+		w.disconnect(ctx)
 		return err
 	}
 	w.revocations.Add(revoked)
@@ -117,11 +117,11 @@ func read(ctx context.Context, connection *pgx.Conn, since int64) (revoked map[u
 }
 
 // disconnect closes the connection, if there is one. That it can't say goodbye to a server that is away is of no interest.
-func (w *watcher) disconnect() {
+func (w *watcher) disconnect(ctx context.Context) {
 	if w.connection == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = w.connection.Close(ctx)
 	w.connection = nil
