@@ -58,6 +58,9 @@ const (
 	ErrInvalidToken      Code = "invalid_token"      // expired, of another issuer, or not genuine
 	ErrInsufficientScope Code = "insufficient_scope" // the token may not do this
 	ErrTenantMismatch    Code = "tenant_mismatch"    // the token is bound to another tenant
+	ErrTokenNotFound     Code = "token_not_found"    // unknown, or it has expired
+	ErrNoSigningKey      Code = "no_signing_key"     // the installation issues no tokens
+	ErrTooManyTokens     Code = "too_many_tokens"    // 1,000 of the tenant are neither expired nor revoked
 	ErrInternal          Code = "internal"           // a fault of the service; the request id leads to its cause
 )
 

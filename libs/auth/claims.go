@@ -8,9 +8,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// leeway is how far the clocks of this machine and of the issuer may be apart. Ten seconds is much for
-// clocks that are kept by NTP and little for a token that lives for minutes.
-const leeway = 10 * time.Second
+// leeway is how far the clocks of this machine and of the issuer may be apart, in both directions: much for clocks that are kept by
+// NTP, and half of the shortest life that an issued token can have.
+const leeway = 30 * time.Second
 
 // Scope is a permission.
 type Scope string
@@ -21,6 +21,7 @@ const (
 	ScopeTenantsAdmin      Scope = "tenants:admin"
 	ScopeMessagesRead      Scope = "messages:read"
 	ScopeMessagesWrite     Scope = "messages:write"
+	ScopeMessagesConsume   Scope = "messages:consume" // subscriptions and the live tail
 	ScopeDeadLettersManage Scope = "deadletters:manage"
 )
 
@@ -28,6 +29,8 @@ const (
 type Identity struct {
 	// Subject is the claim sub, "" if there is none.
 	Subject string
+	// TokenID is the claim jti, "" if there is none that is a string.
+	TokenID string
 	// Scopes may hold scopes of other systems.
 	Scopes []Scope
 	// TenantID is the tenant that the token is bound to, uuid.Nil if it is not bound.
@@ -56,6 +59,7 @@ func identity(claims claimSet) (Identity, error) {
 	if id.Subject, err = claims.GetSubject(); err != nil {
 		return Identity{}, err
 	}
+	id.TokenID, _ = claims["jti"].(string)
 	if raw, ok := claims["scope"]; ok {
 		if id.Scopes, err = scopes(raw); err != nil {
 			return Identity{}, err

@@ -104,7 +104,11 @@ func (c claimSet) date(name string) (*jwt.NumericDate, error) {
 //
 // It claims nothing to the parser inside contrib/jwt, which can't be given options: that one accepts
 // tokens without exp and from any issuer, and knows no leeway. The claims are checked by Verifier.check.
-type payload struct{ claims claimSet }
+type payload struct {
+	claims claimSet
+	// issued: a key for issued tokens was chosen to verify it.
+	issued bool
+}
 
 // UnmarshalJSON keeps the claims as a map.
 func (p *payload) UnmarshalJSON(b []byte) error {

@@ -14,6 +14,10 @@
 // for a secret, and RS256, ES256 or EdDSA for an RSA, P-256 or Ed25519 key, be it one PEM file or a JSON Web
 // Key Set, of which a token must name the key unless it is the only one. There is no default key, and no way to switch this off.
 //
-// The package does not know users, sessions or revocation: a token is good until it expires, or until its
-// key leaves the key set.
+// Beside the keys of that one issuer there may be those of the tokens that the platform issues itself, which a [Signer] makes. Such
+// a token names its key, is bound to a tenant, and is good until it expires or was revoked ([Revocations]). It is recognized by
+// its key or by its subject, which is "token:" and its jti, so that one is revoked wherever it is accepted.
+//
+// The package does not know users or sessions: a token of another issuer is good until it expires, or until its key leaves the
+// key set.
 package auth

@@ -89,16 +89,16 @@ func newKeySet(url string, log *zap.Logger) *keySet {
 }
 
 // run refreshes until ctx ends.
-func (k *keySet) run(ctx context.Context) error {
+func (k *keySet) run(ctx context.Context) {
 	defer k.client.CloseIdleConnections()
 	pause := k.pace.refresh
-	if k.empty() {
+	if k.current() == nil {
 		pause = k.pace.retry
 	}
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(pause):
 		case <-k.asks:
 		}
@@ -231,19 +231,18 @@ func verificationKey(member json.RawMessage) (publicKey, error) {
 	return key, nil
 }
 
-func (k *keySet) empty() bool {
+// current is the keys of the set, nil until it was loaded. They are not to be changed.
+func (k *keySet) current() []publicKey {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.keys == nil
+	return k.keys
 }
 
 // keyfunc finds the keys that a token may be signed with: those with the id that it names, of the type that its algorithm
 // needs; each of them is tried. A token that names none, or "", is accepted only where the set has a single key (OpenID Connect
 // Core 1.0 section 10.1 demands the name wherever there are several).
 func (k *keySet) keyfunc(token *jwt.Token) (any, error) {
-	k.mu.Lock()
-	known := k.keys
-	k.mu.Unlock()
+	known := k.current()
 	if known == nil {
 		return nil, errNoKeys
 	}
@@ -259,18 +258,6 @@ func (k *keySet) keyfunc(token *jwt.Token) (any, error) {
 		return nil, errUnknownKey
 	}
 	return fit, nil
-}
-
-// renewed asks for a refresh and waits for it, unless there has just been one. It tells whether the keys are others than those
-// of the generation that a token did not fit.
-func (k *keySet) renewed(generation uint64) bool {
-	if refreshed := k.ask(); refreshed != nil {
-		select {
-		case <-refreshed:
-		case <-time.After(askWait):
-		}
-	}
-	return k.generation.Load() != generation
 }
 
 // ask wakes run, unless it has just refreshed or is about to, and returns the channel that tells the end of

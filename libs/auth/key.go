@@ -116,6 +116,11 @@ func parsePublicKey(text string) (any, error) {
 	if block == nil {
 		return nil, errors.New("it is not PEM")
 	}
+	return publicKeyOf(block)
+}
+
+// publicKeyOf is the key of a PEM block, if it is one that can be used.
+func publicKeyOf(block *pem.Block) (any, error) {
 	var key any
 	var err error
 	switch block.Type {

@@ -18,11 +18,11 @@ const (
 type memory struct {
 	mu         sync.RWMutex
 	generation uint64              // guarded by mu: of the keys that the tokens fit
-	claims     map[string]claimSet // guarded by mu; the claims themselves are never changed
+	claims     map[string]*payload // guarded by mu; the payloads themselves are never changed
 }
 
 // recall is what was remembered of header under this generation of keys; nil if nothing was.
-func (m *memory) recall(generation uint64, header []byte) claimSet {
+func (m *memory) recall(generation uint64, header []byte) *payload {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.generation != generation {
@@ -32,7 +32,7 @@ func (m *memory) recall(generation uint64, header []byte) claimSet {
 }
 
 // remember keeps claims. generation is that of the keys before the signature was looked at.
-func (m *memory) remember(generation uint64, header []byte, claims claimSet) {
+func (m *memory) remember(generation uint64, header []byte, claims *payload) {
 	if len(header) > rememberedLength {
 		return
 	}
@@ -42,7 +42,7 @@ func (m *memory) remember(generation uint64, header []byte, claims claimSet) {
 		return // the keys have changed meanwhile
 	}
 	if generation > m.generation || len(m.claims) >= rememberedTokens || m.claims == nil {
-		m.generation, m.claims = generation, map[string]claimSet{} // tokens in use are added again
+		m.generation, m.claims = generation, map[string]*payload{} // tokens in use are added again
 	}
 	m.claims[string(header)] = claims
 }

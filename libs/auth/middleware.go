@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	jwtware "github.com/gofiber/contrib/jwt"
 	"github.com/gofiber/fiber/v2"
@@ -29,13 +30,13 @@ const (
 )
 
 // Authenticate lets a request pass that has a good token, and stores its identity in the request. Others are 401: with
-// code missing_token when there is no bearer token, else invalid_token. While no key could be loaded yet
-// it is 503, since a client that threw its good token away would not be helped. A request with several headers Authorization is
+// code missing_token when there is no bearer token, else invalid_token. While no key could be loaded yet, or for an issued token the
+// revocations, it is 503, since a client that threw its good token away would not be helped. A request with several headers Authorization is
 // 400 repeated_header (RFC 6750 section 3.1). Tokens are read from that header and from nowhere else.
 func (v *Verifier) Authenticate() fiber.Handler {
 	var verify fiber.Handler
 	verify = jwtware.New(jwtware.Config{
-		KeyFunc:            v.key,
+		KeyFunc:            v.keyfunc,
 		Claims:             &payload{},
 		ContextKey:         tokenKey,
 		TokenProcessorFunc: strict,
@@ -56,8 +57,8 @@ func (v *Verifier) Authenticate() fiber.Handler {
 		}
 		generation := v.generation()
 		if len(headers) == 1 {
-			if claims := v.known.recall(generation, headers[0]); claims != nil {
-				return v.admit(c, claims)
+			if p := v.known.recall(generation, headers[0]); p != nil {
+				return v.admit(c, p)
 			}
 			if bytes.ContainsFunc(headers[0], unprintable) { // contrib/jwt trims all of Unicode's white space
 				return refuse(c, errForm)
@@ -74,11 +75,11 @@ func unprintable(r rune) bool { return r < ' ' || r > '~' }
 // newerKeys tells whether there are keys now that were not known when a token fitted none. It says so once for a request, and
 // then as many tokens are read anew as were waiting for the same refresh.
 func (v *Verifier) newerKeys(c *fiber.Ctx, err error) bool {
-	if v.set == nil || !errors.Is(err, errUnknownKey) && !errors.Is(err, jwt.ErrTokenSignatureInvalid) && !errors.Is(err, errNoKeys) {
+	if len(v.sets) == 0 || !errors.Is(err, errUnknownKey) && !errors.Is(err, jwt.ErrTokenSignatureInvalid) && !errors.Is(err, errNoKeys) {
 		return false
 	}
 	generation, ok := c.Locals(generationKey).(uint64)
-	if !ok || c.Locals(renewedKey) != nil || !v.set.renewed(generation) {
+	if !ok || c.Locals(renewedKey) != nil || !v.renewed(generation) {
 		return false
 	}
 	c.Locals(renewedKey, true)
@@ -97,14 +98,14 @@ func (v *Verifier) accept(c *fiber.Ctx) error {
 		return fmt.Errorf("claims of the type %T", token.Claims)
 	}
 	if generation, ok := c.Locals(generationKey).(uint64); ok {
-		v.known.remember(generation, c.Request().Header.Peek(fiber.HeaderAuthorization), p.claims)
+		v.known.remember(generation, c.Request().Header.Peek(fiber.HeaderAuthorization), p)
 	}
-	return v.admit(c, p.claims)
+	return v.admit(c, p)
 }
 
 // admit checks the claims of a token whose signature is good, and lets the request pass.
-func (v *Verifier) admit(c *fiber.Ctx, claims claimSet) error {
-	id, err := v.check(claims)
+func (v *Verifier) admit(c *fiber.Ctx, p *payload) error {
+	id, err := v.check(p)
 	if err != nil {
 		return refuse(c, err)
 	}
@@ -122,6 +123,8 @@ func refuse(c *fiber.Ctx, err error) error {
 	case errors.Is(err, errNoKeys):
 		return problem.New(http.StatusServiceUnavailable, "keys_unavailable", "tokens can't be verified at the moment").
 			WithRetryAfter(retryEvery)
+	case errors.Is(err, errRevocationsUnknown):
+		return problem.New(http.StatusServiceUnavailable, "revocations_unknown", errRevocationsUnknown.Error()).WithRetryAfter(time.Second)
 	case errors.Is(err, jwtware.ErrJWTMissingOrMalformed):
 		c.Set(fiber.HeaderWWWAuthenticate, "Bearer")
 		return problem.New(http.StatusUnauthorized, "missing_token", "this request needs the header Authorization: Bearer <token>")
@@ -156,6 +159,7 @@ func explain(err error) string {
 		{jwt.ErrTokenInvalidAudience, "the token is for another audience"},
 		{jwt.ErrTokenRequiredClaimMissing, "the token lacks one of the claims exp, iss and aud"},
 		{errTwice, errTwice.Error()},
+		{errRevoked, errRevoked.Error()},
 	} {
 		if errors.Is(err, known.err) {
 			return known.text

@@ -18,6 +18,8 @@ type Claims struct {
 	Issuer, Audience string
 	// Subject names the bearer.
 	Subject string
+	// TokenID is the claim jti, left out if it is empty.
+	TokenID string
 	// Scopes may be empty: such a token is refused everywhere.
 	Scopes []Scope
 	// TenantID binds the token, unless it is uuid.Nil.
@@ -32,6 +34,15 @@ func Sign(secret string, c Claims) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c.set()).SignedString(key)
+	if err != nil {
+		return "", fmt.Errorf("sign token: %w", err)
+	}
+	return token, nil
+}
+
+// set is the claims as they are signed.
+func (c Claims) set() jwt.MapClaims {
 	now := time.Now()
 	if c.ExpiresAt.IsZero() {
 		c.ExpiresAt = now.Add(signedFor)
@@ -48,12 +59,11 @@ func Sign(secret string, c Claims) (string, error) {
 		"iat":   now.Unix(),
 		"exp":   c.ExpiresAt.Unix(),
 	}
+	if c.TokenID != "" {
+		claims["jti"] = c.TokenID
+	}
 	if c.TenantID != uuid.Nil {
 		claims["tenant_id"] = c.TenantID.String()
 	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(key)
-	if err != nil {
-		return "", fmt.Errorf("sign token: %w", err)
-	}
-	return token, nil
+	return claims
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -113,16 +114,30 @@ func TestTokensAgainstAKeySet(t *testing.T) {
 	}
 }
 
-// Clocks differ by a little; a token must not be refused for that, nor live on for long.
+// Clocks differ by a little, in either direction; a token must not be refused for that, nor live on for long.
 func TestLeeway(t *testing.T) {
-	app := newApp(newVerifier(t, auth.Config{Secret: secret}))
+	k := newKeys(t)
+	path := signingKeyFile(t, k.ec)
+	v := newVerifier(t, auth.Config{Secret: secret, SigningKeyFile: path})
+	v.Revocations().Add(nil)
+	app := newApp(v)
 	at := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
-	get := func(change jwt.MapClaims) int { return do(t, app, http.MethodGet, "/read", hs256(t, change)).status }
-
-	require.Equal(t, 200, get(jwt.MapClaims{"iat": at(8 * time.Second), "nbf": at(8 * time.Second)}))
-	require.Equal(t, 200, get(jwt.MapClaims{"exp": at(0)}))
-	require.Equal(t, 401, get(jwt.MapClaims{"exp": at(-11 * time.Second)}))
-	require.Equal(t, 401, get(jwt.MapClaims{"nbf": at(time.Minute)}))
+	for kind, get := range map[string]func(change jwt.MapClaims) int{
+		"of another issuer": func(change jwt.MapClaims) int { return get(t, app, hs256(t, change)) },
+		"issued": func(change jwt.MapClaims) int {
+			c := claims(jwt.MapClaims{"jti": uuid.NewString()})
+			maps.Copy(c, change)
+			return get(t, app, sign(t, jwt.SigningMethodES256, k.ec, map[string]any{"kid": publishedIDs(t, v)[0]}, c))
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			require.Equal(t, 200, get(jwt.MapClaims{"iat": at(28 * time.Second), "nbf": at(28 * time.Second)}), "our clock is behind")
+			require.Equal(t, 401, get(jwt.MapClaims{"iat": at(time.Minute)}))
+			require.Equal(t, 401, get(jwt.MapClaims{"nbf": at(time.Minute)}))
+			require.Equal(t, 200, get(jwt.MapClaims{"exp": at(-20 * time.Second)}), "our clock is ahead")
+			require.Equal(t, 401, get(jwt.MapClaims{"exp": at(-31 * time.Second)}))
+		})
+	}
 }
 
 // tampered gives the token another tenant.

@@ -90,6 +90,21 @@ func Open(ctx context.Context, cfg Config, role string) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
+// Connect opens one connection beside those of pool, as the same role and with the same settings, for what must not wait for a
+// connection of the pool. The caller closes it.
+func Connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	config := pool.Config()
+	connection, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	if err := config.AfterConnect(ctx, connection); err != nil {
+		_ = connection.Close(ctx) // the reason is in err
+		return nil, err
+	}
+	return connection, nil
+}
+
 // writeBuffer is how much of what is written a connection takes over at once: a batch as it usually is. By default the kernel
 // begins with 16 KB, and half a megabyte was written in sixty pieces, with as many times of being woken. The kernel gives what
 // net.core.wmem_max allows, which may be less.

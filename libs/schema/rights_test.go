@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -85,6 +86,31 @@ func TestRightsOnTables(t *testing.T) {
 		SELECT granted.grantee::regrole || ': ' || granted.privilege_type FROM pg_class c, aclexplode(c.relacl) AS granted
 		WHERE c.relname = 'tenants' AND granted.grantee <> c.relowner AND granted.privilege_type IN ('DELETE', 'TRUNCATE')`),
 		"the row of a deleted tenant keeps its id retired")
+}
+
+// Who has issued what for whom is the registry's alone to see, one tenant at a time. The other services learn what was revoked, and
+// nothing else.
+func TestRightsOnTokens(t *testing.T) {
+	connection := connect(t, backing.Postgres(t))
+	require.Equal(t, []string{"mtm_tenant: DELETE, INSERT, SELECT, UPDATE"}, column[string](t, connection, `
+		SELECT granted.grantee::regrole || ': ' || string_agg(granted.privilege_type, ', ' ORDER BY granted.privilege_type)
+		FROM pg_class c, aclexplode(c.relacl) AS granted WHERE c.oid = 'tokens'::regclass AND granted.grantee <> c.relowner GROUP BY granted.grantee`))
+	mine, theirs := uuid.New(), uuid.New()
+	for _, tenant := range []uuid.UUID{mine, theirs} {
+		exec(t, connection, `INSERT INTO tokens (id, tenant_id, name, scope, created_by, created_at, expires_at, revoked_at, revoked_xid)
+			VALUES ($1, $1, 'a', 'messages:read', '', now(), now() + interval '1 hour', now(), pg_current_xact_id())`, tenant)
+	}
+	for _, role := range postgres.Roles() {
+		exec(t, connection, `SET ROLE `+role)
+		require.ElementsMatch(t, []string{mine.String(), theirs.String()}, column[string](t, connection, `SELECT token::text FROM revoked_tokens(0)`), role)
+		exec(t, connection, `RESET ROLE`)
+	}
+	exec(t, connection, `SET ROLE mtm_tenant`)
+	exec(t, connection, `SELECT set_config('app.tenant_id', $1, false)`, mine.String())
+	require.Equal(t, []string{mine.String()}, column[string](t, connection, `SELECT id::text FROM tokens`))
+	tag, err := connection.Exec(t.Context(), `UPDATE tokens SET name = 'b' WHERE id = $1`, theirs)
+	require.NoError(t, err)
+	require.Zero(t, tag.RowsAffected())
 }
 
 // A service that has mixed up two tenants must be refused by the database, when it writes as well as when it reads.

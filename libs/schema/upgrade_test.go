@@ -67,3 +67,25 @@ func TestPropertiesOfDeadLettersAreAddedToARunningInstallation(t *testing.T) {
 		require.JSONEq(t, `{"trace": "abc"}`, headers)
 	}
 }
+
+// An installation that is running gets tokens without standing still behind the migration, and an instance of the version before goes on with
+// its own statements.
+func TestTokensAreAddedToARunningInstallation(t *testing.T) {
+	_, address := empty(t)
+	at(t, address, 8)
+	busy, operator := connect(t, address), connect(t, address)
+	tenant := uuid.New()
+	exec(t, operator, `INSERT INTO tenants (id, name, workers, state) VALUES ($1, 'a', 1, 'active')`, tenant)
+	open, err := busy.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = open.Exec(t.Context(), `UPDATE tenants SET workers = 2 WHERE id = $1`, tenant)
+	require.NoError(t, err)
+	err = schema.Migrate(t.Context(), address, zap.NewNop())
+	var refused *pgconn.PgError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, "55P03", refused.Code, "it gives up, so that nobody waits behind it, and is repeated")
+	require.NoError(t, open.Commit(t.Context()))
+	require.NoError(t, schema.Migrate(t.Context(), address, zap.NewNop()))
+	exec(t, operator, `SET ROLE mtm_tenant`)
+	exec(t, operator, `UPDATE tenants SET state = 'deleting', generation = generation + 1, updated_at = now() WHERE id = $1`, tenant)
+}

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth/revocation"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
@@ -83,8 +84,8 @@ func (p *Process) Close() { p.Pool.Close() }
 // Run runs the process until ctx ends or a component fails. The components given are started after the database and before the
 // HTTP API, in their order, and stop in reverse.
 func (p *Process) Run(ctx context.Context, components ...lifecycle.Component) error {
-	migrated, database := p.Health.Check("schema"), p.Health.Backing("postgres")
-	all := make([]lifecycle.Component, 0, len(components)+6)
+	migrated, database, revocations := p.Health.Check("schema"), p.Health.Backing("postgres"), p.Health.Check("revocations")
+	all := make([]lifecycle.Component, 0, len(components)+7)
 	all = append(all,
 		lifecycle.Component{Name: "ops", Run: p.ops.Run},
 		lifecycle.Component{Name: "schema", Run: func(ctx context.Context) error {
@@ -92,6 +93,9 @@ func (p *Process) Run(ctx context.Context, components ...lifecycle.Component) er
 		}},
 		lifecycle.Component{Name: "postgres", Run: func(ctx context.Context) error { return postgres.Watch(ctx, p.Pool, database) }},
 		lifecycle.Component{Name: "token keys", Run: p.Verifier.Run},
+		lifecycle.Component{Name: "revocations", Run: func(ctx context.Context) error {
+			return revocation.Watch(ctx, p.Pool, p.Verifier.Revocations(), revocations, p.log)
+		}},
 	)
 	all = append(all, components...)
 	all = append(all,

@@ -3,6 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -138,7 +144,14 @@ type process struct {
 
 func startProcess(t *testing.T, databaseURL string) *process {
 	t.Helper()
+	return startProcessWith(t, databaseURL, auth.DefaultConfig())
+}
+
+// startProcessWith is startProcess with further keys for tokens.
+func startProcessWith(t *testing.T, databaseURL string, keys auth.Config) *process {
+	t.Helper()
 	cfg := defaultConfig()
+	cfg.Auth = keys
 	cfg.HTTP.Addr, cfg.Ops.Addr = freeAddr(t), freeAddr(t)
 	cfg.HTTP.RequestTimeout = 2 * time.Second
 	cfg.Auth.Secret = secret
@@ -278,5 +291,81 @@ func TestConfiguration(t *testing.T) {
 	_, err = run("htpp: {}\nhttp:\n  request_timeout: soon\n")
 	for _, key := range []string{"htpp", "http.request_timeout", "database.url"} {
 		require.ErrorContains(t, err, key, "all mistakes at once, each with its key")
+	}
+}
+
+// With the database away, what is known of revocations stays known: a revoked token is refused, others are not. A service that has
+// started meanwhile cannot tell, so it accepts no issued token, and goes on without a restart once it can.
+func TestRevocationsWhileTheDatabaseIsAway(t *testing.T) {
+	operator, err := url.Parse(backing.Postgres(t))
+	require.NoError(t, err)
+	connection, err := pgx.Connect(t.Context(), operator.String())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, connection.Close(context.WithoutCancel(t.Context()))) }()
+	database := newLink(t, operator.Host)
+	operator.Host = database.addr
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "signing.pem")
+	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	keys := auth.DefaultConfig()
+	keys.SigningKeyFile = path
+	issuing, err := auth.New(t.Context(), keys, zap.NewNop())
+	require.NoError(t, err)
+	tenant, good, bad := uuid.New(), uuid.New(), uuid.New()
+	sign := func(id uuid.UUID) string {
+		signed, err := issuing.Signer().Sign(id, auth.Claims{Scopes: []auth.Scope{auth.ScopeMessagesRead}, TenantID: tenant, ExpiresAt: time.Now().Add(time.Hour)})
+		require.NoError(t, err)
+		return signed
+	}
+	get := func(p *process, id uuid.UUID) (int, string) {
+		got, err := raw.Do(t.Context(), p.transport, raw.Request{URL: "http://" + p.cfg.HTTP.Addr + "/messages", Token: sign(id)})
+		require.NoError(t, err)
+		return got.Status, string(got.Body)
+	}
+
+	database.up()
+	p := startProcessWith(t, operator.String(), keys)
+	p.await(p.cfg.Ops.Addr, "/readyz", http.StatusOK)
+	for _, id := range []uuid.UUID{good, bad} {
+		status, body := get(p, id)
+		require.Equal(t, http.StatusOK, status, body)
+	}
+	_, err = connection.Exec(t.Context(), `INSERT INTO tokens (id, tenant_id, name, scope, created_by, created_at, expires_at, revoked_at, revoked_xid)
+		VALUES ($1, $2, 'a', 'messages:read', '', now(), now() + interval '1 hour', now(), pg_current_xact_id())`, bad, tenant)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		status, _ := get(p, bad)
+		return status == http.StatusUnauthorized
+	}, 30*time.Second, 20*time.Millisecond)
+
+	database.down()
+	late := startProcessWith(t, operator.String(), keys)
+	late.await(late.cfg.Ops.Addr, "/healthz", http.StatusOK)
+	p.await(p.cfg.Ops.Addr, "/readyz", http.StatusServiceUnavailable)
+	status, body := get(p, good)
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Contains(t, body, `"code":"database_unavailable"`, "it was let through")
+	status, body = get(p, bad)
+	require.Equal(t, http.StatusUnauthorized, status, body)
+	for _, id := range []uuid.UUID{good, bad} {
+		status, body = get(late, id)
+		require.Equal(t, http.StatusServiceUnavailable, status)
+		require.Contains(t, body, `"code":"revocations_unknown"`)
+	}
+
+	database.up()
+	for _, p := range []*process{p, late} {
+		p.await(p.cfg.Ops.Addr, "/readyz", http.StatusOK)
+		status, body = get(p, good)
+		require.Equal(t, http.StatusOK, status, body)
+		status, body = get(p, bad)
+		require.Equal(t, http.StatusUnauthorized, status, body)
+	}
+	for _, p := range []*process{p, late} {
+		p.stop()
+		require.NoError(t, <-p.done)
 	}
 }

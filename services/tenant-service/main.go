@@ -36,6 +36,8 @@ import (
 //	@BasePath		/
 //	@tag.name		tenants
 //	@tag.description	what is desired of a tenant, and what is observed
+//	@tag.name		tokens
+//	@tag.description	tokens that the platform issues for a tenant
 //	@accept			json
 //	@produce		json
 //

@@ -49,6 +49,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 	registry := store.New(db, changes.Committed)
 	publisher := relay.New(registry, conn, directory.Observed, relay.Options{Changes: changes, Step: step}, process.Registry, log)
 	api.Mount(process.Server, process.Verifier, registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
+	api.MountTokens(process.Server, process.Verifier, registry)
 
 	log.Info("starting", zap.String("http", cfg.HTTP.Addr), zap.String("ops", cfg.Ops.Addr))
 	return process.Run(ctx,

@@ -32,6 +32,7 @@ type overlay struct {
 	// Operations are by their operationId.
 	Operations map[string]struct {
 		Scopes  []string       `yaml:"scopes"`
+		Public  bool           `yaml:"public"` // needs no token, and so no scopes
 		Request any            `yaml:"request"`
 		Answers map[string]any `yaml:"answers"`
 	} `yaml:"operations"`
@@ -93,14 +94,14 @@ func (m *merger) operation(service string, o operation) (document, error) {
 	}
 	delete(m.overlay.Operations, o.text("operationId"))
 	port := m.overlay.Services[service]
-	if port == 0 || len(beside.Scopes) == 0 {
-		return nil, errors.New("the overlay does not name the port of its service and its scopes")
+	if port == 0 || (len(beside.Scopes) == 0) != beside.Public {
+		return nil, errors.New("the overlay does not name the port of its service, and its scopes or that it is public")
 	}
 	server := document{
 		"url": fmt.Sprintf("http://{host}:%d", port), "description": service,
 		"variables": document{"host": document{"default": "localhost"}},
 	}
-	var security []any
+	security := []any{} // of one that is public
 	for _, scope := range beside.Scopes {
 		security = append(security, document{"bearer": []any{scope}})
 	}
@@ -122,6 +123,10 @@ func (m *merger) operation(service string, o operation) (document, error) {
 	answers := document{}
 	for status := range o.object("responses") {
 		answers[status] = answer(status, o.object("responses").object(status), o.list("produces"), beside.Answers[status])
+	}
+	if beside.Public {
+		delete(answers, "401")
+		delete(answers, "403")
 	}
 	added["responses"] = answers
 	return added, nil

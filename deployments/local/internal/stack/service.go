@@ -69,9 +69,11 @@ func reachable(addr string) string {
 }
 
 // spec is how a service is started: with the environment of the caller, and the settings of this stack over it.
-func (s *Stack) spec(v service, settings map[string]string) process.Spec {
+func (s *Stack) spec(v service, settings ...map[string]string) process.Spec {
 	own := map[string]string{"HTTP_ADDR": v.http, "OPS_ADDR": v.ops}
-	maps.Copy(own, settings)
+	for _, some := range settings {
+		maps.Copy(own, some)
+	}
 	env := slices.DeleteFunc(slices.Clone(s.environ), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		_, replaced := own[name]

@@ -2,7 +2,7 @@
 // as local processes, and PostgreSQL, RabbitMQ and NATS as testkit finds or starts them.
 //
 // Everything it keeps is in one folder: pid files and records in run, logs in log, the data of the backing services, the
-// secret that signs tokens, and stack.env with all addresses. Starting is idempotent: what runs, and was started from the
+// secret and the key that sign tokens, and stack.env with all addresses. Starting is idempotent: what runs, and was started from the
 // same program with the same settings, is left alone. The folder belongs to one developer's machine: it is no way to run
 // an installation.
 package stack

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
@@ -174,6 +175,44 @@ func TestToken(t *testing.T) {
 			require.Equal(t, 2, strings.Count(token, "."))
 		})
 	}
+}
+
+// Tokens can be issued at once, the same key is used after a restart, only its owner can read it, and the services that do not sign do not
+// get it.
+func TestSigningKeys(t *testing.T) {
+	s, _ := newTestStack(t, sleeper)
+	keys, err := s.signingKeys()
+	require.NoError(t, err)
+	private := keys["tenant-service"]["AUTH_SIGNING_KEY_FILE"]
+	info, err := os.Stat(private)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	made, err := os.ReadFile(private)
+	require.NoError(t, err)
+	signing := auth.DefaultConfig()
+	signing.SigningKeyFile = private
+	issuing, err := auth.New(t.Context(), signing, zap.NewNop())
+	require.NoError(t, err)
+	for _, name := range []string{"ingest-service", "query-service"} {
+		verifying := auth.DefaultConfig()
+		verifying.IssuedKeysFile = keys[name]["AUTH_ISSUED_KEYS_FILE"]
+		require.Len(t, keys[name], 1)
+		verifier, err := auth.New(t.Context(), verifying, zap.NewNop())
+		require.NoError(t, err)
+		require.Equal(t, issuing.PublicKeys(), verifier.PublicKeys())
+	}
+
+	again, err := s.signingKeys()
+	require.NoError(t, err)
+	require.Equal(t, keys, again)
+	kept, err := os.ReadFile(private)
+	require.NoError(t, err)
+	require.Equal(t, made, kept)
+
+	s.environ = append(s.environ, "AUTH_SIGNING_KEY_FILE=/elsewhere.pem")
+	keys, err = s.signingKeys()
+	require.NoError(t, err)
+	require.Empty(t, keys, "the environment has one")
 }
 
 func TestReachable(t *testing.T) {

@@ -54,9 +54,13 @@ func (s *Stack) Up(ctx context.Context) error {
 		// The same after every restart, so that a process that was killed is not shown beside the one that follows it.
 		"INGEST_INSTANCE": "local",
 	}
+	keys, err := s.signingKeys()
+	if err != nil {
+		return err
+	}
 	var waiting []*starting
 	for _, v := range s.services() {
-		running, err := s.start(ctx, v, s.spec(v, settings))
+		running, err := s.start(ctx, v, s.spec(v, settings, keys[v.name]))
 		if err != nil {
 			return err
 		}
@@ -271,7 +275,7 @@ func (s *Stack) stopService(ctx context.Context, name string) error {
 	return nil
 }
 
-// Reset stops everything and removes all that the stack has kept: data, logs, and the secret, so that old tokens end.
+// Reset stops everything and removes all that the stack has kept: data, logs, and the keys, so that old tokens end.
 // Servers that were taken from the environment are not touched, and neither is what is stored there.
 func (s *Stack) Reset(ctx context.Context) error {
 	unlock, err := s.lock()
@@ -285,7 +289,7 @@ func (s *Stack) Reset(ctx context.Context) error {
 	if err := servers.Reset(ctx, s.dir); err != nil {
 		return fmt.Errorf("remove the data of the backing services: %w", err)
 	}
-	for _, file := range []string{"data", "log", "run", "auth.secret", "stack.env"} {
+	for _, file := range []string{"data", "log", "run", "auth.secret", signingKeyFile, issuedKeysFile, "stack.env"} {
 		if err := os.RemoveAll(filepath.Join(s.dir, file)); err != nil {
 			return fmt.Errorf("remove %s: %w", file, err)
 		}

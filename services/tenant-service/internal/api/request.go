@@ -18,8 +18,11 @@ import (
 
 // target is the tenant that a request under /tenants/{id} is about. Another tenant than that of the token is not found.
 // A tenant_id in the query is needless here; one that disagrees is refused like everywhere else.
-func target(c *fiber.Ctx) (uuid.UUID, error) {
-	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {
+func target(c *fiber.Ctx) (uuid.UUID, error) { return targetWith(c) }
+
+// targetWith is target for a request that knows further parameters in the query.
+func targetWith(c *fiber.Ctx, parameters ...string) (uuid.UUID, error) {
+	if err := rest.UnknownQuery(c, append(parameters, "tenant_id")...); err != nil {
 		return uuid.Nil, err
 	}
 	id, err := rest.UUID("id", c.Params("id"))
@@ -55,7 +58,7 @@ func orOwn(admin fiber.Handler) fiber.Handler {
 // hasScope reports whether a token may do anything at all.
 func hasScope(identity auth.Identity) bool {
 	return slices.ContainsFunc([]auth.Scope{
-		auth.ScopeTenantsAdmin, auth.ScopeMessagesRead, auth.ScopeMessagesWrite, auth.ScopeDeadLettersManage,
+		auth.ScopeTenantsAdmin, auth.ScopeMessagesRead, auth.ScopeMessagesWrite, auth.ScopeMessagesConsume, auth.ScopeDeadLettersManage,
 	}, identity.Has)
 }
 
@@ -86,6 +89,11 @@ func asProblem(err error) error {
 			WithField("id", "must be unused")
 	case errors.Is(err, tenant.ErrDeleting):
 		return problem.New(http.StatusConflict, "tenant_deleting", "the tenant is being deleted and cannot be changed any more")
+	case errors.Is(err, tenant.ErrTokenNotFound):
+		return problem.New(http.StatusNotFound, "token_not_found", "the tenant has no such token")
+	case errors.Is(err, tenant.ErrTooManyTokens):
+		return problem.New(http.StatusConflict, "too_many_tokens",
+			fmt.Sprintf("the tenant has %d tokens that are neither expired nor revoked; revoke one", tenant.MaxTokens))
 	case errors.Is(err, tenant.ErrUnavailable):
 		// Wrapped, so that the cause is in the log.
 		return fmt.Errorf("%w: %w", problem.New(http.StatusServiceUnavailable, "registry_unavailable",

@@ -247,7 +247,8 @@ func wrap(operation string, err error) error {
 	switch {
 	case errors.Is(err, gorm.ErrRecordNotFound):
 		return tenant.ErrNotFound
-	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, tenant.ErrDeleting):
+	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, tenant.ErrDeleting),
+		errors.Is(err, tenant.ErrTokenNotFound), errors.Is(err, tenant.ErrTooManyTokens):
 		return err // from the change itself
 	case sqlstate.IsTemporary(err):
 		return fmt.Errorf("%s: %w: %w", operation, tenant.ErrUnavailable, err)
