@@ -114,7 +114,7 @@ func (a *api) config(c *fiber.Ctx) error {
 //	@description	A merge patch (RFC 7396) of `override`: a number becomes the tenant's own limit, `null` is the default of the installation again, and what is not named stays. A patch that changes nothing is answered as well. Limits that contradict each other with what is in force are refused. The generation rises, and the change is in force on every instance within a second or two. With `If-Match` and the `ETag` of an earlier answer it is 412 if the tenant has been changed since.
 //	@tags			tenants
 //	@security		Bearer
-//	@accept			application/merge-patch+json,json
+//	@accept			json,application/merge-patch+json
 //	@param			id			path		string	true	"id of the tenant"	format(uuid)
 //	@param			limits		body		Limits	true	"the limits to change"
 //	@param			If-Match	header		string	false	"ETag of an earlier answer: change the tenant only if it has not been changed since"	example("7")
