@@ -1,5 +1,5 @@
 // Package tenant is the domain of the registry: what a tenant is, which values it may have, and how it moves from
-// creation to retirement. It knows neither HTTP nor SQL nor NATS.
+// creation to retirement. It knows neither HTTP nor SQL nor NATS, but for tags that say how a column is written.
 //
 // A tenant is desired state. Every change raises its generation by one, and what it becomes of is observed elsewhere
 // (package status). The states:
