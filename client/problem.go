@@ -25,6 +25,7 @@ const (
 	ErrTenantDeleting     Code = "tenant_deleting"     // it is being deleted and cannot be changed or published to
 	ErrTenantProvisioning Code = "tenant_provisioning" // its queue is being made; repeated
 	ErrTenantRequired     Code = "tenant_id_required"  // an administrator's token needs [WithTenant]
+	ErrGenerationMismatch Code = "generation_mismatch" // the tenant has been changed since, see [IfGeneration]
 )
 
 // Codes about messages and payloads.

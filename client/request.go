@@ -28,6 +28,9 @@ type call struct {
 	contentType string
 	// wait is how long the service is asked to wait for the outcome (RFC 7240), in whole seconds.
 	wait time.Duration
+	// ifMatch is the header If-Match, "" for none; etag gets that of the answer, unless it is nil.
+	ifMatch string
+	etag    *string
 	// untilDone: repeated until the context ends.
 	untilDone bool
 }
@@ -106,6 +109,9 @@ func (c *Client) exchange(ctx context.Context, r call, token string, into any) (
 	case into == nil:
 		return status, nil
 	}
+	if r.etag != nil {
+		*r.etag = response.Header.Get("ETag")
+	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return status, fmt.Errorf("%s %s: %w: %w in %d %q", r.method, r.path, ErrUnexpectedAnswer, err, status, excerpt(body))
 	}
@@ -139,6 +145,9 @@ func (c *Client) request(ctx context.Context, r call, token string) (*http.Reque
 	request.Header.Set("Accept", "application/json, application/problem+json")
 	if r.body != nil {
 		request.Header.Set("Content-Type", r.contentType)
+	}
+	if r.ifMatch != "" {
+		request.Header.Set("If-Match", r.ifMatch)
 	}
 	if seconds := int(r.wait.Seconds()); seconds > 0 {
 		request.Header.Set("Prefer", "wait="+strconv.Itoa(seconds))

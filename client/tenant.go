@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -115,7 +114,16 @@ func (t Tenant) Reconciled() bool {
 // TenantOption changes a request that changes a tenant.
 type TenantOption func(*tenantRequest)
 
-type tenantRequest struct{ wait bool }
+type tenantRequest struct {
+	wait       bool
+	generation int64 // 0: whatever it is
+}
+
+// IfGeneration has [Client.PatchTenantConfig] change the tenant only if it has this generation, so that nobody else's change that was
+// not seen is overwritten.
+func IfGeneration(generation int64) TenantOption {
+	return func(r *tenantRequest) { r.generation = generation }
+}
 
 // Wait has a change return only when it has come about: the tenant is consumed, has its new number of workers, is suspended,
 // or is gone. An error says that the context ended before, and what was seen last.
@@ -164,8 +172,13 @@ func (c *Client) Tenant(ctx context.Context, id ID) (t Tenant, err error) {
 type TenantQuery struct {
 	// Cursor is where another list stopped; empty is the start.
 	Cursor string
-	// Limit is the number of tenants of a page, up to 1,000. Default: 100.
+	// Limit is the number of tenants of a page, up to 1,000. Default: 100. A page of a search for a part of a name may have fewer,
+	// or none, although more follow.
 	Limit int
+	// Search is a part of the name, in upper or lower case, or an id. A cursor belongs to Search and State.
+	Search string
+	// State is the desired state: [TenantActive], [TenantSuspended] or [TenantDeleting]. Default: any.
+	State TenantState
 }
 
 // Tenants lists the tenants in the order of their creation, without deleted ones.
@@ -173,6 +186,12 @@ func (c *Client) Tenants(q TenantQuery) *Pager[Tenant] {
 	return &Pager[Tenant]{cursor: q.Cursor, fetch: func(ctx context.Context, cursor string, untilDone bool) (page Page[Tenant], err error) {
 		query := url.Values{}
 		setPage(query, cursor, q.Limit)
+		if q.Search != "" {
+			query.Set("q", q.Search)
+		}
+		if q.State != "" {
+			query.Set("state", string(q.State))
+		}
 		request := call{service: tenantService, method: http.MethodGet, path: "/tenants", query: query, untilDone: untilDone}
 		if _, err := c.do(ctx, request, &page); err != nil {
 			return page, fmt.Errorf("list tenants: %w", err)
@@ -227,18 +246,9 @@ func (c *Client) DeleteTenant(ctx context.Context, id ID, opts ...TenantOption) 
 
 // changeTenant makes a request and, if it is to be waited for, waits until the change has come about.
 func (c *Client) changeTenant(ctx context.Context, method, path string, body any, opts []TenantOption) (t Tenant, maybeDone bool, err error) {
-	request := call{service: tenantService, method: method, path: path}
-	if body != nil {
-		if request.body, err = json.Marshal(body); err != nil {
-			return t, false, fmt.Errorf("encode the request: %w", err)
-		}
-		request.contentType = "application/json"
-	}
-	if waits(opts) {
-		request.wait = maxWait
-		if deadline, ok := ctx.Deadline(); ok {
-			request.wait = min(maxWait, max(0, time.Until(deadline)))
-		}
+	request, err := tenantCall(ctx, method, path, body, opts)
+	if err != nil {
+		return t, false, err
 	}
 	if maybeDone, err = c.do(ctx, request, &t); err != nil {
 		return t, maybeDone, err
@@ -246,13 +256,22 @@ func (c *Client) changeTenant(ctx context.Context, method, path string, body any
 	return t, maybeDone, c.awaitTenant(ctx, &t, opts)
 }
 
-func waits(opts []TenantOption) bool {
-	var r tenantRequest
+// waitFor is how long a service is asked to wait: no longer than the context lasts.
+func waitFor(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(maxWait, max(0, time.Until(deadline)))
+	}
+	return maxWait
+}
+
+func options(opts []TenantOption) (r tenantRequest) {
 	for _, opt := range opts {
 		opt(&r)
 	}
-	return r.wait
+	return r
 }
+
+func waits(opts []TenantOption) bool { return options(opts).wait }
 
 // awaitTenant keeps t up to date until what is desired of it has come about, if that is to be waited for. The service has
 // waited for a while already, and less than it was asked for if its own limit of a request is shorter.

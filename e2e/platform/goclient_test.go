@@ -55,6 +55,16 @@ func TestGoClient(t *testing.T) {
 		resized, err := admin.ResizeTenant(ctx, tenant.ID, 5, client.Wait())
 		require.NoError(t, err)
 		require.Equal(t, 5, resized.Workers)
+		config, err := c.TenantConfig(ctx, tenant.ID)
+		require.NoError(t, err)
+		require.Equal(t, map[client.Limit]int64{client.LimitWorkers: 5}, config.Override)
+		patch := client.LimitPatch{client.LimitReplayRate: new(int64(1000)), client.LimitWorkers: nil}
+		limited, err := admin.PatchTenantConfig(ctx, tenant.ID, patch, client.IfGeneration(config.Generation), client.Wait())
+		require.NoError(t, err)
+		require.Equal(t, map[client.Limit]int64{client.LimitReplayRate: 1000}, limited.Override)
+		require.Greater(t, limited.Generation, config.Generation)
+		_, err = admin.PatchTenantConfig(ctx, tenant.ID, client.LimitPatch{client.LimitWeight: new(int64(2))}, client.IfGeneration(config.Generation))
+		require.ErrorIs(t, err, client.ErrGenerationMismatch)
 		_, err = admin.SuspendTenant(ctx, tenant.ID, client.Wait())
 		require.NoError(t, err)
 		kept, err := c.Publish(ctx, client.Publishing{Payload: "kept"})
@@ -71,6 +81,9 @@ func TestGoClient(t *testing.T) {
 			listed = append(listed, seen.ID)
 		}
 		require.Contains(t, listed, tenant.ID)
+		found, err := admin.Tenants(client.TenantQuery{Search: tenant.ID.String(), State: client.TenantActive}).Next(ctx)
+		require.NoError(t, err)
+		require.Len(t, found.Items, 1)
 	})
 	t.Run("dead letters", func(t *testing.T) { goDeadLetters(ctx, t, w, c, tenant.ID) })
 	t.Run("what is refused", func(t *testing.T) {

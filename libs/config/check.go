@@ -57,6 +57,22 @@ func check(cfg any, leaves []leaf, broken map[string]bool) []string {
 	return mistakes
 }
 
+// Checked is a configuration with rules of its own, such as for keys that contradict each other. Check is called once each key on its
+// own is good, and says what is wrong by the names of the keys, as "must not be above …".
+type Checked interface {
+	Check() map[string]string
+}
+
+func checkOwn(cfg Checked, leaves []leaf) (mistakes []string) {
+	wrong := cfg.Check()
+	for _, l := range leaves { // in their order
+		if what, ok := wrong[l.name]; ok {
+			mistakes = append(mistakes, l.mistake(what))
+		}
+	}
+	return mistakes
+}
+
 // explain words a rule. Rules that are not listed name themselves, which is still enough to look them up.
 func explain(f validator.FieldError, l leaf) string {
 	size := ""

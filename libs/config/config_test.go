@@ -201,6 +201,30 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// contradictory has a rule that no key has on its own.
+type contradictory struct {
+	Limits struct {
+		Low  int `koanf:"low" validate:"min=0"`
+		High int `koanf:"high"`
+	} `koanf:"limits"`
+}
+
+func (c *contradictory) Check() map[string]string {
+	if c.Limits.Low > c.Limits.High {
+		return map[string]string{"limits.low": "must not be above limits.high"}
+	}
+	return nil
+}
+
+func TestKeysThatContradictEachOther(t *testing.T) {
+	require.NoError(t, config.Load(&contradictory{}, write(t, "limits: {low: 1, high: 1}"), true, nil))
+	err := config.Load(&contradictory{}, write(t, "limits: {low: 1, high: 1}"), true, []string{"LIMITS_LOW=2"})
+	require.ErrorContains(t, err, "limits.low (LIMITS_LOW) must not be above limits.high")
+	err = config.Load(&contradictory{}, write(t, "limits: {low: -1, high: -2}"), true, nil)
+	require.ErrorContains(t, err, "limits.low (LIMITS_LOW) must be at least 0")
+	require.NotContains(t, err.Error(), "above", "a key that is wrong on its own contradicts nothing")
+}
+
 // An operator should not have to start a service once per mistake.
 func TestAllMistakesAreReportedTogether(t *testing.T) {
 	err := config.Load(defaults(), write(t, "workerz: 1\nworkers: 99\nhttp: {adr: x, body_limit: big}\n"), true, []string{"RABBITMQ_HEARTBEAT=soon"})

@@ -67,6 +67,9 @@ func Load(into any, path string, required bool, environ []string) error {
 		}
 	}
 	mistakes = append(mistakes, check(into, leaves, broken)...)
+	if own, ok := into.(Checked); ok && len(mistakes) == 0 {
+		mistakes = checkOwn(own, leaves)
+	}
 	if len(mistakes) > 0 {
 		return &Error{Mistakes: mistakes}
 	}

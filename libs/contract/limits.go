@@ -28,3 +28,9 @@ type Limits struct {
 	// ReplayRate is in dead letters a second.
 	ReplayRate int64 `json:"replay_rate,omitempty"`
 }
+
+// Negative reports whether a limit is below 0, which none may be.
+func (l Limits) Negative() bool {
+	return min(l.Weight, l.PublishRate, l.PublishBytes, l.MaxPayload, l.QueueMaxMessages, l.QueueMaxBytes, l.StoredMaxBytes, l.RetentionSeconds,
+		l.RetentionBytes, l.DeadLetterRetentionSeconds, l.MaxSubscriptions, l.MaxStreams, l.ReadBytes, l.ReplayRate) < 0
+}

@@ -89,3 +89,51 @@ func TestTokensAreAddedToARunningInstallation(t *testing.T) {
 	exec(t, operator, `SET ROLE mtm_tenant`)
 	exec(t, operator, `UPDATE tenants SET state = 'deleting', generation = generation + 1, updated_at = now() WHERE id = $1`, tenant)
 }
+
+// An installation that is running gets the limits of tenants: tenants stay as they are, and the prepared statements of an instance of
+// ingest-service of the version before go on, as do the changes of the registry of that version.
+func TestLimitsAreAddedToARunningInstallation(t *testing.T) {
+	_, address := empty(t)
+	at(t, address, 7)
+	operator, older := connect(t, address), connect(t, address)
+	id := uuid.New()
+	_, err := operator.Exec(t.Context(), `INSERT INTO tenants (id, name, workers, max_attempts, state) VALUES ($1, 'a', 4, 8, 'active')`, id)
+	require.NoError(t, err)
+	read := func() (workers []int32) {
+		t.Helper()
+		for _, sql := range []string{
+			`SELECT tenant, desired, concurrency, attempts, version FROM registered_tenants($1, 500)`,
+			`SELECT tenant, desired, concurrency, attempts, version FROM registered_among(ARRAY[$1::uuid])`,
+		} {
+			behind := uuid.Nil
+			if len(workers) > 0 {
+				behind = id
+			}
+			var found uuid.UUID
+			var state string
+			var n, attempts int32
+			var generation int64
+			require.NoError(t, older.QueryRow(t.Context(), sql, behind).Scan(&found, &state, &n, &attempts, &generation))
+			workers = append(workers, n)
+		}
+		return workers
+	}
+	const resize = `UPDATE tenants SET workers = $2, generation = generation + 1 WHERE id = $1`
+	change := func(workers int) {
+		t.Helper()
+		_, err := older.Exec(t.Context(), resize, id, workers)
+		require.NoError(t, err)
+	}
+	require.Equal(t, []int32{4, 4}, read())
+	change(5)
+
+	require.NoError(t, schema.Migrate(t.Context(), address, zap.NewNop()))
+	require.Equal(t, []int32{5, 5}, read())
+	change(6)
+	require.Equal(t, []int32{6, 6}, read())
+	var overrides *string
+	var limits string
+	require.NoError(t, operator.QueryRow(t.Context(), `SELECT overrides, limits FROM tenants WHERE id = $1`, id).Scan(&overrides, &limits))
+	require.Nil(t, overrides)
+	require.Equal(t, "{}", limits)
+}

@@ -167,6 +167,21 @@ func TestAccess(t *testing.T) {
 		"resize other": {request{method: "PUT", path: path(other, "/config/concurrency"), body: `{"workers":5}`}, want{
 			"admin": 200, "bound admin": 404, "bound": 403, "bound none": 403, "none": 403, "anonymous": 401,
 		}},
+		"config of own": {request{method: "GET", path: path(own, "/config")}, want{
+			"admin": 200, "bound admin": 200, "bound": 200, "bound none": 403, "none": 403, "anonymous": 401,
+		}},
+		"config of other": {request{method: "GET", path: path(other, "/config")}, want{
+			"admin": 200, "bound admin": 404, "bound": 404, "bound none": 403, "none": 403, "anonymous": 401,
+		}},
+		"configure own": {request{method: "PATCH", path: path(own, "/config"), body: `{"publish_rate":5}`}, want{
+			"admin": 200, "bound admin": 200, "bound": 403, "bound none": 403, "none": 403, "anonymous": 401,
+		}},
+		"configure other": {request{method: "PATCH", path: path(other, "/config"), body: `{"publish_rate":5}`}, want{
+			"admin": 200, "bound admin": 404, "bound": 403, "bound none": 403, "none": 403, "anonymous": 401,
+		}},
+		"configure own, other named": {request{method: "PATCH", path: path(own, "/config?tenant_id="+other.String()), body: `{"publish_rate":5}`}, want{
+			"admin": 400, "bound admin": 403, "bound": 403, "bound none": 403, "none": 403, "anonymous": 401,
+		}},
 		"suspend own": {request{method: "POST", path: path(own, "/suspend")}, want{
 			"admin": 200, "bound admin": 200, "bound": 403, "bound none": 403, "none": 403, "anonymous": 401,
 		}},
@@ -256,7 +271,7 @@ func TestSwagger(t *testing.T) {
 	require.NoError(t, json.Unmarshal(got.body, &document))
 	require.Contains(t, document.SecurityDefinitions, "Bearer")
 	routes := map[string][]string{
-		"/tenants": {"get", "post"}, "/tenants/{id}": {"get", "delete"}, "/tenants/{id}/config/concurrency": {"put"},
+		"/tenants": {"get", "post"}, "/tenants/{id}": {"get", "delete"}, "/tenants/{id}/config": {"get", "patch"}, "/tenants/{id}/config/concurrency": {"put"},
 		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"},
 	}
 	require.Len(t, document.Paths, len(routes))

@@ -83,6 +83,13 @@ func operations() map[string]operation {
 			},
 			state: tenant.Active, workers: workersAfter, steps: published,
 		},
+		"configuration": {
+			before: tenant.Active, confirmed: http.StatusOK,
+			request: func(id uuid.UUID) request {
+				return request{method: http.MethodPatch, path: path(id, "/config"), body: fmt.Sprintf(`{"workers":%d,"publish_rate":7,"retention_seconds":3600}`, workersAfter)}
+			},
+			state: tenant.Active, workers: workersAfter, steps: published,
+		},
 		"deletion": {
 			before: tenant.Active, confirmed: http.StatusAccepted,
 			request: func(id uuid.UUID) request { return request{method: http.MethodDelete, path: path(id, "")} },
@@ -247,8 +254,8 @@ func (v *victim) published() {
 func (v *victim) row() (row tenant.Tenant) {
 	v.t.Helper()
 	require.NoError(v.t, v.w.operator.QueryRow(v.t.Context(),
-		`SELECT id, name, workers, coalesce(max_attempts, 0), state, generation, published_generation, deleted_at FROM tenants WHERE id = $1`, v.id).
-		Scan(&row.ID, &row.Name, &row.Workers, &row.MaxAttempts, &row.State, &row.Generation, &row.PublishedGeneration, &row.DeletedAt))
+		`SELECT id, name, workers, coalesce(max_attempts, 0), limits, state, generation, published_generation, deleted_at FROM tenants WHERE id = $1`, v.id).
+		Scan(&row.ID, &row.Name, &row.Workers, &row.MaxAttempts, &row.Config, &row.State, &row.Generation, &row.PublishedGeneration, &row.DeletedAt))
 	return row
 }
 

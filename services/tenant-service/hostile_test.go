@@ -21,10 +21,10 @@ func TestAnEmptyIDNeverMeansAll(t *testing.T) {
 	r := startReady(t)
 	id := r.create("a")
 	for _, path := range []string{
-		"/tenants/", "/tenants//", "//tenants", "/Tenants", "/TENANTS", "/tenants/../tenants", "/tenants//suspend", "/tenants//resume", "/tenants//config/concurrency",
+		"/tenants/", "/tenants//", "//tenants", "/Tenants", "/TENANTS", "/tenants/../tenants", "/tenants//suspend", "/tenants//resume", "/tenants//config/concurrency", "/tenants//config", "/tenants/" + id.String() + "/config/", "/tenants/" + id.String() + "/Config",
 		"/tenants/" + id.String() + "/", "/tenants/" + id.String() + "/suspend/", "/tenants/" + id.String() + "/Suspend", "/tenants/" + id.String() + "//suspend", "/tenants%2F",
 	} {
-		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 			got := r.do(request{method: method, path: path})
 			require.Equal(t, http.StatusNotFound, got.status, "%s %s", method, path)
 			require.Equal(t, "route_not_found", got.problem.Code)
@@ -45,7 +45,7 @@ func TestEmptyParametersAreAbsent(t *testing.T) {
 	t.Parallel()
 	r := startReady(t)
 	id := r.create("a")
-	for _, query := range []string{"?cursor=", "?limit=", "?cursor&limit", "?cursor=&limit=1"} {
+	for _, query := range []string{"?cursor=", "?limit=", "?cursor&limit", "?cursor=&limit=1", "?q=&state=", "?q&state&cursor"} {
 		var page api.Page
 		require.NoError(t, json.Unmarshal(r.require(http.StatusOK, request{method: http.MethodGet, path: "/tenants" + query}).body, &page))
 		require.Len(t, page.Data, 1)
@@ -75,6 +75,7 @@ func TestRoutesWithoutABody(t *testing.T) {
 	routes := []request{
 		{method: "GET", path: "/tenants"},
 		{method: "GET", path: path(id, "")},
+		{method: "GET", path: path(id, "/config")},
 		{method: "POST", path: path(id, "/suspend")},
 		{method: "POST", path: path(id, "/resume")},
 		{method: "DELETE", path: path(id, "")},

@@ -54,8 +54,10 @@ type Config struct {
 	service.Config
 	NATS control.Config `koanf:"nats"`
 	// Workers and MaxWorkers are the policy for tenants.
-	Workers    int `koanf:"workers" usage:"workers of a new tenant that does not say how many" validate:"min=1,ltefield=MaxWorkers"`
+	Workers    int `koanf:"workers" usage:"workers of a tenant that has no number of its own" validate:"min=1,ltefield=MaxWorkers"`
 	MaxWorkers int `koanf:"max_workers" usage:"highest number of workers of one tenant" validate:"min=1,max=1024"`
+	// Limits are those of tenants that have none of their own.
+	Limits Limits `koanf:"limits"`
 }
 
 func defaultConfig() Config {
@@ -64,6 +66,7 @@ func defaultConfig() Config {
 		NATS:       control.DefaultConfig(),
 		Workers:    3,
 		MaxWorkers: contract.DefaultMaxWorkers,
+		Limits:     Limits{LimitDefaults: LimitDefaults{Weight: 1}},
 	}
 	// Longer than the longest wait that a client may prefer.
 	cfg.HTTP.RequestTimeout = 35 * time.Second

@@ -65,6 +65,12 @@ func TestConfigurationMistakes(t *testing.T) {
 		yaml    string
 		want    []string
 	}{
+		"negative limit":        {enough("LIMITS_PUBLISH_RATE=-1"), "", []string{"limits.publish_rate (LIMITS_PUBLISH_RATE) must be between 0 and"}},
+		"limit over its range":  {enough(), "limits: {max_streams: 101, weight: 200}", []string{"limits.max_streams (LIMITS_MAX_STREAMS) must be between 0 and 100", "limits.weight (LIMITS_WEIGHT) must be between 1 and 100"}},
+		"limit with a fraction": {enough(), "limits: {read_bytes: 1.5}", []string{"limits.read_bytes (LIMITS_READ_BYTES) must be a whole number"}},
+		"unknown limit":         {enough(), "limits: {write_bytes: 1}", []string{"limits.write_bytes is not a known key"}},
+		"limits contradict":     {enough("LIMITS_RETENTION_BYTES=2"), "limits: {stored_max_bytes: 1}", []string{"limits.retention_bytes (LIMITS_RETENTION_BYTES) must not be above stored_max_bytes: 2 and 1"}},
+		"attempts":              {enough("LIMITS_MAX_ATTEMPTS=101"), "", []string{"limits.max_attempts (LIMITS_MAX_ATTEMPTS) must be between 1 and 100"}},
 		"no database":           {[]string{"AUTH_SECRET=" + secret}, "", []string{"database.url"}},
 		"no key":                {enough()[:2], "", []string{"auth"}},
 		"secret too short":      {enough("AUTH_SECRET=short"), "", []string{"auth"}},

@@ -11,10 +11,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/defaults"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/status"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
 // serve runs the service until ctx ends.
@@ -48,12 +48,13 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 	changes := relay.NewChanges(step)
 	registry := store.New(db, changes.Committed)
 	publisher := relay.New(registry, conn, directory.Observed, relay.Options{Changes: changes, Step: step}, process.Registry, log)
-	api.Mount(process.Server, process.Verifier, registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
+	api.Mount(process.Server, process.Verifier, registry, directory, cfg.policy())
 	api.MountTokens(process.Server, process.Verifier, registry)
 
 	log.Info("starting", zap.String("http", cfg.HTTP.Addr), zap.String("ops", cfg.Ops.Addr))
 	return process.Run(ctx,
 		lifecycle.Component{Name: "status", Run: func(ctx context.Context) error { return directory.Run(ctx, publisher.Retire) }},
 		lifecycle.Component{Name: "relay", Run: publisher.Run},
+		lifecycle.Component{Name: "defaults", Run: func(ctx context.Context) error { return defaults.Run(ctx, registry, cfg.policy(), log) }},
 	)
 }

@@ -139,6 +139,7 @@ func admin(t *testing.T) string {
 type request struct {
 	method, path, body, prefer, contentType string
 	token                                   string // "" means that of an administrator, "-" means none
+	ifMatch                                 string // "" for none
 }
 
 // answer is what came back.
@@ -170,8 +171,11 @@ func (r *running) try(q request) (answer, error) {
 	if q.contentType == "" && q.body != "" {
 		out.ContentType = "application/json"
 	}
-	if q.prefer != "" {
-		out.Header = map[string]string{"Prefer": q.prefer}
+	out.Header = map[string]string{}
+	for name, value := range map[string]string{"Prefer": q.prefer, "If-Match": q.ifMatch} {
+		if value != "" {
+			out.Header[name] = value
+		}
 	}
 	response, err := raw.Do(r.t.Context(), r.transport, out)
 	if err != nil {

@@ -135,7 +135,7 @@ func (m *merger) operation(service string, o operation) (document, error) {
 func requestBody(p document, types []any, example any) document {
 	content := document{}
 	for _, media := range types {
-		if media == jsonType && len(types) > 1 {
+		if media == jsonType && slices.Contains(types, any(ndjsonType)) {
 			continue // NDJSON under another name, for which a generated client would write a JSON string
 		}
 		content[fmt.Sprint(media)] = withExample(document{"schema": schema(p.object("schema"))}, example)

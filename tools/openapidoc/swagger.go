@@ -9,6 +9,7 @@ import (
 
 const (
 	jsonType       = "application/json"
+	ndjsonType     = "application/x-ndjson"
 	problemType    = "application/problem+json"
 	problemSchema  = "#/definitions/Problem"
 	definitionsRef = "#/definitions/"

@@ -170,12 +170,12 @@ func (r *run) registered(ctx context.Context) ([]contract.TenantSpec, error) {
 		return nil, fmt.Errorf("connect as operator: %w", err)
 	}
 	defer disconnect(ctx, operator)
-	rows, err := operator.Query(ctx, `SELECT id::text, state, workers, max_attempts, generation FROM tenants WHERE state <> 'deleted'`)
+	rows, err := operator.Query(ctx, `SELECT id::text, state, workers, max_attempts, generation, limits FROM tenants WHERE state <> 'deleted'`)
 	if err != nil {
 		return nil, fmt.Errorf("read the registry: %w", err)
 	}
 	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (spec contract.TenantSpec, err error) {
-		return spec, row.Scan(&spec.TenantID, &spec.State, &spec.Workers, &spec.MaxAttempts, &spec.Generation)
+		return spec, row.Scan(&spec.TenantID, &spec.State, &spec.Workers, &spec.MaxAttempts, &spec.Generation, &spec.Limits)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the registry: %w", err)

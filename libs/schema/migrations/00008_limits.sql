@@ -1,9 +1,20 @@
 -- The limits of tenants. Owner: tenant-service; the other services see those in force.
 -- +goose Up
 
--- overrides are those that the tenant has of its own, NULL where a version of the registry wrote the row that knows of none; limits
--- are those in force, what the defaults of the installation add included. A key that is absent from limits means: no limit.
-ALTER TABLE tenants ADD COLUMN overrides jsonb, ADD COLUMN limits jsonb NOT NULL DEFAULT '{}';
+-- Columns without a volatile default do not touch the rows. The lock waits for who uses the table, and others behind it: so not for
+-- long.
+SET LOCAL lock_timeout = '3s';
+
+-- overrides are those that the tenant has of its own, NULL in a row of a version of the registry that knows of none. limits are those
+-- in force, what the defaults of the installation add included; a key that is absent means: no limit. Beside them are workers and
+-- max_attempts as they were when limits was written: where the columns of these names differ, a version that knows of no limits has
+-- changed them since.
+ALTER TABLE tenants
+    ADD COLUMN overrides jsonb CHECK (jsonb_typeof(overrides) = 'object'),
+    ADD COLUMN limits    jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(limits) = 'object');
+
+-- For the list of tenants in one state.
+CREATE INDEX tenants_state ON tenants (state, created_at, id) WHERE state <> 'deleted';
 
 -- A function cannot be given another result. The versions before this one name the columns that they read, and go on.
 DROP FUNCTION registered_tenants(uuid, integer);

@@ -138,6 +138,8 @@ func verify(id uuid.UUID, spec contract.TenantSpec) error {
 		return fmt.Errorf("it is that of tenant %q", spec.TenantID)
 	case spec.Workers < 1 || spec.Generation < 1 || spec.MaxAttempts < 0:
 		return fmt.Errorf("workers %d, max_attempts %d, generation %d", spec.Workers, spec.MaxAttempts, spec.Generation)
+	case spec.Limits.Negative():
+		return fmt.Errorf("a limit is negative: %+v", spec.Limits)
 	}
 	return nil
 }

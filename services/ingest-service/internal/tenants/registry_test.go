@@ -85,6 +85,15 @@ func TestChannelThatDisagreesWithTheRegistry(t *testing.T) {
 		"no workers": {4, "active", func(r *rig, id uuid.UUID) {
 			r.putRaw(id, `{"tenant_id":"`+id.String()+`","state":"active","workers":0,"generation":9}`)
 		}, want{contract.StateRunning, 4, 3}},
+		"negative limit": {4, "active", func(r *rig, id uuid.UUID) {
+			r.putRaw(id, `{"tenant_id":"`+id.String()+`","state":"active","workers":9,"limits":{"publish_rate":-1},"generation":9}`)
+		}, want{contract.StateRunning, 4, 3}},
+		"limit of no integer": {4, "active", func(r *rig, id uuid.UUID) {
+			r.putRaw(id, `{"tenant_id":"`+id.String()+`","state":"active","workers":9,"limits":{"publish_rate":1.5},"generation":9}`)
+		}, want{contract.StateRunning, 4, 3}},
+		"limits are another version's": {4, "active", func(r *rig, id uuid.UUID) {
+			r.putRaw(id, `{"tenant_id":"`+id.String()+`","state":"active","workers":4,"limits":{"of_tomorrow":9},"generation":3}`)
+		}, want{contract.StateRunning, 4, 3}},
 		"unknown state": {4, "active", func(r *rig, id uuid.UUID) {
 			r.putRaw(id, `{"tenant_id":"`+id.String()+`","state":"levitating","workers":1,"generation":9}`)
 		}, want{contract.StateRunning, 4, 3}},

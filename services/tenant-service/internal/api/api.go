@@ -21,7 +21,7 @@ import (
 type Registry interface {
 	Create(ctx context.Context, t *tenant.Tenant) error
 	Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error)
-	List(ctx context.Context, after tenant.Position, limit int) (page []tenant.Tenant, more bool, err error)
+	List(ctx context.Context, filter tenant.Filter, after tenant.Position, limit int) (page []tenant.Tenant, next tenant.Position, more bool, err error)
 	Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error)
 }
 
@@ -48,6 +48,8 @@ func Mount(server *rest.Server, verifier *auth.Verifier, registry Registry, repo
 	app.Post("/tenants", authenticated, admin, unbound, a.create)
 	app.Get("/tenants", authenticated, admin, unbound, rest.NoBody, a.list)
 	app.Get("/tenants/:id", authenticated, orOwn(admin), rest.NoBody, a.get)
+	app.Get("/tenants/:id/config", authenticated, orOwn(admin), rest.NoBody, a.config)
+	app.Patch("/tenants/:id/config", authenticated, admin, a.configure)
 	app.Put("/tenants/:id/config/concurrency", authenticated, admin, a.resize)
 	app.Post("/tenants/:id/suspend", authenticated, admin, rest.NoBody, a.suspend)
 	app.Post("/tenants/:id/resume", authenticated, admin, rest.NoBody, a.resume)
@@ -109,46 +111,6 @@ func (a *api) create(c *fiber.Ctx) error {
 	return a.respond(c, http.StatusCreated, t)
 }
 
-// list pages through the tenants.
-//
-//	@summary		List the tenants
-//	@description	In the order of their creation, without deleted ones.
-//	@tags			tenants
-//	@security		Bearer
-//	@param			cursor	query		string	false	"next_cursor of another page; without it the list begins at its start"
-//	@param			limit	query		int		false	"tenants a page"	minimum(1)	maximum(1000)	default(100)
-//	@success		200		{object}	Page
-//	@failure		400		{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
-//	@failure		503		{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
-//	@id			listTenants
-//	@router			/tenants [get]
-func (a *api) list(c *fiber.Ctx) error {
-	if err := rest.UnknownQuery(c, "cursor", "limit"); err != nil {
-		return err
-	}
-	limit, err := rest.Limit(c)
-	if err != nil {
-		return err
-	}
-	var at tenant.Position
-	if c.Context().QueryArgs().Has("cursor") {
-		if at, err = decodeCursor(c.Query("cursor")); err != nil {
-			return err
-		}
-	}
-	tenants, more, err := a.registry.List(c.UserContext(), at, limit)
-	if err != nil {
-		return asProblem(err)
-	}
-	page := Page{Data: make([]Tenant, len(tenants)), HasMore: more}
-	for i, t := range tenants {
-		page.Data[i] = render(t, a.status(t))
-		at = t.Position()
-	}
-	page.NextCursor = encodeCursor(at)
-	return c.JSON(page)
-}
-
 // get shows one tenant.
 //
 //	@summary		Show a tenant
@@ -183,7 +145,7 @@ type Concurrency struct {
 // resize changes the number of workers.
 //
 //	@summary		Change the number of workers
-//	@description	It is applied to the running consumer without stopping it.
+//	@description	The number becomes the tenant's own, as by a PATCH of its limits. It is applied to the running consumer without stopping it.
 //	@tags			tenants
 //	@security		Bearer
 //	@param			id			path		string		true	"id of the tenant"	format(uuid)
@@ -305,15 +267,21 @@ func (a *api) status(t tenant.Tenant) tenant.Status {
 
 // respond answers with t, after it has waited for what the client prefers to wait for.
 func (a *api) respond(c *fiber.Ctx, status int, t tenant.Tenant) error {
-	wait, asked, err := rest.PreferWait(c)
+	t, err := a.preferred(c, t)
 	if err != nil {
 		return err
 	}
-	if asked {
-		c.Set("Preference-Applied", "wait="+strconv.Itoa(int(wait.Seconds())))
-		t = a.await(c.UserContext(), wait, t)
-	}
 	return c.Status(status).JSON(render(t, a.status(t)))
+}
+
+// preferred waits for what the client prefers to wait for, and returns t as it is then.
+func (a *api) preferred(c *fiber.Ctx, t tenant.Tenant) (tenant.Tenant, error) {
+	wait, asked, err := rest.PreferWait(c)
+	if err != nil || !asked {
+		return t, err
+	}
+	c.Set("Preference-Applied", "wait="+strconv.Itoa(int(wait.Seconds())))
+	return a.await(c.UserContext(), wait, t), nil
 }
 
 // await waits until what t wants has come about, and returns t, or until the wait is over. Of a tenant that was to be

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"hash/fnv"
+
 	"github.com/google/uuid"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest/cursor"
@@ -27,9 +29,51 @@ func decodeCursor(text string) (tenant.Position, error) {
 	if err != nil {
 		return tenant.Position{}, err
 	}
-	created, ok := cursor.Time(fields.CreatedAt)
+	return position(fields.CreatedAt, fields.ID)
+}
+
+func position(micros int64, id uuid.UUID) (tenant.Position, error) {
+	created, ok := cursor.Time(micros)
 	if !ok {
 		return tenant.Position{}, cursor.Problem(cursor.NotGiven)
 	}
-	return tenant.Position{CreatedAt: created, ID: fields.ID}, nil
+	return tenant.Position{CreatedAt: created, ID: id}, nil
+}
+
+// filteredFields are the cursor of a list with a filter, to which it belongs.
+type filteredFields struct {
+	CreatedAt int64
+	ID        uuid.UUID
+	Filter    uint64 // a hash
+}
+
+func filteredFormat() cursor.Format[filteredFields] { return cursor.Format[filteredFields]{Version: 2} }
+
+// encodeFiltered is encodeCursor for a list with a filter, which may be none.
+func encodeFiltered(p tenant.Position, filter tenant.Filter) string {
+	if filter == (tenant.Filter{}) {
+		return encodeCursor(p)
+	}
+	return filteredFormat().Encode(filteredFields{CreatedAt: cursor.Micros(p.CreatedAt), ID: p.ID, Filter: hash(filter)})
+}
+
+// decodeFiltered reads what encodeFiltered has written for the same filter. Anything else is 400 bad_cursor.
+func decodeFiltered(text string, filter tenant.Filter) (tenant.Position, error) {
+	if filter == (tenant.Filter{}) {
+		return decodeCursor(text)
+	}
+	fields, err := filteredFormat().Decode(text)
+	if err != nil {
+		return tenant.Position{}, err
+	}
+	if fields.Filter != hash(filter) {
+		return tenant.Position{}, cursor.Problem("the cursor is one of a list with another filter")
+	}
+	return position(fields.CreatedAt, fields.ID)
+}
+
+func hash(filter tenant.Filter) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(string(filter.State) + "\x00" + filter.ID.String() + filter.Name)) // never fails
+	return h.Sum64()
 }

@@ -73,7 +73,7 @@ func render(t tenant.Tenant, s tenant.Status) Tenant {
 		ID:          t.ID.String(),
 		Name:        t.Name,
 		Workers:     t.Workers,
-		MaxAttempts: t.MaxAttempts,
+		MaxAttempts: int(t.Own()["max_attempts"]),
 		State:       string(t.State),
 		Generation:  t.Generation,
 		CreatedAt:   rest.Timestamp{Time: t.CreatedAt},

@@ -39,7 +39,9 @@ func New(db *gorm.DB, changed func(tenant.Tenant)) *Store { return &Store{db: db
 // session is the database for one operation; done releases its deadline.
 func (s *Store) session(ctx context.Context) (db *gorm.DB, done func()) {
 	ctx, done = context.WithTimeout(ctx, timeout)
-	return s.db.WithContext(ctx), done
+	// With the names of the columns: a newer version may add some while this one runs, and PostgreSQL refuses a prepared "SELECT *" whose
+	// result has changed.
+	return s.db.Session(&gorm.Session{Context: ctx, QueryFields: true}), done
 }
 
 // Create adds t. An id that is taken is [tenant.ErrExists], one of a deleted tenant [tenant.ErrRetired].
@@ -116,29 +118,8 @@ func (s *Store) changeOnce(db *gorm.DB, id uuid.UUID, change func(*tenant.Tenant
 			return nil
 		}
 		*written = true
-		return tx.Model(t).Select("name", "workers", "max_attempts", "state", "generation", "updated_at", "deleted_at").UpdateColumns(t).Error
+		return tx.Model(t).Select("name", "workers", "max_attempts", "overrides", "limits", "state", "generation", "updated_at", "deleted_at").UpdateColumns(t).Error
 	})
-}
-
-// List returns up to limit tenants behind after, in the order of their creation, without deleted ones, and whether
-// there are more.
-func (s *Store) List(ctx context.Context, after tenant.Position, limit int) (page []tenant.Tenant, more bool, err error) {
-	db, done := s.session(ctx)
-	defer done()
-	query := db.Where("state <> ?", tenant.Deleted)
-	if after != (tenant.Position{}) {
-		query = query.Where("(created_at, id) > (?, ?)", after.CreatedAt, after.ID)
-	}
-	if err := query.Order("created_at, id").Limit(limit + 1).Find(&page).Error; err != nil {
-		return nil, false, wrap("list tenants", err)
-	}
-	if more = len(page) > limit; more {
-		page = page[:limit]
-	}
-	for i := range page {
-		page[i] = utc(page[i])
-	}
-	return page, more, nil
 }
 
 // Batch returns up to limit tenants that are not deleted, in the order of their ids, behind after.

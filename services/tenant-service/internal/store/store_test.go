@@ -198,7 +198,7 @@ func TestList(t *testing.T) {
 	t.Parallel()
 	registry, _ := open(t)
 	ctx := t.Context()
-	empty, more, err := registry.List(ctx, tenant.Position{}, 10)
+	empty, _, more, err := registry.List(ctx, tenant.Filter{}, tenant.Position{}, 10)
 	require.NoError(t, err)
 	require.Empty(t, empty)
 	require.False(t, more)
@@ -224,7 +224,8 @@ func TestList(t *testing.T) {
 		var position tenant.Position
 		for more := true; more; {
 			var page []tenant.Tenant
-			page, more, err = registry.List(ctx, position, limit)
+			var next tenant.Position
+			page, next, more, err = registry.List(ctx, tenant.Filter{}, position, limit)
 			require.NoError(t, err)
 			require.LessOrEqual(t, len(page), limit)
 			for _, listed := range page {
@@ -233,6 +234,7 @@ func TestList(t *testing.T) {
 				seen[listed.ID] = true
 				position = listed.Position()
 			}
+			require.Equal(t, position, next)
 		}
 		require.Equal(t, want, seen, "limit %d", limit)
 	}
@@ -308,7 +310,14 @@ func TestUnavailable(t *testing.T) {
 			_, err := registry.Change(ctx, drafted.ID, (*tenant.Tenant).Suspend)
 			return err
 		},
-		"list":          func(ctx context.Context) error { _, _, err := registry.List(ctx, tenant.Position{}, 1); return err },
+		"list": func(ctx context.Context) error {
+			_, _, _, err := registry.List(ctx, tenant.Filter{}, tenant.Position{}, 1)
+			return err
+		},
+		"search": func(ctx context.Context) error {
+			_, _, _, err := registry.List(ctx, tenant.Filter{Name: "a"}, tenant.Position{}, 1)
+			return err
+		},
 		"batch":         func(ctx context.Context) error { _, err := registry.Batch(ctx, uuid.Nil, 1); return err },
 		"unpublished":   func(ctx context.Context) error { _, err := registry.Unpublished(ctx, 1); return err },
 		"markPublished": func(ctx context.Context) error { return registry.MarkPublished(ctx, []tenant.Tenant{drafted}) },

@@ -68,10 +68,13 @@ type Policy struct {
 	DefaultWorkers int
 	// MaxWorkers is the highest number of workers of one tenant.
 	MaxWorkers int
+	// DefaultMaxAttempts is how often a message of a tenant is tried that does not say; 0 leaves it to the instances of ingest-service.
+	DefaultMaxAttempts int
+	// DefaultLimits are the limits of tenants that have none of their own.
+	DefaultLimits contract.Limits
 }
 
-// Draft is a tenant to be created. A nil field takes its default: a new id, the policy's workers, the instances' number
-// of attempts.
+// Draft is a tenant to be created. A nil field takes its default: a new id, the policy's workers and attempts.
 type Draft struct {
 	ID          *uuid.UUID
 	Name        string
@@ -83,18 +86,20 @@ type Draft struct {
 func (p Policy) New(d Draft) (Tenant, error) {
 	var wrong ValidationError
 	at := now()
-	t := Tenant{Name: strings.TrimSpace(d.Name), Workers: p.DefaultWorkers, State: Active, Generation: 1, CreatedAt: at, UpdatedAt: at}
+	t := Tenant{Name: strings.TrimSpace(d.Name), State: Active, Generation: 1, CreatedAt: at, UpdatedAt: at}
 	checkName(t.Name, &wrong)
+	own := Overrides{}
 	if d.Workers != nil {
-		t.Workers = *d.Workers
-		p.checkWorkers(t.Workers, &wrong)
+		own[workersLimit] = int64(*d.Workers)
+		p.checkWorkers(*d.Workers, &wrong)
 	}
 	if d.MaxAttempts != nil {
-		t.MaxAttempts = *d.MaxAttempts
-		if t.MaxAttempts < 1 || t.MaxAttempts > MaxAttemptsLimit {
-			wrong.add("max_attempts", fmt.Sprintf("must be between 1 and %d", MaxAttemptsLimit))
+		own[maxAttemptsLimit] = int64(*d.MaxAttempts)
+		if *d.MaxAttempts < 1 || *d.MaxAttempts > MaxAttemptsLimit {
+			wrong.add(maxAttemptsLimit, fmt.Sprintf("must be between 1 and %d", MaxAttemptsLimit))
 		}
 	}
+	t.configure(own, p.inForce(own))
 	switch {
 	case d.ID == nil:
 		id, err := uuid.NewV7()
@@ -119,7 +124,7 @@ func (p Policy) CheckWorkers(workers int) error {
 
 func (p Policy) checkWorkers(workers int, wrong *ValidationError) {
 	if workers < 1 || workers > p.MaxWorkers {
-		wrong.add("workers", fmt.Sprintf("must be between 1 and %d", p.MaxWorkers))
+		wrong.add(workersLimit, fmt.Sprintf("must be between 1 and %d", p.MaxWorkers))
 	}
 }
 

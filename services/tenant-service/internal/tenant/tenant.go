@@ -1,5 +1,5 @@
 // Package tenant is the domain of the registry: what a tenant is, which values it may have, and how it moves from
-// creation to retirement. It knows neither HTTP nor SQL nor NATS.
+// creation to retirement. It knows neither HTTP nor SQL nor NATS, but for tags that say how a column is written.
 //
 // A tenant is desired state. Every change raises its generation by one, and what it becomes of is observed elsewhere
 // (package status). The states:
@@ -44,7 +44,11 @@ type Tenant struct {
 	Workers int
 	// MaxAttempts is how often a message is tried; 0 means the default of the instances.
 	MaxAttempts int
-	State       State
+	// Overrides are the limits of the tenant's own, but for those that [Tenant.Own] adds.
+	Overrides Overrides `gorm:"serializer:json"`
+	// Config is what was in force when the overrides or the defaults were applied last. Its limits still are; see [Tenant.InForce].
+	Config Config `gorm:"column:limits;serializer:json"`
+	State  State
 	// Generation rises with every change, by one unless it has to overtake a state that was published before the
 	// registry was restored from a backup.
 	Generation int64
@@ -63,6 +67,16 @@ type Position struct {
 	ID        uuid.UUID
 }
 
+// Filter selects tenants of the list; all that is given must match. The zero value is all of them.
+type Filter struct {
+	// Name is a part of the name, whatever the case of its letters.
+	Name string
+	// ID is one tenant; [uuid.Nil] is any.
+	ID uuid.UUID
+	// State is "" for any.
+	State State
+}
+
 // Position is the place just behind t.
 func (t *Tenant) Position() Position { return Position{CreatedAt: t.CreatedAt, ID: t.ID} }
 
@@ -73,6 +87,7 @@ func (t *Tenant) Spec() contract.TenantSpec {
 		State:       contract.DesiredState(t.State),
 		Workers:     t.Workers,
 		MaxAttempts: t.MaxAttempts,
+		Limits:      t.Config.Limits,
 		Generation:  t.Generation,
 	}
 }
@@ -110,13 +125,15 @@ func (t *Tenant) Retire(observed int64) bool {
 	return t.State == Deleted
 }
 
-// Resize changes the number of workers. The same number again changes nothing.
+// Resize makes a number of workers the tenant's own. The same number again changes nothing.
 func (t *Tenant) Resize(workers int) error {
 	if err := t.changeable(); err != nil {
 		return err
 	}
-	if t.Workers != workers {
-		t.Workers = workers
+	own, c := t.Own(), t.InForce()
+	if own[workersLimit] != int64(workers) {
+		own[workersLimit], c.Workers = int64(workers), int64(workers)
+		t.configure(own, c)
 		t.touch()
 	}
 	return nil

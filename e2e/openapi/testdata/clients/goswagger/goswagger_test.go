@@ -194,6 +194,13 @@ func (s *scenario) changeTenant(t *testing.T) {
 		WithConcurrency(&tenantmodels.Concurrency{Workers: ptr(int64(3))}), admin)
 	require.NoError(t, err)
 	require.EqualValues(t, 3, *resized.Payload.Workers)
+	limits, err := s.tenants.Tenants.GetTenantConfig(registry.NewGetTenantConfigParams().WithID(tenant), admin)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, *limits.Payload.Override.Workers)
+	limited, err := s.tenants.Tenants.PatchTenantConfig(registry.NewPatchTenantConfigParams().WithID(tenant).WithIfMatch(&limits.ETag).
+		WithLimits(&tenantmodels.Limits{StoredMaxBytes: ptr(int64(1 << 50))}), admin)
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<50, *limited.Payload.Effective.StoredMaxBytes)
 	suspended, err := s.tenants.Tenants.SuspendTenant(registry.NewSuspendTenantParams().WithID(tenant).WithPrefer(ptr("wait=30")), admin)
 	require.NoError(t, err)
 	require.Equal(t, "suspended", *suspended.Payload.State)
@@ -237,6 +244,9 @@ func (s *scenario) refusals(t *testing.T) {
 		"none to suspend": {errorOf(s.tenants.Tenants.SuspendTenant(registry.NewSuspendTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to resume":  {errorOf(s.tenants.Tenants.ResumeTenant(registry.NewResumeTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to delete":  {errorOf(s.tenants.Tenants.DeleteTenant(registry.NewDeleteTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
+		"no limits": {errorOf(s.tenants.Tenants.GetTenantConfig(registry.NewGetTenantConfigParams().WithID(nobody), admin)), 404, "tenant_not_found"},
+		"none to limit": {errorOf(s.tenants.Tenants.PatchTenantConfig(registry.NewPatchTenantConfigParams().WithID(nobody).
+			WithLimits(&tenantmodels.Limits{Weight: ptr(int64(2))}), admin)), 404, "tenant_not_found"},
 		"none to resize": {errorOf(s.tenants.Tenants.SetTenantConcurrency(registry.NewSetTenantConcurrencyParams().WithID(nobody).
 			WithConcurrency(&tenantmodels.Concurrency{Workers: ptr(int64(1))}), admin)), 404, "tenant_not_found"},
 	}
