@@ -28,6 +28,8 @@ const (
 type Identity struct {
 	// Subject is the claim sub, "" if there is none.
 	Subject string
+	// TokenID is the claim jti, "" if there is none that is a string.
+	TokenID string
 	// Scopes may hold scopes of other systems.
 	Scopes []Scope
 	// TenantID is the tenant that the token is bound to, uuid.Nil if it is not bound.
@@ -56,6 +58,7 @@ func identity(claims claimSet) (Identity, error) {
 	if id.Subject, err = claims.GetSubject(); err != nil {
 		return Identity{}, err
 	}
+	id.TokenID, _ = claims["jti"].(string)
 	if raw, ok := claims["scope"]; ok {
 		if id.Scopes, err = scopes(raw); err != nil {
 			return Identity{}, err

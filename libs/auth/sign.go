@@ -18,6 +18,8 @@ type Claims struct {
 	Issuer, Audience string
 	// Subject names the bearer.
 	Subject string
+	// TokenID is the claim jti, left out if it is empty.
+	TokenID string
 	// Scopes may be empty: such a token is refused everywhere.
 	Scopes []Scope
 	// TenantID binds the token, unless it is uuid.Nil.
@@ -47,6 +49,9 @@ func Sign(secret string, c Claims) (string, error) {
 		"scope": strings.Join(names, " "),
 		"iat":   now.Unix(),
 		"exp":   c.ExpiresAt.Unix(),
+	}
+	if c.TokenID != "" {
+		claims["jti"] = c.TokenID
 	}
 	if c.TenantID != uuid.Nil {
 		claims["tenant_id"] = c.TenantID.String()
