@@ -87,8 +87,10 @@ func TestDropsOfManyAreAudited(t *testing.T) {
 	}, events(t, operator, tenantA))
 	_, err = s.DropAll(t.Context(), tenantB, Filter{Reason: contract.ReasonNotJSON, After: epoch, Before: epoch.AddDate(1, 0, 0)}, someone())
 	require.NoError(t, err)
-	require.Equal(t, []noted{{"deadletters.dropped", "/dead-letters", "",
-		`{"filter": {"reason": "not_json", "failed_after": "2026-01-02T03:04:05.000000Z", "failed_before": "2027-01-02T03:04:05.000000Z"}, "dropped": 1}`}},
+	require.Equal(t, []noted{{
+		"deadletters.dropped", "/dead-letters", "",
+		`{"filter": {"reason": "not_json", "failed_after": "2026-01-02T03:04:05.000000Z", "failed_before": "2027-01-02T03:04:05.000000Z"}, "dropped": 1}`,
+	}},
 		events(t, operator, tenantB))
 }
 

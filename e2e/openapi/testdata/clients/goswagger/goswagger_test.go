@@ -4,6 +4,7 @@ package goswagger_test
 import (
 	"clients/goswagger/ingest/client/dead_letters"
 	"clients/goswagger/ingest/client/messages"
+	"clients/goswagger/tenants/client/audit"
 	"clients/world"
 	"errors"
 	"net/url"
@@ -22,7 +23,6 @@ import (
 	stored "clients/goswagger/query/client/messages"
 	querymodels "clients/goswagger/query/models"
 	tenants "clients/goswagger/tenants/client"
-	"clients/goswagger/tenants/client/audit"
 	registry "clients/goswagger/tenants/client/tenants"
 	tenantmodels "clients/goswagger/tenants/models"
 )
