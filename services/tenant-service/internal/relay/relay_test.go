@@ -364,6 +364,9 @@ func TestRaisesGenerationsOfARestoredRegistry(t *testing.T) {
 			found, err := w.registry.Find(t.Context(), a.ID)
 			require.NoError(t, err)
 			w.bucketHas(found.Spec())
+			var by []string
+			require.NoError(t, w.db.Raw(`SELECT DISTINCT actor FROM audit_events WHERE tenant_id = ? AND action = 'tenant.generation_raised'`, a.ID).Scan(&by).Error)
+			require.Equal(t, []string{"system"}, by, "an operator sees that nobody has changed it")
 		})
 	}
 }
