@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -99,6 +100,24 @@ func TestGoClient(t *testing.T) {
 		require.ErrorIs(t, err, client.ErrInsufficientScope)
 		_, err = c.Messages(client.MessageQuery{Cursor: "made up"}).Next(ctx)
 		require.ErrorIs(t, err, client.ErrBadCursor)
+	})
+	t.Run("audit", func(t *testing.T) {
+		pager := admin.AuditEvents(client.AuditQuery{TenantID: tenant.ID, Since: tenant.CreatedAt.Add(-time.Minute), Limit: 2})
+		var actions []string
+		for len(actions) < 7 {
+			page, err := pager.Next(ctx) // comes again for what is new
+			require.NoError(t, err)
+			for _, e := range page.Items {
+				require.Equal(t, tenant.ID, e.TenantID)
+				require.NotEmpty(t, e.RequestID)
+				actions = append(actions, e.Action)
+			}
+		}
+		require.Equal(t, []string{
+			"tenant.created", "tenant.resized", "tenant.suspended", "tenant.resumed", "deadletter.replayed", "deadletter.dropped", "deadletters.dropped",
+		}, actions)
+		_, err := c.AuditEvents(client.AuditQuery{}).Next(ctx)
+		require.ErrorIs(t, err, client.ErrInsufficientScope)
 	})
 	t.Run("delete the tenant", func(t *testing.T) {
 		require.NoError(t, admin.DeleteTenant(ctx, tenant.ID, client.Wait()))

@@ -12,6 +12,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
@@ -172,6 +173,12 @@ func explain(err error) string {
 func From(c *fiber.Ctx) Identity {
 	id, _ := c.Locals(identityKey).(Identity)
 	return id
+}
+
+// Origin is who sends the request, for the audit log.
+func Origin(c *fiber.Ctx) audit.Origin {
+	id := From(c)
+	return audit.Origin{Actor: id.Subject, TokenID: id.TokenID, RequestID: rest.RequestID(c)}
 }
 
 // Require lets a request pass whose token has the scope; others are 403 insufficient_scope.

@@ -272,7 +272,7 @@ func TestSwagger(t *testing.T) {
 	require.Contains(t, document.SecurityDefinitions, "Bearer")
 	routes := map[string][]string{
 		"/tenants": {"get", "post"}, "/tenants/{id}": {"get", "delete"}, "/tenants/{id}/config": {"get", "patch"}, "/tenants/{id}/config/concurrency": {"put"},
-		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"},
+		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"}, "/audit-events": {"get"},
 	}
 	require.Len(t, document.Paths, len(routes))
 	for path, methods := range routes {

@@ -11,10 +11,12 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
@@ -49,6 +51,7 @@ type operation struct {
 	request   func(id uuid.UUID) request
 	confirmed int          // status of a repetition of a request that was carried out
 	state     tenant.State // in the end
+	events    []audit.Action
 	workers   int
 	steps     []relay.Step
 }
@@ -66,22 +69,23 @@ func operations() map[string]operation {
 	return map[string]operation{
 		"creation": {
 			request: creation, confirmed: http.StatusConflict,
-			state: tenant.Active, workers: workersBefore, steps: published,
+			state: tenant.Active, workers: workersBefore, steps: published, events: []audit.Action{audit.TenantCreated},
 		},
 		"suspension": {
 			before: tenant.Active, request: post("/suspend"), confirmed: http.StatusOK,
-			state: tenant.Suspended, workers: workersBefore, steps: published,
+			state: tenant.Suspended, workers: workersBefore, steps: published, events: []audit.Action{audit.TenantCreated, audit.TenantSuspended},
 		},
 		"resumption": {
 			before: tenant.Suspended, request: post("/resume"), confirmed: http.StatusOK,
 			state: tenant.Active, workers: workersBefore, steps: published,
+			events: []audit.Action{audit.TenantCreated, audit.TenantSuspended, audit.TenantResumed},
 		},
 		"resize": {
 			before: tenant.Active, confirmed: http.StatusOK,
 			request: func(id uuid.UUID) request {
 				return request{method: http.MethodPut, path: path(id, "/config/concurrency"), body: fmt.Sprintf(`{"workers":%d}`, workersAfter)}
 			},
-			state: tenant.Active, workers: workersAfter, steps: published,
+			state: tenant.Active, workers: workersAfter, steps: published, events: []audit.Action{audit.TenantCreated, audit.TenantResized},
 		},
 		"configuration": {
 			before: tenant.Active, confirmed: http.StatusOK,
@@ -94,7 +98,8 @@ func operations() map[string]operation {
 			before: tenant.Active, confirmed: http.StatusAccepted,
 			request: func(id uuid.UUID) request { return request{method: http.MethodDelete, path: path(id, "")} },
 			state:   tenant.Deleted, workers: workersBefore,
-			steps: append(slices.Clone(published), relay.StepReported, relay.StepRetired, relay.StepWithdrawn),
+			events: []audit.Action{audit.TenantCreated, audit.TenantDeleted, audit.TenantRetired},
+			steps:  append(slices.Clone(published), relay.StepReported, relay.StepRetired, relay.StepWithdrawn),
 		},
 	}
 }
@@ -279,6 +284,17 @@ func (v *victim) converged() {
 		return got.tenant.Status.State == string(want) && got.tenant.Status.ObservedGeneration == v.generation
 	}, waitLimit, tick)
 	v.keys(1)
+	v.audited()
+}
+
+// audited demands one event for each change, whenever the process died, and none for a repetition.
+func (v *victim) audited() {
+	v.t.Helper()
+	rows, err := v.w.operator.Query(v.t.Context(), `SELECT action FROM audit_events WHERE tenant_id = $1 ORDER BY epoch, xid, id`, v.id)
+	require.NoError(v.t, err)
+	actions, err := pgx.CollectRows(rows, pgx.RowTo[audit.Action])
+	require.NoError(v.t, err)
+	require.Equal(v.t, v.o.events, actions)
 }
 
 // isGone waits for the end of a deletion, and demands that a tombstone is all that is left.
@@ -294,6 +310,7 @@ func (v *victim) isGone() {
 	require.Equal(v.t, v.generation+1, row.Generation)
 	require.Equal(v.t, http.StatusNotFound, v.http.do(v.o.request(v.id)).status)
 	require.Equal(v.t, "tenant_id_retired", v.http.do(creation(v.id)).problem.Code)
+	v.audited()
 }
 
 // keys waits until each bucket has n keys of the tenant.

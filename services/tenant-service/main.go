@@ -38,6 +38,8 @@ import (
 //	@tag.description	what is desired of a tenant, and what is observed
 //	@tag.name		tokens
 //	@tag.description	tokens that the platform issues for a tenant
+//	@tag.name		audit
+//	@tag.description	who has changed what
 //	@accept			json
 //	@produce		json
 //
@@ -52,7 +54,8 @@ const serviceName = "tenant-service"
 // Config is the configuration of this binary.
 type Config struct {
 	service.Config
-	NATS control.Config `koanf:"nats"`
+	NATS  control.Config `koanf:"nats"`
+	Audit AuditConfig    `koanf:"audit"`
 	// Workers and MaxWorkers are the policy for tenants.
 	Workers    int `koanf:"workers" usage:"workers of a tenant that has no number of its own" validate:"min=1,ltefield=MaxWorkers"`
 	MaxWorkers int `koanf:"max_workers" usage:"highest number of workers of one tenant" validate:"min=1,max=1024"`
@@ -60,10 +63,16 @@ type Config struct {
 	Limits Limits `koanf:"limits"`
 }
 
+// AuditConfig is the section "audit".
+type AuditConfig struct {
+	Retention time.Duration `koanf:"retention" validate:"omitempty,min=24h" usage:"how long audit events are kept, a day at least; 0 for ever"`
+}
+
 func defaultConfig() Config {
 	cfg := Config{
 		Config:     service.DefaultConfig(":8081", "127.0.0.1:9081"),
 		NATS:       control.DefaultConfig(),
+		Audit:      AuditConfig{Retention: 365 * 24 * time.Hour},
 		Workers:    3,
 		MaxWorkers: contract.DefaultMaxWorkers,
 		Limits:     Limits{LimitDefaults: LimitDefaults{Weight: 1}},

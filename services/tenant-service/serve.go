@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -11,11 +12,15 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/auditlog"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/defaults"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/status"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 )
+
+// expireInterval is how often audit events are looked for that are too old. A day's worth of them is thousands at most.
+const expireInterval = 10 * time.Minute
 
 // serve runs the service until ctx ends.
 func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
@@ -48,13 +53,20 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 	changes := relay.NewChanges(step)
 	registry := store.New(db, changes.Committed)
 	publisher := relay.New(registry, conn, directory.Observed, relay.Options{Changes: changes, Step: step}, process.Registry, log)
-	api.Mount(process.Server, process.Verifier, registry, directory, cfg.policy())
+	events := auditlog.New(process.Pool, log)
+	api.Mount(process.Server, process.Verifier, registry, directory, events, cfg.policy())
 	api.MountTokens(process.Server, process.Verifier, registry)
 
 	log.Info("starting", zap.String("http", cfg.HTTP.Addr), zap.String("ops", cfg.Ops.Addr))
-	return process.Run(ctx,
-		lifecycle.Component{Name: "status", Run: func(ctx context.Context) error { return directory.Run(ctx, publisher.Retire) }},
-		lifecycle.Component{Name: "relay", Run: publisher.Run},
-		lifecycle.Component{Name: "defaults", Run: func(ctx context.Context) error { return defaults.Run(ctx, registry, cfg.policy(), log) }},
-	)
+	components := []lifecycle.Component{
+		{Name: "status", Run: func(ctx context.Context) error { return directory.Run(ctx, publisher.Retire) }},
+		{Name: "relay", Run: publisher.Run},
+		{Name: "defaults", Run: func(ctx context.Context) error { return defaults.Run(ctx, registry, cfg.policy(), log) }},
+	}
+	if cfg.Audit.Retention > 0 {
+		components = append(components, lifecycle.Component{Name: "audit retention", Run: func(ctx context.Context) error {
+			return events.Run(ctx, cfg.Audit.Retention, expireInterval)
+		}})
+	}
+	return process.Run(ctx, components...)
 }

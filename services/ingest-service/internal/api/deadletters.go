@@ -124,7 +124,7 @@ func (a *api) dropDeadLetter(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	if err := a.deps.DeadLetters.Drop(ctx, tenant, id); err != nil {
+	if err := a.deps.DeadLetters.Drop(ctx, tenant, id, auth.Origin(c)); err != nil {
 		return deadLetterProblem(err)
 	}
 	return c.SendStatus(http.StatusNoContent)
@@ -153,7 +153,7 @@ func (a *api) dropDeadLetters(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	dropped, err := a.deps.DeadLetters.DropAll(ctx, tenant, filter)
+	dropped, err := a.deps.DeadLetters.DropAll(ctx, tenant, filter, auth.Origin(c))
 	if err != nil && dropped == 0 {
 		return deadLetterProblem(err)
 	}
@@ -198,7 +198,7 @@ func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	if err := a.open(ctx, tenant); err != nil {
 		return err
 	}
-	replayed, err := a.deps.Replayer.Replay(ctx, tenant, id, edited)
+	replayed, err := a.deps.Replayer.Replay(ctx, tenant, id, edited, auth.Origin(c))
 	if err != nil {
 		return replayProblem(err, replayed.MessageID.String())
 	}
@@ -276,7 +276,7 @@ func (a *api) replayDeadLetters(c *fiber.Ctx) error {
 	if filter.Before.IsZero() || filter.Before.After(at.began) {
 		filter.Before = at.began
 	}
-	outcome, err := a.deps.Replayer.ReplayAll(ctx, tenant, filter, at.position)
+	outcome, err := a.deps.Replayer.ReplayAll(ctx, tenant, filter, at.position, auth.Origin(c))
 	if err != nil && outcome.Replayed+outcome.AlreadyStored == 0 {
 		return replayProblem(err, "")
 	}

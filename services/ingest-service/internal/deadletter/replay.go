@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
@@ -77,10 +78,10 @@ type Replayed struct {
 	Result    Result
 }
 
-// Replay publishes the message of a dead letter again, with edited as its payload unless that is nil. The errors are
-// [ErrNotFound], a [*contract.PayloadError] for a payload that cannot be stored, those of [publish.Publisher], and
+// Replay publishes the message of a dead letter again, as by asked for it, with edited as its payload unless that is nil. The errors
+// are [ErrNotFound], a [*contract.PayloadError] for a payload that cannot be stored, those of [publish.Publisher], and
 // those of the database.
-func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []byte) (Replayed, error) {
+func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []byte, by audit.Origin) (Replayed, error) {
 	entry, err := r.store.Find(ctx, tenant, id, r.maxPayload)
 	if err != nil {
 		return Replayed{}, err
@@ -90,7 +91,7 @@ func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []by
 	if edited != nil {
 		page[0].Payload, page[0].PayloadSize, page[0].edited = edited, int64(len(edited)), true
 	}
-	results, errs, err := r.replay(ctx, tenant, page)
+	results, errs, err := r.replay(ctx, tenant, page, replayEvent(by, &page[0]))
 	if err == nil {
 		err = errs[0]
 	}
@@ -108,10 +109,10 @@ type Outcome struct {
 	More bool
 }
 
-// ReplayAll replays the dead letters of tenant that pass filter, from a position on, until all are done or the time of ctx is
-// nearly over. The error, beside those of [Replayer.Replay], is [ErrBusy]; dead letters that were replayed before an error
+// ReplayAll replays the dead letters of tenant that pass filter, as by asked for it, from a position on, until all are done or the time
+// of ctx is nearly over. The error, beside those of [Replayer.Replay], is [ErrBusy]; dead letters that were replayed before an error
 // are in the outcome, and the rest follows from its Next.
-func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filter, after Position) (Outcome, error) {
+func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filter, after Position, by audit.Origin) (Outcome, error) {
 	outcome := Outcome{Next: after, More: true}
 	if !r.begin(tenant) {
 		return outcome, ErrBusy
@@ -137,7 +138,7 @@ func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filte
 		if err := limiter.WaitN(ctx, len(page.Entries)); err != nil {
 			return outcome, nil // there is no time for another page: the caller continues from Next
 		}
-		results, errs, err := r.replay(ctx, tenant, page.Entries)
+		results, errs, err := r.replay(ctx, tenant, page.Entries, replayStepEvent(by, tenant, filter))
 		for i, result := range results {
 			switch result {
 			case ResultReplayed:
@@ -185,8 +186,11 @@ func (r *Replayer) end(tenant uuid.UUID) {
 	delete(r.running, tenant)
 }
 
-// replay replays dead letters, and removes those that need no further one. A dead letter has either a result or an error.
-func (r *Replayer) replay(ctx context.Context, tenant uuid.UUID, entries []Entry) ([]Result, []error, error) {
+// replay replays dead letters, and removes those that need no further one. A dead letter has either a result or an error. event makes
+// the audit event of results and of how many were removed.
+func (r *Replayer) replay(
+	ctx context.Context, tenant uuid.UUID, entries []Entry, event func([]Result, int64) audit.Event,
+) ([]Result, []error, error) {
 	results, errs := make([]Result, len(entries)), make([]error, len(entries))
 	ids := make([]uuid.UUID, len(entries))
 	for i := range entries {
@@ -214,13 +218,13 @@ func (r *Replayer) replay(ctx context.Context, tenant uuid.UUID, entries []Entry
 			results[published[k]] = ResultReplayed
 		}
 	}
-	r.finish(ctx, tenant, entries, results)
+	r.finish(ctx, tenant, entries, results, event)
 	return results, errs, nil
 }
 
-// finish counts the results and removes the dead letters that are done. If that fails they stay, and the next replay of them
-// finds their messages stored.
-func (r *Replayer) finish(ctx context.Context, tenant uuid.UUID, entries []Entry, results []Result) {
+// finish counts the results and removes the dead letters that are done, with the audit event. If that fails they stay, and the next
+// replay of them finds their messages stored, which is an event then.
+func (r *Replayer) finish(ctx context.Context, tenant uuid.UUID, entries []Entry, results []Result, event func([]Result, int64) audit.Event) {
 	var done []Entry
 	for i, result := range results {
 		if result != "" {
@@ -235,9 +239,10 @@ func (r *Replayer) finish(ctx context.Context, tenant uuid.UUID, entries []Entry
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	if err := r.store.remove(ctx, tenant, done); err != nil {
+	err := r.store.remove(ctx, tenant, done, func(removed int64) audit.Event { return event(results, removed) })
+	if err != nil {
 		r.log.Warn("replayed dead letters could not be removed; another replay will find them stored",
-			zap.Stringer("tenant_id", tenant), zap.Int("dead_letters", len(done)), zap.Error(err))
+			zap.Stringer("tenant_id", tenant), zap.Int("dead_letters", len(done)), zap.String("request_id", event(results, 0).RequestID), zap.Error(err))
 	}
 }
 

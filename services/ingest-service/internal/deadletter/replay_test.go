@@ -65,7 +65,7 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 	record(t, s, l, newTestEntry(tenantA, 8))
 	r := replayer(t, s, publisher, 100)
 
-	got, err := r.Replay(t.Context(), tenantA, l.ID, nil)
+	got, err := r.Replay(t.Context(), tenantA, l.ID, nil, someone())
 	require.NoError(t, err)
 	require.Equal(t, Replayed{MessageID: *l.MessageID, Result: ResultReplayed}, got)
 	do(t, link, func(ch *amqp.Channel) error {
@@ -78,14 +78,14 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 		require.Empty(t, d.Headers)
 		return err
 	})
-	_, err = r.Replay(t.Context(), tenantA, l.ID, nil)
+	_, err = r.Replay(t.Context(), tenantA, l.ID, nil, someone())
 	require.ErrorIs(t, err, ErrNotFound)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
 
-	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantA, 8).ID, nil)
+	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantA, 8).ID, nil, someone())
 	require.ErrorIs(t, err, ErrNotFound, "another tenant's dead letter")
 	record(t, s, newTestEntry(tenantB, 1))
-	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantB, 1).ID, nil)
+	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantB, 1).ID, nil, someone())
 	require.ErrorIs(t, err, publish.ErrUnroutable, "a tenant without a queue")
 	require.Len(t, list(t, s, tenantB, Filter{}), 1)
 }
@@ -105,7 +105,7 @@ func TestReplayHasTheProperties(t *testing.T) {
 		l := newTestEntry(tenantA, 7)
 		l.Properties = amqptest.Encode(kept)
 		record(t, s, l)
-		_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, edited)
+		_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, edited, someone())
 		require.NoError(t, err)
 		want := p
 		want.Body, want.DeliveryMode = l.Payload, amqp.Persistent
@@ -124,7 +124,7 @@ func TestReplayOfAStoredMessage(t *testing.T) {
 	record(t, s, l)
 	storeMessage(t, operator, tenantA, *l.MessageID)
 	var o outlet
-	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
+	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil, someone())
 	require.NoError(t, err)
 	require.Equal(t, ResultAlreadyStored, got.Result)
 	require.Empty(t, o.published)
@@ -138,7 +138,7 @@ func TestReplayKeepsADeadLetterThatCameAgain(t *testing.T) {
 	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	o := outlet{during: func() { record(t, s, l) }}
-	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
+	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil, someone())
 	require.NoError(t, err)
 	require.Equal(t, ResultReplayed, got.Result)
 	left := list(t, s, tenantA, Filter{})
@@ -152,7 +152,7 @@ func TestReplayThatCannotPublishKeepsTheDeadLetter(t *testing.T) {
 	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	o := outlet{fail: func(publish.Message) error { return conn.ErrBlocked }}
-	_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil)
+	_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil, someone())
 	require.ErrorIs(t, err, conn.ErrBlocked)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
 }
@@ -176,15 +176,15 @@ func TestReplayOfAPayloadThatCannotBeStored(t *testing.T) {
 		l := newTestEntry(tenantA, n)
 		l.Payload, l.OriginalMessageID = []byte(c.payload), ""
 		record(t, s, l)
-		_, err := r.Replay(t.Context(), tenantA, l.ID, nil)
+		_, err := r.Replay(t.Context(), tenantA, l.ID, nil, someone())
 		var refused *contract.PayloadError
 		require.ErrorAs(t, err, &refused)
 		require.Equal(t, c.reason, refused.Reason)
-		_, err = r.Replay(t.Context(), tenantA, l.ID, []byte("{{"))
+		_, err = r.Replay(t.Context(), tenantA, l.ID, []byte("{{"), someone())
 		require.ErrorAs(t, err, &refused)
 
 		require.Empty(t, o.published)
-		got, err := r.Replay(t.Context(), tenantA, l.ID, []byte(`{"edited":true}`))
+		got, err := r.Replay(t.Context(), tenantA, l.ID, []byte(`{"edited":true}`), someone())
 		require.NoError(t, err)
 		require.Equal(t, ResultReplayed, got.Result)
 		require.Equal(t, `{"edited":true}`, string(o.published[0].Publishing.Body))
@@ -204,7 +204,7 @@ func TestReplayOfAMessageWithoutAnID(t *testing.T) {
 	r := replayer(t, s, &o, 100)
 	record(t, s, l)
 	for range 2 {
-		got, err := r.Replay(t.Context(), tenantA, l.ID, nil)
+		got, err := r.Replay(t.Context(), tenantA, l.ID, nil, someone())
 		require.NoError(t, err)
 		require.Equal(t, l.ID, got.MessageID)
 	}
@@ -230,7 +230,7 @@ func TestReplayAll(t *testing.T) {
 	other.Reason = contract.ReasonNotJSON
 	record(t, s, append(all, other, newTestEntry(tenantB, 1))...)
 	var o outlet
-	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{Reason: contract.ReasonRejected}, Position{})
+	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{Reason: contract.ReasonRejected}, Position{}, someone())
 	require.NoError(t, err)
 	last := Position{all[249].FirstFailedAt, all[249].ID}
 	require.Equal(t, Outcome{Replayed: 240, AlreadyStored: 5, Refused: 5, Next: last}, outcome)
@@ -256,7 +256,7 @@ func TestReplayAllIsSlowAndGoesOnWhereItStopped(t *testing.T) {
 	for outcome.More {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		var err error
-		outcome, err = r.ReplayAll(ctx, tenantA, Filter{}, outcome.Next)
+		outcome, err = r.ReplayAll(ctx, tenantA, Filter{}, outcome.Next, someone())
 		cancel()
 		require.NoError(t, err)
 		total += outcome.Replayed
@@ -283,7 +283,7 @@ func TestReplayAllStopsAtAnErrorAndSaysWhatIsDone(t *testing.T) {
 		}
 		return nil
 	}}
-	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+	outcome, err := replayer(t, s, &o, 10_000).ReplayAll(t.Context(), tenantA, Filter{}, Position{}, someone())
 	require.ErrorIs(t, err, publish.ErrRejected)
 	require.Equal(t, Outcome{Replayed: 149, Next: Position{all[99].FirstFailedAt, all[99].ID}, More: true}, outcome)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
@@ -298,17 +298,17 @@ func TestReplayAllRunsOnceATenant(t *testing.T) {
 	r := replayer(t, s, &o, 10)
 	done := make(chan error, 1)
 	go func() {
-		_, err := r.ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+		_, err := r.ReplayAll(t.Context(), tenantA, Filter{}, Position{}, someone())
 		done <- err
 	}()
 	<-inside
-	_, err := r.ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+	_, err := r.ReplayAll(t.Context(), tenantA, Filter{}, Position{}, someone())
 	require.ErrorIs(t, err, ErrBusy)
 	close(leave)
 	require.NoError(t, <-done)
 	go func() { <-inside }()
-	_, err = r.ReplayAll(t.Context(), tenantB, Filter{}, Position{})
+	_, err = r.ReplayAll(t.Context(), tenantB, Filter{}, Position{}, someone())
 	require.NoError(t, err)
-	_, err = r.ReplayAll(t.Context(), tenantA, Filter{}, Position{})
+	_, err = r.ReplayAll(t.Context(), tenantA, Filter{}, Position{}, someone())
 	require.NoError(t, err)
 }

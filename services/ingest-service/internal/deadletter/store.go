@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 )
@@ -319,23 +320,28 @@ func (s *Store) Count(ctx context.Context, tenant uuid.UUID, filter Filter) (cou
 	return count, err
 }
 
-// Drop removes a dead letter. The error is [ErrNotFound] if there is no such dead letter.
-func (s *Store) Drop(ctx context.Context, tenant, id uuid.UUID) error {
+// Drop removes a dead letter, as by asked for it. The error is [ErrNotFound] if there is no such dead letter.
+func (s *Store) Drop(ctx context.Context, tenant, id uuid.UUID, by audit.Origin) error {
 	return s.inTenant(ctx, tenant, "drop a dead letter", func(ctx context.Context, tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `DELETE FROM dead_letters WHERE tenant_id = $1 AND id = $2`, tenant, id)
-		if err == nil && tag.RowsAffected() == 0 {
+		entry := Entry{ID: id, TenantID: tenant}
+		err := tx.QueryRow(ctx, `DELETE FROM dead_letters WHERE tenant_id = $1 AND id = $2 RETURNING message_id, reason, attempts`, tenant, id).
+			Scan(&entry.MessageID, &entry.Reason, &entry.Attempts)
+		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNotFound
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return writeEvent(ctx, tx, dropEvent(by, &entry))
 	})
 }
 
 // dropChunk keeps a transaction that drops many dead letters short: an open one holds back all readers.
 const dropChunk = 1000
 
-// DropAll removes the dead letters of tenant that pass filter and returns how many these were, also when it returns an error:
-// what was dropped until then is gone.
-func (s *Store) DropAll(ctx context.Context, tenant uuid.UUID, filter Filter) (dropped int64, err error) {
+// DropAll removes the dead letters of tenant that pass filter, as by asked for it, and returns how many these were, also when it
+// returns an error: what was dropped until then is gone.
+func (s *Store) DropAll(ctx context.Context, tenant uuid.UUID, filter Filter, by audit.Origin) (dropped int64, err error) {
 	condition, arguments := where(tenant, filter, Position{})
 	sql := fmt.Sprintf(`DELETE FROM dead_letters WHERE tenant_id = $1 AND id IN
 		(SELECT id FROM dead_letters WHERE %s ORDER BY first_failed_at, id LIMIT %d)`, condition, dropChunk)
@@ -343,8 +349,10 @@ func (s *Store) DropAll(ctx context.Context, tenant uuid.UUID, filter Filter) (d
 		var n int64
 		err := s.inTenant(ctx, tenant, "drop dead letters", func(ctx context.Context, tx pgx.Tx) error {
 			tag, err := tx.Exec(ctx, sql, arguments...)
-			n = tag.RowsAffected()
-			return err
+			if n = tag.RowsAffected(); err != nil || n == 0 {
+				return err
+			}
+			return writeEvent(ctx, tx, dropStepEvent(by, tenant, filter, n))
 		})
 		if err != nil {
 			return dropped, err
@@ -370,16 +378,19 @@ func (s *Store) stored(ctx context.Context, tenant uuid.UUID, ids []uuid.UUID) (
 	return found, err
 }
 
-// remove deletes those of dead letters that are still the version given.
-func (s *Store) remove(ctx context.Context, tenant uuid.UUID, entries []Entry) error {
+// remove deletes those of dead letters that are still the version given, and writes the event that event makes of their number.
+func (s *Store) remove(ctx context.Context, tenant uuid.UUID, entries []Entry, event func(removed int64) audit.Event) error {
 	ids, versions := make([]uuid.UUID, len(entries)), make([]int64, len(entries))
 	for i := range entries {
 		ids[i], versions[i] = entries[i].ID, entries[i].Version
 	}
 	return s.inTenant(ctx, tenant, "remove replayed dead letters", func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `DELETE FROM dead_letters d USING unnest($2::uuid[], $3::bigint[]) AS replayed (id, version)
+		tag, err := tx.Exec(ctx, `DELETE FROM dead_letters d USING unnest($2::uuid[], $3::bigint[]) AS replayed (id, version)
 			WHERE d.tenant_id = $1 AND d.id = replayed.id AND d.version = replayed.version`, tenant, ids, versions)
-		return err
+		if err != nil {
+			return err
+		}
+		return writeEvent(ctx, tx, event(tag.RowsAffected()))
 	})
 }
 

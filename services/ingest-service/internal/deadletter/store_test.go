@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
@@ -174,10 +175,10 @@ func TestDeadLettersBelongToTheirTenant(t *testing.T) {
 	record(t, s, l)
 	_, err := s.Find(t.Context(), tenantB, l.ID, 1<<20)
 	require.ErrorIs(t, err, ErrNotFound)
-	require.ErrorIs(t, s.Drop(t.Context(), tenantB, l.ID), ErrNotFound)
-	require.NoError(t, s.remove(t.Context(), tenantB, []Entry{l}))
+	require.ErrorIs(t, s.Drop(t.Context(), tenantB, l.ID, someone()), ErrNotFound)
+	require.NoError(t, s.remove(t.Context(), tenantB, []Entry{l}, func(int64) audit.Event { return dropEvent(someone(), &Entry{TenantID: tenantB}) }))
 	require.Empty(t, list(t, s, tenantB, Filter{}))
-	dropped, err := s.DropAll(t.Context(), tenantB, Filter{})
+	dropped, err := s.DropAll(t.Context(), tenantB, Filter{}, someone())
 	require.NoError(t, err)
 	require.Zero(t, dropped)
 	count, err := s.Count(t.Context(), tenantB, Filter{})
@@ -304,7 +305,7 @@ func TestFilters(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, c.want, count, name)
 	}
-	dropped, err := s.DropAll(t.Context(), tenantA, Filter{Reason: contract.ReasonNotJSON, After: at(2)})
+	dropped, err := s.DropAll(t.Context(), tenantA, Filter{Reason: contract.ReasonNotJSON, After: at(2)}, someone())
 	require.NoError(t, err)
 	require.EqualValues(t, 4, dropped)
 	require.Len(t, list(t, s, tenantA, Filter{}), 6)
@@ -315,14 +316,14 @@ func TestDrop(t *testing.T) {
 	s, _ := database(t)
 	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
-	require.NoError(t, s.Drop(t.Context(), tenantA, l.ID))
-	require.ErrorIs(t, s.Drop(t.Context(), tenantA, l.ID), ErrNotFound)
+	require.NoError(t, s.Drop(t.Context(), tenantA, l.ID, someone()))
+	require.ErrorIs(t, s.Drop(t.Context(), tenantA, l.ID, someone()), ErrNotFound)
 	var many []Entry
 	for n := range 2*dropChunk + 10 {
 		many = append(many, newTestEntry(tenantA, n))
 	}
 	record(t, s, many...)
-	dropped, err := s.DropAll(t.Context(), tenantA, Filter{})
+	dropped, err := s.DropAll(t.Context(), tenantA, Filter{}, someone())
 	require.NoError(t, err)
 	require.EqualValues(t, len(many), dropped)
 }
@@ -334,7 +335,7 @@ func TestGauges(t *testing.T) {
 	old.FirstFailedAt = time.Now().Add(-time.Hour)
 	record(t, s, old, newTestEntry(tenantB, 1))
 	recent := newTestEntry(tenantB, 1)
-	require.NoError(t, s.Drop(t.Context(), tenantB, recent.ID))
+	require.NoError(t, s.Drop(t.Context(), tenantB, recent.ID, someone()))
 
 	reg := prometheus.NewPedanticRegistry()
 	m := NewMetrics(reg)

@@ -11,18 +11,20 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/auditlog"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
 // Registry is where tenants are kept. Package store documents the methods.
 type Registry interface {
-	Create(ctx context.Context, t *tenant.Tenant) error
+	Create(ctx context.Context, t *tenant.Tenant, by audit.Origin) error
 	Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error)
 	List(ctx context.Context, filter tenant.Filter, after tenant.Position, limit int) (page []tenant.Tenant, next tenant.Position, more bool, err error)
-	Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error)
+	Change(ctx context.Context, id uuid.UUID, by audit.Origin, action audit.Action, change func(*tenant.Tenant) error) (tenant.Tenant, error)
 }
 
 // Reports are the current reports of the instances. Package status documents the methods.
@@ -34,14 +36,15 @@ type Reports interface {
 type api struct {
 	registry Registry
 	reports  Reports
+	events   *auditlog.Log
 	policy   tenant.Policy
 	stopping chan struct{} // closed by endWaits
 	stop     sync.Once
 }
 
 // Mount adds the routes of the API, and its Swagger UI, to server.
-func Mount(server *rest.Server, verifier *auth.Verifier, registry Registry, reports Reports, policy tenant.Policy) {
-	a := &api{registry: registry, reports: reports, policy: policy, stopping: make(chan struct{})}
+func Mount(server *rest.Server, verifier *auth.Verifier, registry Registry, reports Reports, events *auditlog.Log, policy tenant.Policy) {
+	a := &api{registry: registry, reports: reports, events: events, policy: policy, stopping: make(chan struct{})}
 	server.OnStop(a.endWaits)
 	authenticated, admin, unbound := verifier.Authenticate(), auth.Require(auth.ScopeTenantsAdmin), auth.RequireUnbound()
 	app := server.App()
@@ -54,6 +57,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, registry Registry, repo
 	app.Post("/tenants/:id/suspend", authenticated, admin, rest.NoBody, a.suspend)
 	app.Post("/tenants/:id/resume", authenticated, admin, rest.NoBody, a.resume)
 	app.Delete("/tenants/:id", authenticated, admin, rest.NoBody, a.delete)
+	app.Get("/audit-events", authenticated, admin, unbound, rest.NoBody, a.listAuditEvents)
 	server.Swagger(document)
 }
 
@@ -104,7 +108,7 @@ func (a *api) create(c *fiber.Ctx) error {
 	if err != nil {
 		return asProblem(err)
 	}
-	if err := a.registry.Create(c.UserContext(), &t); err != nil {
+	if err := a.registry.Create(c.UserContext(), &t, auth.Origin(c)); err != nil {
 		return asProblem(err)
 	}
 	c.Location("/tenants/" + t.ID.String())
@@ -174,7 +178,7 @@ func (a *api) resize(c *fiber.Ctx) error {
 	if err := a.policy.CheckWorkers(*body.Workers); err != nil {
 		return asProblem(err)
 	}
-	return a.change(c, id, func(t *tenant.Tenant) error { return t.Resize(*body.Workers) })
+	return a.change(c, id, audit.TenantResized, func(t *tenant.Tenant) error { return t.Resize(*body.Workers) })
 }
 
 // suspend stops the consumption.
@@ -198,7 +202,7 @@ func (a *api) suspend(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	return a.change(c, id, (*tenant.Tenant).Suspend)
+	return a.change(c, id, audit.TenantSuspended, (*tenant.Tenant).Suspend)
 }
 
 // resume starts the consumption again.
@@ -222,12 +226,12 @@ func (a *api) resume(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	return a.change(c, id, (*tenant.Tenant).Resume)
+	return a.change(c, id, audit.TenantResumed, (*tenant.Tenant).Resume)
 }
 
 // change changes a tenant and answers 200.
-func (a *api) change(c *fiber.Ctx, id uuid.UUID, change func(*tenant.Tenant) error) error {
-	t, err := a.registry.Change(c.UserContext(), id, change)
+func (a *api) change(c *fiber.Ctx, id uuid.UUID, action audit.Action, change func(*tenant.Tenant) error) error {
+	t, err := a.registry.Change(c.UserContext(), id, auth.Origin(c), action, change)
 	if err != nil {
 		return asProblem(err)
 	}
@@ -254,7 +258,7 @@ func (a *api) delete(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	t, err := a.registry.Change(c.UserContext(), id, (*tenant.Tenant).Delete)
+	t, err := a.registry.Change(c.UserContext(), id, auth.Origin(c), audit.TenantDeleted, (*tenant.Tenant).Delete)
 	if err != nil {
 		return asProblem(err)
 	}

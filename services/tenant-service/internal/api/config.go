@@ -9,6 +9,8 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
+	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
@@ -147,7 +149,7 @@ func (a *api) configure(c *fiber.Ctx) error {
 	if err := a.policy.CheckPatch(patch); err != nil {
 		return asProblem(err)
 	}
-	t, err := a.registry.Change(c.UserContext(), id, func(t *tenant.Tenant) error {
+	t, err := a.registry.Change(c.UserContext(), id, auth.Origin(c), audit.ConfigChanged, func(t *tenant.Tenant) error {
 		if t.State == tenant.Deleted {
 			return tenant.ErrNotFound
 		}

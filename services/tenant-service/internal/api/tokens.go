@@ -7,6 +7,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
@@ -16,9 +17,9 @@ import (
 
 // Tokens is where the tokens of tenants are kept. Package store documents the methods.
 type Tokens interface {
-	IssueToken(ctx context.Context, t tenant.Token) error
+	IssueToken(ctx context.Context, t tenant.Token, by audit.Origin) error
 	Tokens(ctx context.Context, id, after uuid.UUID, limit int) (page []tenant.Token, more bool, err error)
-	RevokeToken(ctx context.Context, id, token uuid.UUID) error
+	RevokeToken(ctx context.Context, id, token uuid.UUID, by audit.Origin) error
 }
 
 type tokenAPI struct {
@@ -119,7 +120,7 @@ func (a *tokenAPI) issue(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := a.tokens.IssueToken(c.UserContext(), t); err != nil {
+	if err := a.tokens.IssueToken(c.UserContext(), t, auth.Origin(c)); err != nil {
 		return asProblem(err)
 	}
 	c.Set(fiber.HeaderCacheControl, "no-store")
@@ -192,7 +193,7 @@ func (a *tokenAPI) revoke(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := a.tokens.RevokeToken(c.UserContext(), id, token); err != nil {
+	if err := a.tokens.RevokeToken(c.UserContext(), id, token, auth.Origin(c)); err != nil {
 		return asProblem(err)
 	}
 	return c.SendStatus(http.StatusNoContent)

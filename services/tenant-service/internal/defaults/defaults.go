@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
@@ -34,7 +35,7 @@ const (
 // Registry is what is needed of the registry of tenants. Package store documents the methods.
 type Registry interface {
 	Batch(ctx context.Context, after uuid.UUID, limit int) ([]tenant.Tenant, error)
-	Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error)
+	Change(ctx context.Context, id uuid.UUID, by audit.Origin, action audit.Action, change func(*tenant.Tenant) error) (tenant.Tenant, error)
 }
 
 // Run applies the defaults of policy until ctx ends. Faults of the registry are logged once and outlived.
@@ -94,7 +95,7 @@ func refresh(ctx context.Context, registry Registry, policy tenant.Policy, after
 	for _, t := range tenants {
 		stale := t
 		if policy.Refresh(&stale); due(t) && stale.Generation != t.Generation {
-			now, err := registry.Change(ctx, t.ID, func(t *tenant.Tenant) error {
+			now, err := registry.Change(ctx, t.ID, audit.System(), audit.ConfigChanged, func(t *tenant.Tenant) error {
 				policy.Refresh(t)
 				return nil
 			})

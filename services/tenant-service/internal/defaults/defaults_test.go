@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
@@ -96,11 +97,13 @@ func (f *failing) Batch(ctx context.Context, after uuid.UUID, limit int) ([]tena
 	return f.Registry.Batch(ctx, after, limit)
 }
 
-func (f *failing) Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error) {
+func (f *failing) Change(
+	ctx context.Context, id uuid.UUID, by audit.Origin, action audit.Action, change func(*tenant.Tenant) error,
+) (tenant.Tenant, error) {
 	if err := f.fails(100); err != nil {
 		return tenant.Tenant{}, err
 	}
-	return f.Registry.Change(ctx, id, change)
+	return f.Registry.Change(ctx, id, by, action, change)
 }
 
 func all(tenant.Tenant) bool { return true }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
@@ -95,7 +96,7 @@ func (r *Relay) compareBatch(ctx context.Context, batch []tenant.Tenant, snapsho
 // overtakeObserved lifts a tenant above what an instance has seen. See [tenant.Tenant.Overtake].
 func (r *Relay) overtakeObserved(ctx context.Context, id uuid.UUID) (tenant.Tenant, error) {
 	observed := r.observed(id)
-	t, err := r.registry.Change(ctx, id, func(t *tenant.Tenant) error {
+	t, err := r.registry.Change(ctx, id, audit.System(), audit.TenantRaised, func(t *tenant.Tenant) error {
 		t.RaiseAboveObserved(observed)
 		return nil
 	})

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
@@ -76,7 +77,9 @@ func (s *sleeper) Find(_ context.Context, id uuid.UUID) (tenant.Tenant, error) {
 	return tenant.Tenant{}, tenant.ErrNotFound
 }
 
-func (s *sleeper) Change(_ context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error) {
+func (s *sleeper) Change(
+	_ context.Context, id uuid.UUID, _ audit.Origin, _ audit.Action, change func(*tenant.Tenant) error,
+) (tenant.Tenant, error) {
 	if id != s.current().ID {
 		return tenant.Tenant{}, tenant.ErrNotFound
 	}

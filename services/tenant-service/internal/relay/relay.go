@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
@@ -49,7 +50,7 @@ type Registry interface {
 	MarkPublished(ctx context.Context, tenants []tenant.Tenant) error
 	Batch(ctx context.Context, after uuid.UUID, limit int) ([]tenant.Tenant, error)
 	Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error)
-	Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error)
+	Change(ctx context.Context, id uuid.UUID, by audit.Origin, action audit.Action, change func(*tenant.Tenant) error) (tenant.Tenant, error)
 	Counts(ctx context.Context) (map[tenant.State]int, error)
 }
 
@@ -244,7 +245,7 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 		r.step(t.ID, StepRead)
 		if seen.Revision > 0 && seen.Value.Generation >= t.Generation && seen.Value != t.Spec() {
 			// Either t is out of date, or the registry is, compared with the one that published this.
-			current, err := r.registry.Change(ctx, t.ID, func(t *tenant.Tenant) error {
+			current, err := r.registry.Change(ctx, t.ID, audit.System(), audit.TenantRaised, func(t *tenant.Tenant) error {
 				t.RaiseAbove(seen.Value)
 				return nil
 			})
@@ -287,7 +288,7 @@ func (r *Relay) publish(ctx context.Context, t tenant.Tenant, seen *control.Entr
 // up for it.
 func (r *Relay) Retire(ctx context.Context, id uuid.UUID, observed int64) (bool, error) {
 	r.step(id, StepReported)
-	t, err := r.registry.Change(ctx, id, func(t *tenant.Tenant) error {
+	t, err := r.registry.Change(ctx, id, audit.System(), audit.TenantRetired, func(t *tenant.Tenant) error {
 		t.Retire(observed)
 		return nil
 	})

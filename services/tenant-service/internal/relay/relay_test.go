@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"gorm.io/gorm"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
@@ -144,13 +145,13 @@ func (w *world) create(name string) tenant.Tenant {
 	w.t.Helper()
 	created, err := tenant.Policy{DefaultWorkers: 3, MaxWorkers: 64}.New(tenant.Draft{Name: name})
 	require.NoError(w.t, err)
-	require.NoError(w.t, w.registry.Create(w.t.Context(), &created))
+	require.NoError(w.t, w.registry.Create(w.t.Context(), &created, audit.System()))
 	return created
 }
 
 func (w *world) change(id uuid.UUID, change func(*tenant.Tenant) error) tenant.Tenant {
 	w.t.Helper()
-	changed, err := w.registry.Change(w.t.Context(), id, change)
+	changed, err := w.registry.Change(w.t.Context(), id, audit.System(), audit.ConfigChanged, change)
 	require.NoError(w.t, err)
 	return changed
 }
@@ -363,6 +364,9 @@ func TestRaisesGenerationsOfARestoredRegistry(t *testing.T) {
 			found, err := w.registry.Find(t.Context(), a.ID)
 			require.NoError(t, err)
 			w.bucketHas(found.Spec())
+			var by []string
+			require.NoError(t, w.db.Raw(`SELECT DISTINCT actor FROM audit_events WHERE tenant_id = ? AND action = 'tenant.generation_raised'`, a.ID).Scan(&by).Error)
+			require.Equal(t, []string{"system"}, by, "an operator sees that nobody has changed it")
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
@@ -54,7 +55,7 @@ func TestParallelChangesUnderOtherDefaults(t *testing.T) {
 			for range 8 {
 				operators.Go(func() error {
 					for _, one := range made {
-						if _, err := registry.Change(t.Context(), one.ID, (*tenant.Tenant).Delete); err != nil {
+						if _, err := registry.Change(t.Context(), one.ID, someone(), audit.TenantDeleted, (*tenant.Tenant).Delete); err != nil {
 							return err
 						}
 					}
@@ -106,7 +107,7 @@ func TestRolledBackWritesAreRepeated(t *testing.T) {
 
 			registry = openAfter(t, refuse(code, "1000")...)
 			drafted := draft(t, "always refused")
-			require.ErrorIs(t, registry.Create(t.Context(), &drafted), tenant.ErrUnavailable)
+			require.ErrorIs(t, registry.Create(t.Context(), &drafted, someone()), tenant.ErrUnavailable)
 		})
 	}
 	t.Run("change", func(t *testing.T) {
@@ -115,7 +116,7 @@ func TestRolledBackWritesAreRepeated(t *testing.T) {
 			`INSERT INTO tenants (id, name, workers, state) VALUES ('6f1c2b1e-5a59-4a1b-9f5e-2f4f0e3f7a11', 'a', 1, 'active')`,
 		}, refuse("40P01", "3")...)
 		registry := openAfter(t, statements...)
-		changed, err := registry.Change(t.Context(), uuid.MustParse("6f1c2b1e-5a59-4a1b-9f5e-2f4f0e3f7a11"), func(one *tenant.Tenant) error { return one.Resize(one.Workers + 1) })
+		changed, err := registry.Change(t.Context(), uuid.MustParse("6f1c2b1e-5a59-4a1b-9f5e-2f4f0e3f7a11"), someone(), audit.TenantResized, func(one *tenant.Tenant) error { return one.Resize(one.Workers + 1) })
 		require.NoError(t, err)
 		require.Equal(t, 2, changed.Workers, "changed once")
 		require.EqualValues(t, 2, changed.Generation)

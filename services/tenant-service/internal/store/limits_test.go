@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
@@ -25,10 +26,10 @@ func TestLimitsAreStored(t *testing.T) {
 	ctx := t.Context()
 	created, err := policy().New(tenant.Draft{Name: "a", Workers: new(5)})
 	require.NoError(t, err)
-	require.NoError(t, registry.Create(ctx, &created))
+	require.NoError(t, registry.Create(ctx, &created, someone()))
 	require.Equal(t, created, mustFind(t, registry, created.ID))
 	patch := tenant.Patch{"weight": nil, "max_attempts": new(int64(7)), "retention_seconds": new(int64(1) << 31), "stored_max_bytes": new(int64(1) << 50), "publish_rate": new(int64(0))}
-	changed, err := registry.Change(ctx, created.ID, func(t *tenant.Tenant) error { return policy().Configure(t, patch) })
+	changed, err := registry.Change(ctx, created.ID, someone(), audit.ConfigChanged, func(t *tenant.Tenant) error { return policy().Configure(t, patch) })
 	require.NoError(t, err)
 	require.Equal(t, changed, mustFind(t, registry, created.ID))
 	require.Equal(t, tenant.Overrides{"workers": 5, "max_attempts": 7, "retention_seconds": 1 << 31, "stored_max_bytes": 1 << 50, "publish_rate": 0}, changed.Own())
@@ -51,7 +52,7 @@ func TestLimitsAreStored(t *testing.T) {
 	require.NoError(t, operator.QueryRow(ctx, `SELECT limits FROM registered_among(ARRAY[$1::uuid])`, created.ID).Scan(&limits))
 	require.Equal(t, want.Limits, limits)
 
-	refused, err := registry.Change(ctx, created.ID, func(t *tenant.Tenant) error {
+	refused, err := registry.Change(ctx, created.ID, someone(), audit.ConfigChanged, func(t *tenant.Tenant) error {
 		return policy().Configure(t, tenant.Patch{"retention_bytes": new(int64(1) << 50), "stored_max_bytes": new(int64(1))})
 	})
 	var wrong *tenant.ValidationError
@@ -80,15 +81,15 @@ func TestVersionWithoutLimitsRunsBeside(t *testing.T) {
 	require.Equal(t, tenant.Overrides{"workers": 4}, found.Own())
 	require.Zero(t, found.Spec().Limits)
 
-	_, err := registry.Change(ctx, id, func(t *tenant.Tenant) error { return policy().Configure(t, tenant.Patch{"read_bytes": new(int64(9))}) })
+	_, err := registry.Change(ctx, id, someone(), audit.ConfigChanged, func(t *tenant.Tenant) error { return policy().Configure(t, tenant.Patch{"read_bytes": new(int64(9))}) })
 	require.NoError(t, err)
 	older(`UPDATE tenants SET name = 'a', workers = 7, max_attempts = 0, state = 'active', generation = 3, updated_at = now(), deleted_at = NULL WHERE id = $1`, id)
 	found = mustFind(t, registry, id)
 	require.Equal(t, tenant.Overrides{"workers": 7, "read_bytes": 9}, found.Own())
-	suspended, err := registry.Change(ctx, id, (*tenant.Tenant).Suspend)
+	suspended, err := registry.Change(ctx, id, someone(), audit.TenantSuspended, (*tenant.Tenant).Suspend)
 	require.NoError(t, err)
 	require.Equal(t, 7, suspended.Workers)
-	back, err := registry.Change(ctx, id, func(t *tenant.Tenant) error { return policy().Configure(t, tenant.Patch{"workers": nil}) })
+	back, err := registry.Change(ctx, id, someone(), audit.ConfigChanged, func(t *tenant.Tenant) error { return policy().Configure(t, tenant.Patch{"workers": nil}) })
 	require.NoError(t, err)
 	require.Equal(t, 3, back.Workers)
 	require.Equal(t, tenant.Overrides{"read_bytes": 9}, back.Own())
@@ -105,7 +106,7 @@ func TestColumnsOfANewerVersion(t *testing.T) {
 			require.Equal(t, created.ID, mustFind(t, registry, created.ID).ID)
 			_, err := registry.Batch(t.Context(), uuid.Nil, 10)
 			require.NoError(t, err)
-			_, err = registry.Change(t.Context(), created.ID, func(*tenant.Tenant) error { return nil })
+			_, err = registry.Change(t.Context(), created.ID, someone(), audit.ConfigChanged, func(*tenant.Tenant) error { return nil })
 			require.NoError(t, err)
 		}
 	}
@@ -141,7 +142,7 @@ func TestConcurrentPatches(t *testing.T) {
 		operators.Go(func() error {
 			for n := range int64(10) {
 				value := n + int64(i) + 1
-				_, err := registry.Change(t.Context(), created.ID, func(t *tenant.Tenant) error { return policy().Configure(t, tenant.Patch{name: &value}) })
+				_, err := registry.Change(t.Context(), created.ID, someone(), audit.ConfigChanged, func(t *tenant.Tenant) error { return policy().Configure(t, tenant.Patch{name: &value}) })
 				if err != nil {
 					return err
 				}
@@ -169,7 +170,7 @@ func TestListWithFilter(t *testing.T) {
 		one := create(t, registry, name)
 		ids = append(ids, one.ID)
 		if i%2 == 1 {
-			_, err := registry.Change(ctx, one.ID, (*tenant.Tenant).Suspend)
+			_, err := registry.Change(ctx, one.ID, someone(), audit.TenantSuspended, (*tenant.Tenant).Suspend)
 			require.NoError(t, err)
 		}
 	}

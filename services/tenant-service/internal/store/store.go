@@ -1,7 +1,8 @@
 // Package store keeps the registry of tenants in PostgreSQL, in the table tenants, through GORM.
 //
 // It guarantees that changes of one tenant happen one after the other (they lock its row), that a change is told to
-// the relay after its commit, and that an id is used once: the rows of deleted tenants stay.
+// the relay after its commit, that its audit event is committed with it, and that an id is used once: the rows of deleted tenants
+// stay.
 package store
 
 import (
@@ -16,6 +17,7 @@ import (
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
@@ -44,15 +46,19 @@ func (s *Store) session(ctx context.Context) (db *gorm.DB, done func()) {
 	return s.db.Session(&gorm.Session{Context: ctx, QueryFields: true}), done
 }
 
-// Create adds t. An id that is taken is [tenant.ErrExists], one of a deleted tenant [tenant.ErrRetired].
-func (s *Store) Create(ctx context.Context, t *tenant.Tenant) error {
+// Create adds t, as by asked for it. An id that is taken is [tenant.ErrExists], one of a deleted tenant [tenant.ErrRetired].
+func (s *Store) Create(ctx context.Context, t *tenant.Tenant, by audit.Origin) error {
 	db, done := s.session(ctx)
 	defer done()
 	var created bool
 	err := repeated(db, func() error {
-		result := db.Clauses(clause.OnConflict{DoNothing: true}).Create(t)
-		created = result.RowsAffected > 0
-		return result.Error
+		return db.Transaction(func(tx *gorm.DB) error {
+			result := tx.Clauses(clause.OnConflict{DoNothing: true}).Create(t)
+			if created = result.RowsAffected > 0; !created {
+				return result.Error
+			}
+			return record(tx, by, audit.TenantCreated, nil, t)
+		})
 	})
 	if err != nil {
 		return wrap("create tenant", err)
@@ -82,17 +88,20 @@ func (s *Store) Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error) {
 	return utc(t), nil
 }
 
-// Change applies change to a tenant, deleted ones included, while its row is locked, and returns what became of it. If
-// change returns an error, or leaves the generation as it was, nothing is written. change must not block, and may be called
-// again on what the row has become.
-func (s *Store) Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error) {
+// Change applies change to a tenant, deleted ones included, while its row is locked, and returns what became of it. The audit log
+// says that by has done action. If change returns an error, or leaves the generation as it was, nothing is written. change must not
+// block, and may be called again on what the row has become.
+func (s *Store) Change(
+	ctx context.Context, id uuid.UUID, by audit.Origin, action audit.Action, change func(*tenant.Tenant) error,
+) (tenant.Tenant, error) {
 	db, done := s.session(ctx)
 	defer done()
 	var t tenant.Tenant
 	var written bool
 	err := repeated(db, func() error {
-		t, written = tenant.Tenant{}, false
-		return s.changeOnce(db, id, change, &t, &written)
+		var err error
+		t, written, err = changeOnce(db, id, by, action, change)
+		return err
 	})
 	if err != nil {
 		return tenant.Tenant{}, wrap("change tenant", err)
@@ -104,22 +113,29 @@ func (s *Store) Change(ctx context.Context, id uuid.UUID, change func(*tenant.Te
 }
 
 // changeOnce is one transaction of Change.
-func (s *Store) changeOnce(db *gorm.DB, id uuid.UUID, change func(*tenant.Tenant) error, t *tenant.Tenant, written *bool) error {
-	return db.Transaction(func(tx *gorm.DB) error {
-		if err := tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate}).Take(t, "id = ?", id).Error; err != nil {
+func changeOnce(
+	db *gorm.DB, id uuid.UUID, by audit.Origin, action audit.Action, change func(*tenant.Tenant) error,
+) (t tenant.Tenant, written bool, err error) {
+	err = db.Transaction(func(tx *gorm.DB) error {
+		if err := tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate}).Take(&t, "id = ?", id).Error; err != nil {
 			return err
 		}
-		*t = utc(*t)
-		before := t.Generation
-		if err := change(t); err != nil {
+		t = utc(t)
+		before := t
+		if err := change(&t); err != nil {
 			return err
 		}
-		if t.Generation == before {
+		if t.Generation == before.Generation {
 			return nil
 		}
-		*written = true
-		return tx.Model(t).Select("name", "workers", "max_attempts", "overrides", "limits", "state", "generation", "updated_at", "deleted_at").UpdateColumns(t).Error
+		written = true
+		err := tx.Model(&t).Select("name", "workers", "max_attempts", "overrides", "limits", "state", "generation", "updated_at", "deleted_at").UpdateColumns(&t).Error
+		if err != nil {
+			return err
+		}
+		return record(tx, by, action, &before, &t)
 	})
+	return t, written, err
 }
 
 // Batch returns up to limit tenants that are not deleted, in the order of their ids, behind after.

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
@@ -47,7 +48,7 @@ func draft(t *testing.T, name string) tenant.Tenant {
 func create(t *testing.T, registry *store.Store, name string) tenant.Tenant {
 	t.Helper()
 	created := draft(t, name)
-	require.NoError(t, registry.Create(t.Context(), &created))
+	require.NoError(t, registry.Create(t.Context(), &created, someone()))
 	return created
 }
 
@@ -72,22 +73,22 @@ func TestCreateRefusesUsedID(t *testing.T) {
 	first := create(t, registry, "first")
 	again := draft(t, "second")
 	again.ID = first.ID
-	require.ErrorIs(t, registry.Create(t.Context(), &again), tenant.ErrExists)
+	require.ErrorIs(t, registry.Create(t.Context(), &again, someone()), tenant.ErrExists)
 	found, err := registry.Find(t.Context(), first.ID)
 	require.NoError(t, err)
 	require.Equal(t, "first", found.Name)
 
 	retire(t, registry, first.ID)
 	before := notified.Load()
-	require.ErrorIs(t, registry.Create(t.Context(), &again), tenant.ErrRetired)
+	require.ErrorIs(t, registry.Create(t.Context(), &again, someone()), tenant.ErrRetired)
 	require.Equal(t, before, notified.Load())
 }
 
 func retire(t *testing.T, registry *store.Store, id uuid.UUID) {
 	t.Helper()
-	_, err := registry.Change(t.Context(), id, (*tenant.Tenant).Delete)
+	_, err := registry.Change(t.Context(), id, someone(), audit.TenantDeleted, (*tenant.Tenant).Delete)
 	require.NoError(t, err)
-	gone, err := registry.Change(t.Context(), id, func(t *tenant.Tenant) error {
+	gone, err := registry.Change(t.Context(), id, audit.System(), audit.TenantRetired, func(t *tenant.Tenant) error {
 		t.Retire(t.Generation)
 		return nil
 	})
@@ -103,21 +104,22 @@ func TestChange(t *testing.T) {
 	created := create(t, registry, "a")
 	steps := []struct {
 		name    string
+		action  audit.Action
 		change  func(*tenant.Tenant) error
 		state   tenant.State
 		changed bool
 	}{
-		{"resize", func(t *tenant.Tenant) error { return t.Resize(5) }, tenant.Active, true},
-		{"resize again", func(t *tenant.Tenant) error { return t.Resize(5) }, tenant.Active, false},
-		{"suspend", (*tenant.Tenant).Suspend, tenant.Suspended, true},
-		{"resume", (*tenant.Tenant).Resume, tenant.Active, true},
-		{"delete", (*tenant.Tenant).Delete, tenant.Deleting, true},
-		{"delete again", (*tenant.Tenant).Delete, tenant.Deleting, false},
+		{"resize", audit.TenantResized, func(t *tenant.Tenant) error { return t.Resize(5) }, tenant.Active, true},
+		{"resize again", audit.TenantResized, func(t *tenant.Tenant) error { return t.Resize(5) }, tenant.Active, false},
+		{"suspend", audit.TenantSuspended, (*tenant.Tenant).Suspend, tenant.Suspended, true},
+		{"resume", audit.TenantResumed, (*tenant.Tenant).Resume, tenant.Active, true},
+		{"delete", audit.TenantDeleted, (*tenant.Tenant).Delete, tenant.Deleting, true},
+		{"delete again", audit.TenantDeleted, (*tenant.Tenant).Delete, tenant.Deleting, false},
 	}
 	generation := created.Generation
 	for _, step := range steps {
 		before := notified.Load()
-		changed, err := registry.Change(t.Context(), created.ID, step.change)
+		changed, err := registry.Change(t.Context(), created.ID, someone(), step.action, step.change)
 		require.NoError(t, err, step.name)
 		found, err := registry.Find(t.Context(), created.ID)
 		require.NoError(t, err, step.name)
@@ -145,9 +147,9 @@ func TestChangeRefused(t *testing.T) {
 	registry, notified := open(t)
 	created := create(t, registry, "a")
 	before := notified.Load()
-	_, err := registry.Change(t.Context(), uuid.New(), (*tenant.Tenant).Suspend)
+	_, err := registry.Change(t.Context(), uuid.New(), someone(), audit.TenantSuspended, (*tenant.Tenant).Suspend)
 	require.ErrorIs(t, err, tenant.ErrNotFound)
-	_, err = registry.Change(t.Context(), created.ID, func(t *tenant.Tenant) error {
+	_, err = registry.Change(t.Context(), created.ID, someone(), audit.TenantResized, func(t *tenant.Tenant) error {
 		t.Workers = 60
 		return tenant.ErrDeleting
 	})
@@ -156,7 +158,7 @@ func TestChangeRefused(t *testing.T) {
 	require.Equal(t, created, mustFind(t, registry, created.ID))
 
 	retire(t, registry, created.ID)
-	_, err = registry.Change(t.Context(), created.ID, (*tenant.Tenant).Suspend)
+	_, err = registry.Change(t.Context(), created.ID, someone(), audit.TenantSuspended, (*tenant.Tenant).Suspend)
 	require.ErrorIs(t, err, tenant.ErrNotFound)
 	_, err = registry.Find(t.Context(), created.ID)
 	require.ErrorIs(t, err, tenant.ErrNotFound)
@@ -175,7 +177,7 @@ func TestConcurrentChanges(t *testing.T) {
 	for range writers {
 		group.Go(func() {
 			for range each {
-				changed, err := registry.Change(t.Context(), created.ID, func(t *tenant.Tenant) error {
+				changed, err := registry.Change(t.Context(), created.ID, someone(), audit.TenantResized, func(t *tenant.Tenant) error {
 					return t.Resize(t.Workers%64 + 1)
 				})
 				errs <- err
@@ -209,13 +211,13 @@ func TestList(t *testing.T) {
 		drafted := draft(t, fmt.Sprintf("t%d", i))
 		drafted.ID = uuid.New() // in no order
 		drafted.CreatedAt = at.Add(time.Duration(i/10) * time.Second)
-		require.NoError(t, registry.Create(ctx, &drafted))
+		require.NoError(t, registry.Create(ctx, &drafted, someone()))
 		want[drafted.ID] = true
 	}
 	gone := create(t, registry, "gone")
 	retire(t, registry, gone.ID)
 	leaving := create(t, registry, "leaving")
-	_, err = registry.Change(ctx, leaving.ID, (*tenant.Tenant).Delete)
+	_, err = registry.Change(ctx, leaving.ID, someone(), audit.TenantDeleted, (*tenant.Tenant).Delete)
 	require.NoError(t, err)
 	want[leaving.ID] = true
 
@@ -260,7 +262,7 @@ func TestPublishing(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, few, 2)
 
-	changed, err := registry.Change(ctx, b.ID, (*tenant.Tenant).Suspend)
+	changed, err := registry.Change(ctx, b.ID, someone(), audit.TenantSuspended, (*tenant.Tenant).Suspend)
 	require.NoError(t, err)
 	require.NoError(t, registry.MarkPublished(ctx, []tenant.Tenant{a, b, c})) // b as it was before
 	require.Equal(t, map[uuid.UUID]int64{b.ID: 2}, waiting())
@@ -304,10 +306,10 @@ func TestUnavailable(t *testing.T) {
 	registry := store.New(db, func(tenant.Tenant) {})
 	drafted := draft(t, "a")
 	operations := map[string]func(context.Context) error{
-		"create": func(ctx context.Context) error { return registry.Create(ctx, &drafted) },
+		"create": func(ctx context.Context) error { return registry.Create(ctx, &drafted, someone()) },
 		"find":   func(ctx context.Context) error { _, err := registry.Find(ctx, drafted.ID); return err },
 		"change": func(ctx context.Context) error {
-			_, err := registry.Change(ctx, drafted.ID, (*tenant.Tenant).Suspend)
+			_, err := registry.Change(ctx, drafted.ID, someone(), audit.TenantSuspended, (*tenant.Tenant).Suspend)
 			return err
 		},
 		"list": func(ctx context.Context) error {

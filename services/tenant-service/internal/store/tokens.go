@@ -11,6 +11,7 @@ import (
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
@@ -44,13 +45,20 @@ func (r tokenRow) token() tenant.Token {
 	return t
 }
 
+// issuedToken is what the audit log tells of a token.
+type issuedToken struct {
+	Name      string    `json:"name"`
+	Scope     string    `json:"scope"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
 // tokensRemoved is how many expired tokens are removed when a tenant gets another one: more than one, so that none are left over.
 const tokensRemoved = 100
 
 // IssueToken adds a token. The tenant must be neither deleted ([tenant.ErrNotFound]) nor about to be ([tenant.ErrDeleting]), and
 // have fewer than [tenant.MaxTokens] living tokens ([tenant.ErrTooManyTokens]). Its row is locked meanwhile: a deletion
-// revokes the token or is seen here, and the limit holds.
-func (s *Store) IssueToken(ctx context.Context, t tenant.Token) error {
+// revokes the token or is seen here, and the limit holds. by is who has asked for it.
+func (s *Store) IssueToken(ctx context.Context, t tenant.Token, by audit.Origin) error {
 	scopes := make([]string, len(t.Scopes))
 	for i, scope := range t.Scopes {
 		scopes[i] = string(scope)
@@ -83,7 +91,10 @@ func (s *Store) IssueToken(ctx context.Context, t tenant.Token) error {
 		if living >= tenant.MaxTokens {
 			return tenant.ErrTooManyTokens
 		}
-		return tx.Create(&row).Error
+		if err := tx.Create(&row).Error; err != nil {
+			return err
+		}
+		return recordToken(tx, by, audit.TokenIssued, t.TenantID, t.ID, issuedToken{Name: row.Name, Scope: row.Scope, ExpiresAt: row.ExpiresAt})
 	})
 }
 
@@ -109,16 +120,19 @@ func (s *Store) Tokens(ctx context.Context, id, after uuid.UUID, limit int) (pag
 }
 
 // RevokeToken revokes a token. One that is revoked stays as it is; one that the tenant does not have is [tenant.ErrTokenNotFound],
-// and a tenant that is deleted [tenant.ErrNotFound].
-func (s *Store) RevokeToken(ctx context.Context, id, token uuid.UUID) error {
+// and a tenant that is deleted [tenant.ErrNotFound]. by is who has asked for it.
+func (s *Store) RevokeToken(ctx context.Context, id, token uuid.UUID, by audit.Origin) error {
 	return s.withTokens(ctx, "revoke token", id, func(tx *gorm.DB) error {
 		if err := tx.Take(&tenant.Tenant{}, "id = ? AND state <> ?", id, tenant.Deleted).Error; err != nil {
 			return err
 		}
 		revoked := tx.Exec(`UPDATE tokens SET revoked_at = now(), revoked_xid = pg_current_xact_id()
 			WHERE tenant_id = ? AND id = ? AND revoked_at IS NULL`, id, token)
-		if revoked.Error != nil || revoked.RowsAffected > 0 {
+		switch {
+		case revoked.Error != nil:
 			return revoked.Error
+		case revoked.RowsAffected > 0:
+			return recordToken(tx, by, audit.TokenRevoked, id, token, nil)
 		}
 		err := tx.Take(&tokenRow{}, "tenant_id = ? AND id = ?", id, token).Error
 		if errors.Is(err, gorm.ErrRecordNotFound) {

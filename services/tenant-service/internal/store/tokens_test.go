@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
@@ -57,8 +58,8 @@ func TestTokensAreListed(t *testing.T) {
 	var want []tenant.Token
 	for i := range 7 {
 		made := newToken(t, mine.ID, fmt.Sprint(i))
-		require.NoError(t, registry.IssueToken(t.Context(), made))
-		require.NoError(t, registry.IssueToken(t.Context(), newToken(t, theirs.ID, "other")))
+		require.NoError(t, registry.IssueToken(t.Context(), made, someone()))
+		require.NoError(t, registry.IssueToken(t.Context(), newToken(t, theirs.ID, "other"), someone()))
 		want = append(want, made)
 	}
 	var got []tenant.Token
@@ -89,7 +90,7 @@ func TestLimitOfTokens(t *testing.T) {
 	for i := range issued {
 		made := newToken(t, owner.ID, "b")
 		issuing.Go(func() error {
-			issued[i] = registry.IssueToken(t.Context(), made)
+			issued[i] = registry.IssueToken(t.Context(), made, someone())
 			return nil
 		})
 	}
@@ -107,9 +108,9 @@ func TestLimitOfTokens(t *testing.T) {
 	page, _, err := registry.Tokens(t.Context(), owner.ID, uuid.Nil, 2*tenant.MaxTokens)
 	require.NoError(t, err)
 	require.Len(t, page, tenant.MaxTokens, "expired ones were removed")
-	require.NoError(t, registry.RevokeToken(t.Context(), owner.ID, page[0].ID))
-	require.NoError(t, registry.IssueToken(t.Context(), newToken(t, owner.ID, "in its place")))
-	require.ErrorIs(t, registry.IssueToken(t.Context(), newToken(t, owner.ID, "c")), tenant.ErrTooManyTokens)
+	require.NoError(t, registry.RevokeToken(t.Context(), owner.ID, page[0].ID, someone()))
+	require.NoError(t, registry.IssueToken(t.Context(), newToken(t, owner.ID, "in its place"), someone()))
+	require.ErrorIs(t, registry.IssueToken(t.Context(), newToken(t, owner.ID, "c"), someone()), tenant.ErrTooManyTokens)
 }
 
 // A deletion revokes all tokens in its own transaction, also one by a version of the registry that knows nothing of tokens; whoever issues one
@@ -130,19 +131,19 @@ func TestDeletionRevokesTokens(t *testing.T) {
 	for range 10 {
 		made := newToken(t, owner.ID, "b")
 		issuing.Go(func() error {
-			if err := registry.IssueToken(t.Context(), made); err != nil {
+			if err := registry.IssueToken(t.Context(), made, someone()); err != nil {
 				require.ErrorIs(t, err, tenant.ErrDeleting)
 			}
 			return nil
 		})
 	}
 	begun := time.Now()
-	_, err := registry.Change(t.Context(), owner.ID, (*tenant.Tenant).Delete)
+	_, err := registry.Change(t.Context(), owner.ID, someone(), audit.TenantDeleted, (*tenant.Tenant).Delete)
 	require.NoError(t, err)
 	t.Logf("deleted with %d tokens in %s", tenant.MaxTokens, time.Since(begun))
 	require.NoError(t, issuing.Wait())
 	require.Zero(t, living(owner.ID))
-	require.ErrorIs(t, registry.IssueToken(t.Context(), newToken(t, owner.ID, "c")), tenant.ErrDeleting)
+	require.ErrorIs(t, registry.IssueToken(t.Context(), newToken(t, owner.ID, "c"), someone()), tenant.ErrDeleting)
 
 	old := create(t, registry, "of an old version")
 	fill(t, operator, old.ID, 3, time.Hour)
@@ -160,14 +161,14 @@ func TestRevokeToken(t *testing.T) {
 	registry, operator := openWithOperator(t)
 	mine, theirs := create(t, registry, "a"), create(t, registry, "b")
 	made := newToken(t, mine.ID, "a")
-	require.NoError(t, registry.IssueToken(t.Context(), made))
-	require.ErrorIs(t, registry.RevokeToken(t.Context(), theirs.ID, made.ID), tenant.ErrTokenNotFound)
-	require.ErrorIs(t, registry.RevokeToken(t.Context(), mine.ID, uuid.New()), tenant.ErrTokenNotFound)
-	require.ErrorIs(t, registry.RevokeToken(t.Context(), uuid.New(), made.ID), tenant.ErrNotFound)
+	require.NoError(t, registry.IssueToken(t.Context(), made, someone()))
+	require.ErrorIs(t, registry.RevokeToken(t.Context(), theirs.ID, made.ID, someone()), tenant.ErrTokenNotFound)
+	require.ErrorIs(t, registry.RevokeToken(t.Context(), mine.ID, uuid.New(), someone()), tenant.ErrTokenNotFound)
+	require.ErrorIs(t, registry.RevokeToken(t.Context(), uuid.New(), made.ID, someone()), tenant.ErrNotFound)
 	for range 2 {
-		require.NoError(t, registry.RevokeToken(t.Context(), mine.ID, made.ID))
+		require.NoError(t, registry.RevokeToken(t.Context(), mine.ID, made.ID, someone()))
 	}
 	_, err := operator.Exec(t.Context(), `UPDATE tenants SET state = 'deleted' WHERE id = $1`, mine.ID)
 	require.NoError(t, err)
-	require.ErrorIs(t, registry.RevokeToken(t.Context(), mine.ID, made.ID), tenant.ErrNotFound)
+	require.ErrorIs(t, registry.RevokeToken(t.Context(), mine.ID, made.ID, someone()), tenant.ErrNotFound)
 }

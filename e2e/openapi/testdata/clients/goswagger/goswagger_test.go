@@ -4,6 +4,7 @@ package goswagger_test
 import (
 	"clients/goswagger/ingest/client/dead_letters"
 	"clients/goswagger/ingest/client/messages"
+	"clients/goswagger/tenants/client/audit"
 	"clients/world"
 	"errors"
 	"net/url"
@@ -59,6 +60,7 @@ func TestScenario(t *testing.T) {
 	s.read(t)
 	s.deadLetters(t)
 	s.changeTenant(t)
+	s.audit(t)
 	s.refusals(t)
 }
 
@@ -215,6 +217,15 @@ func (s *scenario) changeTenant(t *testing.T) {
 	require.Equal(t, "deleted", *deleted.Payload.State)
 }
 
+// audit reads who has done all that.
+func (s *scenario) audit(t *testing.T) {
+	tenant := id(s.Tenant)
+	require.Eventually(t, func() bool {
+		page, err := s.tenants.Audit.ListAuditEvents(audit.NewListAuditEventsParams().WithTenantID(&tenant).WithAction(ptr("tenant.retired")), httptransport.BearerToken(s.Admin))
+		return err == nil && len(page.Payload.Data) == 1 && page.Payload.Validate(strfmt.Default) == nil && *page.Payload.Data[0].Actor == "system"
+	}, world.WaitLimit, world.Poll)
+}
+
 // refusals looks at the status, the code and the request id of errors of every operation.
 func (s *scenario) refusals(t *testing.T) {
 	reader, admin, nobody := httptransport.BearerToken(s.LettersToken), httptransport.BearerToken(s.Admin), id(uuid.New())
@@ -239,6 +250,7 @@ func (s *scenario) refusals(t *testing.T) {
 		"none to drop":    {errorOf(s.ingest.DeadLetters.DropDeadLetter(dead_letters.NewDropDeadLetterParams().WithID(nobody), reader)), 404, "dead_letter_not_found"},
 		"another tenant":  {errorOf(s.ingest.DeadLetters.DropDeadLetters(dead_letters.NewDropDeadLettersParams().WithTenantID(&nobody), reader)), 403, "tenant_mismatch"},
 		"a bad reason":    {errorOf(s.ingest.DeadLetters.ReplayDeadLetters(dead_letters.NewReplayDeadLettersParams().WithReason(ptr("x")), reader)), 400, "invalid_reason"},
+		"not for readers": {errorOf(s.tenants.Audit.ListAuditEvents(audit.NewListAuditEventsParams(), reader)), 403, "insufficient_scope"},
 		"not for all":     {errorOf(s.tenants.Tenants.ListTenants(registry.NewListTenantsParams(), reader)), 403, "insufficient_scope"},
 		"no such tenant":  {errorOf(s.tenants.Tenants.GetTenant(registry.NewGetTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to suspend": {errorOf(s.tenants.Tenants.SuspendTenant(registry.NewSuspendTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},

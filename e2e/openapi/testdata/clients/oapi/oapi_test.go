@@ -43,6 +43,7 @@ func TestScenario(t *testing.T) {
 	s.read(t)
 	s.deadLetters(t)
 	s.changeTenant(t)
+	s.audit(t)
 	s.refusals(t)
 }
 
@@ -196,6 +197,22 @@ func (s *scenario) changeTenant(t *testing.T) {
 	require.Equal(t, api.TenantStateDeleted, deleted.JSON202.State)
 }
 
+// audit reads who has done all that.
+func (s *scenario) audit(t *testing.T) {
+	var events []api.AuditEvent
+	require.Eventually(t, func() bool {
+		page, err := s.tenants.ListAuditEventsWithResponse(t.Context(), &api.ListAuditEventsParams{TenantId: &s.Tenant, Action: ptr(api.ListAuditEventsParamsActionTenantResized)}, as(s.Admin))
+		if err != nil || page.JSON200 == nil {
+			return false
+		}
+		events = page.JSON200.Data
+		return len(events) == 1
+	}, world.WaitLimit, world.Poll)
+	require.Equal(t, s.Tenant, *events[0].TenantId)
+	require.NotEmpty(t, events[0].RequestId)
+	require.Contains(t, *events[0].After, "workers")
+}
+
 // refusals looks at the status, the code and the request id of errors of every operation.
 func (s *scenario) refusals(t *testing.T) {
 	ctx, reader := t.Context(), as(s.LettersToken)
@@ -249,6 +266,9 @@ func (s *scenario) refusals(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "invalid_reason", replays.ApplicationproblemJSON400.Code)
 
+	events, err := s.tenants.ListAuditEventsWithResponse(ctx, nil, reader)
+	require.NoError(t, err)
+	require.Equal(t, "insufficient_scope", events.ApplicationproblemJSON403.Code)
 	list, err := s.tenants.ListTenantsWithResponse(ctx, nil, reader)
 	require.NoError(t, err)
 	require.Equal(t, "insufficient_scope", list.ApplicationproblemJSON403.Code)
