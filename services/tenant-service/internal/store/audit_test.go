@@ -90,8 +90,8 @@ func TestChangesAreAudited(t *testing.T) {
 
 	target := "/tenants/" + created.ID.String()
 	require.Equal(t, []noted{
-		{someone(), "tenant.created", target, "", `{"name": "ACME", "state": "active", "workers": 3, "generation": 1, "max_attempts": 7}`},
-		{someone(), "tenant.resized", target, `{"workers": 3, "generation": 1}`, `{"workers": 5, "generation": 2}`},
+		{someone(), "tenant.created", target, "", `{"name": "ACME", "state": "active", "workers": 3, "override": {"max_attempts": 7}, "generation": 1, "max_attempts": 7}`},
+		{someone(), "tenant.resized", target, `{"workers": 3, "generation": 1}`, `{"workers": 5, "override": {"workers": 5}, "generation": 2}`},
 		{someone(), "tenant.suspended", target, `{"state": "active", "generation": 2}`, `{"state": "suspended", "generation": 3}`},
 		{someone(), "tenant.resumed", target, `{"state": "suspended", "generation": 3}`, `{"state": "active", "generation": 4}`},
 		{someone(), "tenant.generation_raised", target, `{"generation": 4}`, `{"generation": 10}`},
