@@ -136,7 +136,7 @@ func TestMergePatch(t *testing.T) {
 	t.Parallel()
 	r := startReady(t)
 	for body, want := range map[string]map[string]int64{
-		`{}`: {"publish_rate": 5}, ` { } `: {"publish_rate": 5}, `{"publish_rate":5}`: {"publish_rate": 5}, `{"read_bytes":null}`: {"publish_rate": 5},
+		`{}`: {"publish_rate": 5}, "{\n}": {"publish_rate": 5}, `{"publish_rate":5}`: {"publish_rate": 5}, `{"read_bytes":null}`: {"publish_rate": 5},
 		`{"publish_rate":null}`: {}, `{"publish_rate":0}`: {"publish_rate": 0}, `{"publish_rate":1e3}`: {"publish_rate": 1000}, `{"publish_rate":7.0}`: {"publish_rate": 7},
 		`{"publish_rat\u0065":8}`: {"publish_rate": 8}, `{"publish_rate":-0}`: {"publish_rate": 0}, `{"workers":64,"weight":100}`: {"publish_rate": 5, "workers": 64, "weight": 100},
 		`{"publish_rate":null,"stored_max_bytes":1125899906842624}`: {"stored_max_bytes": 1 << 50},

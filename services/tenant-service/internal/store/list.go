@@ -9,7 +9,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
-// searched is how many tenants one page looks at for a part of a name, which no index helps to find. It takes some 10 ms.
+// searched is how many tenants one page looks at for a part of a name, which no index helps to find.
 const searched = 10_000
 
 // List returns up to limit tenants behind after that match filter, in the order of their creation, without deleted ones; where the

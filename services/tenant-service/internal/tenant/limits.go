@@ -212,9 +212,9 @@ func (t *Tenant) Own() Overrides {
 	if workers := int64(t.Workers); workers != t.Config.Workers {
 		own[workersLimit] = workers
 	}
-	switch attempts := int64(t.MaxAttempts); {
-	case attempts == t.Config.MaxAttempts:
-	case attempts == 0:
+	switch attempts := int64(t.MaxAttempts); attempts {
+	case t.Config.MaxAttempts:
+	case 0:
 		delete(own, maxAttemptsLimit)
 	default:
 		own[maxAttemptsLimit] = attempts

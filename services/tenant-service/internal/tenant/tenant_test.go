@@ -166,6 +166,7 @@ func TestRaiseAbove(t *testing.T) {
 		"older":                      {Active, other(func(s *contract.TenantSpec) { s.Generation = 6; s.Workers = 9 }), 7},
 		"newer":                      {Active, other(func(s *contract.TenantSpec) { s.Generation = 12 }), 13},
 		"same generation, not equal": {Active, other(func(s *contract.TenantSpec) { s.Workers = 9 }), 8},
+		"same generation, limits":    {Active, other(func(s *contract.TenantSpec) { s.Limits.PublishRate = 9 }), 8},
 		"deleting and newer":         {Deleting, other(func(s *contract.TenantSpec) { s.Generation = 12 }), 13},
 		"deleted":                    {Deleted, other(func(s *contract.TenantSpec) { s.Generation = 12 }), 7},
 	} {

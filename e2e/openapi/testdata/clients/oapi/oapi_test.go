@@ -176,7 +176,7 @@ func (s *scenario) changeTenant(t *testing.T) {
 	limits, err := s.tenants.GetTenantConfigWithResponse(ctx, s.Tenant, admin)
 	require.NoError(t, err)
 	require.Equal(t, 3, *limits.JSON200.Override.Workers)
-	limited, err := s.tenants.PatchTenantConfigWithResponse(ctx, s.Tenant, &api.PatchTenantConfigParams{IfMatch: &limits.Headers200.ETag},
+	limited, err := s.tenants.PatchTenantConfigWithResponse(ctx, s.Tenant, &api.PatchTenantConfigParams{IfMatch: limits.Headers200.ETag},
 		api.Limits{StoredMaxBytes: ptr(1 << 50)}, admin)
 	require.NoError(t, err)
 	require.Equal(t, 1<<50, *limited.JSON200.Effective.StoredMaxBytes)
