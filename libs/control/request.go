@@ -21,8 +21,8 @@ func (c *Conn) Request(ctx context.Context, subject string, request []byte) ([]b
 	return answer.Data, nil
 }
 
-// Serve answers requests to subject, one after the other, until stop is called, which waits for the one under way; a nil answer is not sent. It
-// goes on after every reconnect.
+// Serve answers requests to subject, one after the other, until stop is called, which waits for the one under way; a nil answer is not
+// sent. It goes on after every reconnect.
 func (c *Conn) Serve(subject string, answer func(request []byte) []byte) (stop func(), err error) {
 	ended := make(chan struct{})
 	serving, err := c.nc.Subscribe(subject, func(m *nats.Msg) {

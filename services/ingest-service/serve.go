@@ -162,10 +162,7 @@ const propertiesMax = 256 << 10
 func newRates(cfg Config, conn *control.Conn, controller *tenants.Controller) *rate.Limiter {
 	return rate.New(rate.Config{
 		Self: cfg.Ingest.Instance, Instances: controller.Instances, Owner: members.Owner, Transport: rate.OverNATS(conn),
-		Limits: func(tenant uuid.UUID) rate.Amounts {
-			limits := controller.Limits(tenant)
-			return rate.Amounts{rate.Messages: limits.PublishRate, rate.Bytes: limits.PublishBytes}
-		},
+		Limits:  func(tenant uuid.UUID) rate.Amounts { return rate.Publishing(controller.Limits(tenant)) },
 		Largest: rate.Amounts{rate.Messages: 1, rate.Bytes: int64(max(cfg.HTTP.BodyLimit, cfg.Ingest.MaxPayload+propertiesMax))},
 	})
 }

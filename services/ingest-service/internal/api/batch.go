@@ -132,7 +132,7 @@ func lines(body []byte) iter.Seq2[int, []byte] {
 // work publishes what it can of a batch.
 func (a *api) work(ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits contract.Limits, body []byte) BatchResult {
 	batch := BatchResult{Results: []LineResult{}}
-	next := chunk{tenant: tenant, limits: rates(limits)}
+	next := chunk{tenant: tenant, limits: rate.Publishing(limits)}
 	now := time.Now()
 	for number, line := range lines(body) {
 		id, payload, err := a.readLine(line)

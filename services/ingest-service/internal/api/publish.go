@@ -81,7 +81,7 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err := checkSize(payload, limits.MaxPayload); err != nil {
 		return err
 	}
-	perSecond := rates(limits)
+	perSecond := rate.Publishing(limits)
 	if !perSecond.IsZero() {
 		if _, refusal := a.pass(ctx, c, tenant, perSecond, []rate.Amounts{cost(body)}); refusal != nil {
 			a.metrics.count(tenant, errRateLimited)

@@ -12,7 +12,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
-	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rate"
 )
@@ -34,11 +33,6 @@ const (
 // maxInteger is the largest integer of a structured field (RFC 9651, section 3.3.1).
 const maxInteger = 999_999_999_999_999
 
-// rates are the limits per second of a tenant.
-func rates(limits contract.Limits) rate.Amounts {
-	return rate.Amounts{rate.Messages: limits.PublishRate, rate.Bytes: limits.PublishBytes}
-}
-
 // errRateLimited is what becomes of a message that is over a rate.
 var errRateLimited = errors.New("over the rate of the tenant")
 
@@ -49,7 +43,9 @@ func cost(message []byte) rate.Amounts {
 
 // pass takes what messages need of the tenant's rates, and returns how many of them, from the first one on, may be published; what the
 // client is to know of the rates goes into the header of the answer. The others are refused with what refusal says.
-func (a *api) pass(ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits rate.Amounts, costs []rate.Amounts) (passed int, refusal *problem.Problem) {
+func (a *api) pass(
+	ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits rate.Amounts, costs []rate.Amounts,
+) (passed int, refusal *problem.Problem) {
 	passed, quota := a.Rates.Take(ctx, tenant, limits, costs)
 	window := max(int64((quota.Wait+time.Second-1)/time.Second), 1)
 	describe(c, limits, quota, window)

@@ -51,7 +51,7 @@ func (c *Consumer) meter() meter {
 	if limits := c.limits.Load(); limits != nil {
 		m.limits = *limits
 		if c.cfg.Rates != nil {
-			m.rates = rate.Amounts{rate.Messages: limits.PublishRate, rate.Bytes: limits.PublishBytes}
+			m.rates = rate.Publishing(*limits)
 		}
 	}
 	m.prefetch = m.second()

@@ -19,11 +19,8 @@ import (
 func alone(limits *atomic.Pointer[contract.Limits]) *rate.Limiter {
 	return rate.New(rate.Config{
 		Self: "a", Instances: func() []string { return []string{"a"} },
-		Owner: func(uuid.UUID, []string) string { return "a" },
-		Limits: func(uuid.UUID) rate.Amounts {
-			l := limits.Load()
-			return rate.Amounts{rate.Messages: l.PublishRate, rate.Bytes: l.PublishBytes}
-		},
+		Owner:   func(uuid.UUID, []string) string { return "a" },
+		Limits:  func(uuid.UUID) rate.Amounts { return rate.Publishing(*limits.Load()) },
 		Largest: rate.Amounts{rate.Messages: 1, rate.Bytes: 1 << 20},
 	})
 }
