@@ -142,7 +142,7 @@ func (b *borrower) asks(first, rest Amounts) (asks []ask) {
 	need, want := b.lacks(first), b.lacks(first.plus(rest))
 	for k := range want {
 		if want[k] > 0 {
-			asks = append(asks, ask{tenant: b.tenant, kind: Kind(k), need: max(need[k], 1), want: want[k]}) //nolint:gosec // there are few kinds
+			asks = append(asks, ask{tenant: b.tenant, kind: Kind(k), need: max(need[k], 1), want: want[k]})
 		}
 	}
 	return asks

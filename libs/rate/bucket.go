@@ -43,17 +43,17 @@ func (b *bucket) fill(now time.Time, f flow) {
 		return
 	}
 	b.at = now
-	high, low := bits.Mul64(uint64(f.perSecond), uint64(elapsed)) //nolint:gosec // both are positive
-	if high >= uint64(f.parts) {                                  //nolint:gosec // parts is positive
+	high, low := bits.Mul64(uint64(f.perSecond), uint64(elapsed))
+	if high >= uint64(f.parts) {
 		b.level = depth
 		return
 	}
-	income, _ := bits.Div64(high, low, uint64(f.parts)) //nolint:gosec // parts is positive
+	income, _ := bits.Div64(high, low, uint64(f.parts))
 	if room := depth - b.level; room <= 0 || income >= uint64(room) {
 		b.level = depth
 		return
 	}
-	b.level += int64(income) //nolint:gosec // it is below room
+	b.level += int64(income)
 }
 
 // tokens is how many whole tokens there are; 0 in debt.
@@ -68,13 +68,13 @@ func (b *bucket) until(f flow) time.Duration {
 	if missing <= 0 {
 		return 0
 	}
-	high, low := bits.Mul64(uint64(missing), uint64(f.parts)) //nolint:gosec // both are positive
-	if high >= uint64(f.perSecond) {                          //nolint:gosec // perSecond is positive
+	high, low := bits.Mul64(uint64(missing), uint64(f.parts))
+	if high >= uint64(f.perSecond) {
 		return maxWait
 	}
-	wait, rest := bits.Div64(high, low, uint64(f.perSecond)) //nolint:gosec // perSecond is positive
+	wait, rest := bits.Div64(high, low, uint64(f.perSecond))
 	if rest > 0 {
 		wait++
 	}
-	return time.Duration(min(wait, uint64(maxWait))) //nolint:gosec // it is at most maxWait
+	return time.Duration(min(wait, uint64(maxWait)))
 }

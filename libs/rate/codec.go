@@ -56,8 +56,8 @@ func encodeRequest(from string, asks []ask) []byte {
 	b = binary.AppendUvarint(b, uint64(len(asks)))
 	for _, a := range asks {
 		b = append(append(b, a.tenant[:]...), byte(a.kind))
-		b = binary.AppendUvarint(b, uint64(a.need)) //nolint:gosec // it is positive
-		b = binary.AppendUvarint(b, uint64(a.want)) //nolint:gosec // it is positive
+		b = binary.AppendUvarint(b, uint64(a.need))
+		b = binary.AppendUvarint(b, uint64(a.want))
 	}
 	return b
 }
@@ -90,7 +90,7 @@ func encodeAnswer(grants []grant) []byte {
 	for _, g := range grants {
 		b = append(b, byte(g.status))
 		for _, n := range []int64{g.tokens, g.level, int64((g.wait + time.Millisecond - 1) / time.Millisecond)} {
-			b = binary.AppendUvarint(b, uint64(max(n, 0))) //nolint:gosec // it is not negative
+			b = binary.AppendUvarint(b, uint64(max(n, 0)))
 		}
 	}
 	return b

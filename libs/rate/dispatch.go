@@ -12,10 +12,10 @@ func (l *Limiter) dispatch(ctx context.Context, asking *sync.WaitGroup) (next ti
 	now := time.Now()
 	for owner, group := range l.due(now, &next) {
 		asks, counts := compose(now, group)
-		switch {
-		case owner == "":
+		switch owner {
+		case "":
 			l.divide(group)
-		case owner == l.cfg.Self:
+		case l.cfg.Self:
 			l.distribute(group, counts, asks, l.lender.lend(now, owner, asks))
 		default:
 			asking.Go(func() { l.ask(ctx, owner, group, counts, asks) })

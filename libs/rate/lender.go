@@ -106,9 +106,9 @@ func (l *lender) giveBack(now time.Time, tenant uuid.UUID, tokens Amounts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for k, n := range tokens {
-		f, ok := l.flow(tenant, Kind(k)) //nolint:gosec // there are few kinds
+		f, ok := l.flow(tenant, Kind(k))
 		if ok && n > 0 {
-			a := l.account(now, tenant, Kind(k), f) //nolint:gosec // there are few kinds
+			a := l.account(now, tenant, Kind(k), f)
 			a.remove(-n)
 			a.level = min(a.level, f.depth())
 		}

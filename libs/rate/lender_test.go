@@ -44,7 +44,7 @@ func TestLenderAgainstModel(t *testing.T) {
 			if g.tokens == 0 {
 				require.Positive(rt, g.wait, "somebody who gets nothing is told when to come back")
 			} else {
-				require.True(rt, g.tokens >= need, "%d of %d", g.tokens, need)
+				require.GreaterOrEqual(rt, g.tokens, need)
 			}
 			loans = append(loans, loan{now, g.tokens})
 		}

@@ -81,7 +81,7 @@ func describe(c *fiber.Ctx, limits rate.Amounts, quota rate.Quota, window int64)
 			policy, state = append(policy, ", "...), append(state, ", "...)
 		}
 		name, unit := policyMessages, ""
-		if rate.Kind(kind) == rate.Bytes { //nolint:gosec // there are few kinds
+		if rate.Kind(kind) == rate.Bytes {
 			name, unit = policyBytes, `;qu="content-bytes"`
 		}
 		policy = strconv.AppendInt(append(strconv.AppendQuote(policy, name), ";q="...), min(limit, maxInteger), 10)
