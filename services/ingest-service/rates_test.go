@@ -152,7 +152,7 @@ func TestRateOverInstances(t *testing.T) {
 		t.Run(fmt.Sprint(instances, " instances"), func(t *testing.T) {
 			t.Parallel()
 			w := newRateWorld(t, instances)
-			const limit, window = 200, 10 * time.Second
+			const limit, window = 50, 10 * time.Second
 			overHTTP, overAMQP := uuid.New(), uuid.New()
 			for _, tenant := range []uuid.UUID{overHTTP, overAMQP} {
 				w.want(tenant, 1, contract.Limits{PublishRate: limit})
@@ -165,10 +165,10 @@ func TestRateOverInstances(t *testing.T) {
 			before, began := w.stored(overAMQP, `"over AMQP"`), time.Now()
 			var accepted atomic.Int64
 			var clients sync.WaitGroup
-			for client := range 3 * instances { // one that waits for the broker does not keep the bucket from overflowing
+			for client := range 9 { // those that wait for a busy broker do not keep the bucket from overflowing
 				clients.Go(func() {
 					for ctx.Err() == nil {
-						n, err := w.post(ctx, client%instances, overHTTP, 40)
+						n, err := w.post(ctx, client%instances, overHTTP, limit/4)
 						if ctx.Err() != nil {
 							return
 						}
@@ -187,9 +187,9 @@ func TestRateOverInstances(t *testing.T) {
 			t.Logf("in %.1f s %d over HTTP and %d over AMQP, of %.0f", elapsed, accepted.Load(), passed, limit*elapsed)
 			require.LessOrEqual(t, float64(accepted.Load()), allowed)
 			require.LessOrEqual(t, float64(passed), allowed+limit, "a second's worth was on its way")
-			// A machine that is busy with other tests may give less, but not most of it to nobody.
-			require.GreaterOrEqual(t, float64(accepted.Load()), 0.5*limit*elapsed)
-			require.GreaterOrEqual(t, float64(passed), 0.5*limit*elapsed)
+			// How much less it may be is held on a simulated clock (libs/rate TestSumHolds): here it is the machine that decides.
+			require.GreaterOrEqual(t, float64(accepted.Load()), 0.25*limit*elapsed)
+			require.GreaterOrEqual(t, float64(passed), 0.25*limit*elapsed)
 			require.Eventually(t, func() bool { return w.stored(overHTTP, `"over HTTP"`) >= accepted.Load() }, waitLimit, tick)
 
 			// A change is in force on all instances once they have reported it, on what waits as well.
