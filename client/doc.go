@@ -26,8 +26,9 @@
 // # Repeats
 //
 // A request is repeated when it got no answer, or one that asks to come back: 408, 425, 429, 502, 503, 504, or any with
-// Retry-After. Between two attempts the client waits as long as Retry-After says, or with exponential backoff, both with
-// jitter. It stops when the context ends or when the next attempt would come after its deadline; without a deadline, after
+// Retry-After. Of a batch only the lines that ask for it are repeated. Between two attempts the client waits as long as
+// Retry-After says, or with exponential backoff, both with jitter. It stops when the context ends or when the next attempt
+// would come after its deadline; without a deadline, after
 // [Retry.For]. Every request of this client is safe to repeat: a message or tenant without an id gets one here, and
 // everything else is idempotent on the server. [WithRetry] changes the policy, [WithObserver] sees every attempt.
 //

@@ -31,7 +31,7 @@ const (
 // Codes about messages and payloads.
 const (
 	ErrNotStored          Code = "not_stored"         // accepted and not stored yet, a dead letter, or never seen
-	ErrPayloadTooLarge    Code = "payload_too_large"  // over the limit of the installation, 1 MiB by default
+	ErrPayloadTooLarge    Code = "payload_too_large"  // over the limit of the installation, 1 MiB by default, or of the tenant
 	ErrPayloadTooDeep     Code = "payload_too_deep"   // nested over 200 levels
 	ErrPayloadUnstorable  Code = "payload_unstorable" // \u0000, a lone surrogate, a number of over 400 digits
 	ErrPayloadNotJSON     Code = "payload_not_json"   // of a dead letter that is replayed as it is
@@ -39,6 +39,7 @@ const (
 	ErrBadCursor          Code = "bad_cursor"         // a cursor of another tenant, order or request, or none at all
 	ErrDeadLetterNotFound Code = "dead_letter_not_found"
 	ErrReplayRunning      Code = "replay_running" // one replay of many at a time; repeated
+	ErrRateLimited        Code = "rate_limited"   // over the tenant's limit of messages or bytes a second; repeated
 )
 
 // Codes of a broker, a database or a service that is away; all are repeated.

@@ -2,12 +2,14 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 )
 
 // Publishing is a message to be published.
@@ -164,7 +166,11 @@ type batchAnswer struct {
 		Status int    `json:"status"`
 		ID     string `json:"id"`
 	} `json:"results"`
+
+	retryAfter time.Duration // that of the whole, for the lines that are over a rate
 }
+
+func (a *batchAnswer) readHeader(header http.Header) { a.retryAfter = retryAfter(header) }
 
 // publishLines publishes lines as one request and repeats those that were not accepted, as long as that helps. Every line is
 // resolved when it returns.
@@ -189,13 +195,25 @@ func (c *Client) publishLines(ctx context.Context, lines []line) {
 		if len(lines) == 0 {
 			return
 		}
-		if final := attempts.next(ctx, errs[0]); final != nil {
+		if final := attempts.next(ctx, slowest(errs)); final != nil {
 			for i, l := range lines {
 				l.resolve(fmt.Errorf("publish message %s: %w", l.id, final(errs[i])))
 			}
 			return
 		}
 	}
+}
+
+// slowest is the error that asks for the longest wait, the first one if none does.
+func slowest(errs []error) error {
+	return slices.MaxFunc(errs, func(a, b error) int { return cmp.Compare(waitOf(a), waitOf(b)) })
+}
+
+func waitOf(err error) time.Duration {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return p.RetryAfter
+	}
+	return 0
 }
 
 // join makes a body of lines.
@@ -225,7 +243,11 @@ func (a batchAnswer) resolve(lines []line) (left []line, errs []error) {
 		case r.Status == http.StatusAccepted && r.ID == lines[i].id.String():
 			answers[i] = nil
 		case r.Status >= http.StatusBadRequest && (r.ID == "" || r.ID == lines[i].id.String()):
-			answers[i] = &Problem{Status: r.Status, Code: r.Code, Detail: r.Detail, Errors: r.Errors}
+			refused := &Problem{Status: r.Status, Code: r.Code, Detail: r.Detail, Errors: r.Errors}
+			if r.Status == http.StatusTooManyRequests {
+				refused.RetryAfter = a.retryAfter
+			}
+			answers[i] = refused
 		}
 	}
 	for i, l := range lines {

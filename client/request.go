@@ -115,6 +115,9 @@ func (c *Client) exchange(ctx context.Context, r call, token string, into any) (
 	if err := json.Unmarshal(body, into); err != nil {
 		return status, fmt.Errorf("%s %s: %w: %w in %d %q", r.method, r.path, ErrUnexpectedAnswer, err, status, excerpt(body))
 	}
+	if headed, ok := into.(interface{ readHeader(header http.Header) }); ok {
+		headed.readHeader(response.Header)
+	}
 	return status, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/api"
@@ -18,6 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reroute"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
@@ -70,7 +72,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 	forget := []func(uuid.UUID){requests.Forget, deadLetterMetrics.Forget, broker.consume.Forget}
 	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays,
 		provision.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, cfg.RabbitMQ.Screen, log)
-	controller := newController(cfg, conn, broker, topology, messages, gate, writer, forget, hook, health, log)
+	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, forget, hook, health, log)
 	reg.MustRegister(tenants.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
@@ -82,6 +84,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	api.Mount(process.Server, process.Verifier, api.Dependencies{
 		Tenants: controller, Publisher: reroute.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
+		Rates: rates,
 	}, limits, requests)
 
 	// In the order of starting; they stop in reverse.
@@ -109,6 +112,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 			}
 			return watch.Run(ctx)
 		}},
+		lifecycle.Component{Name: "rates", Run: rates.Run},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 	)
 	return process.Run(ctx, components...)
@@ -117,11 +121,11 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 // writeSlots is how many connections of the pool write batches at a time; the rest is for everything else.
 func writeSlots(maxConns int32) int { return max(int(maxConns)*3/4, 1) }
 
-// newController wires tenants to what they need.
+// newController wires tenants to what they need, and to the limits per second, which need to know them.
 func newController(
 	cfg Config, conn *control.Conn, broker *broker, topology *provision.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
 	forget []func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
-) *tenants.Controller {
+) (*tenants.Controller, *rate.Limiter) {
 	in := cfg.Ingest
 	budget := consumer.NewBudget(in.UnackedBytes)
 	consuming := consumer.Config{
@@ -129,7 +133,9 @@ func newController(
 		MaxPayload: in.MaxPayload, HoleLimit: holeLimit, Prober: broker.prober,
 	}
 	synced := health.Check("tenants")
-	return tenants.New(
+	var rates *rate.Limiter
+	forget = append(forget, func(tenant uuid.UUID) { rates.Forget(tenant) })
+	controller := tenants.New(
 		tenants.Config{Instance: in.Instance, MaxAttempts: in.MaxAttempts, Concurrency: in.Provisioning, Resync: in.Resync},
 		tenants.Dependencies{
 			Specs: control.Tenants(conn), Statuses: control.Statuses(conn), Partitions: messages,
@@ -144,4 +150,19 @@ func newController(
 			Step:   hook,
 			Log:    log,
 		})
+	rates = newRates(cfg, conn, controller)
+	consuming.Rates = rates // before any consumer is made: the controller does not run yet
+	return controller, rates
+}
+
+// propertiesMax is more than what the properties of a message can take, in bytes: they fit into one frame.
+const propertiesMax = 256 << 10
+
+// newRates returns the limits per second of the tenants of controller.
+func newRates(cfg Config, conn *control.Conn, controller *tenants.Controller) *rate.Limiter {
+	return rate.New(rate.Config{
+		Self: cfg.Ingest.Instance, Instances: controller.Instances, Owner: members.Owner, Transport: rate.OverNATS(conn),
+		Limits:  func(tenant uuid.UUID) rate.Amounts { return rate.Publishing(controller.Limits(tenant)) },
+		Largest: rate.Amounts{rate.Messages: 1, rate.Bytes: int64(max(cfg.HTTP.BodyLimit, cfg.Ingest.MaxPayload+propertiesMax))},
+	})
 }

@@ -43,6 +43,8 @@ type Dependencies struct {
 	Publisher   Publisher
 	DeadLetters *deadletter.Store
 	Replayer    *deadletter.Replayer
+	// Rates are not asked about tenants without limits per second.
+	Rates Rates
 }
 
 // api answers the requests.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
 
@@ -48,13 +51,16 @@ type BatchResult struct {
 // publishBatch takes in many messages.
 //
 //	@summary		Publish a batch of messages
-//	@description	NDJSON: one message a line, as in POST /messages. It may be compressed with gzip or zstd; the limits are those of what it is without. Each line has a result of its own, in order; a line that is refused does not touch the others. 202 says that the batch was worked on: look at `failed`. Lines with status 503 are safe to repeat with the `id` of their result.
+//	@description	NDJSON: one message a line, as in POST /messages. It may be compressed with gzip or zstd; the limits are those of what it is without. Each line has a result of its own, in order; a line that is refused does not touch the others. 202 says that the batch was worked on: look at `failed`. Lines with status 503 are safe to repeat with the `id` of their result. Of a batch over the tenant's limit of messages or bytes a second the first lines are accepted, and the others have status 429, `rate_limited`: repeat them after the time in Retry-After.
 //	@tags			messages
 //	@security		Bearer
 //	@accept			application/x-ndjson,json
 //	@param			messages	body		string		true	"one message a line"	example({"payload":{"a":1}})
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	BatchResult
+//	@header			202			{string}	RateLimit-Policy	"the limits a second of a tenant that has any, as in POST /messages"
+//	@header			202			{string}	RateLimit			"what is left of them"
+//	@header			202			{integer}	Retry-After			"seconds, if lines have status 429"
 //	@failure		400			{object}	problem.Problem	"`empty_body`, `malformed_encoding`, `unknown_parameter`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
@@ -86,10 +92,11 @@ func (a *api) publishBatch(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	if err := a.open(ctx, tenant); err != nil {
+	limits, err := a.open(ctx, tenant)
+	if err != nil {
 		return err
 	}
-	return c.Status(http.StatusAccepted).JSON(a.work(ctx, tenant, body))
+	return c.Status(http.StatusAccepted).JSON(a.work(ctx, c, tenant, limits, body))
 }
 
 // checkBatch refuses a batch as a whole, before anything of it is published.
@@ -123,37 +130,31 @@ func lines(body []byte) iter.Seq2[int, []byte] {
 }
 
 // work publishes what it can of a batch.
-func (a *api) work(ctx context.Context, tenant uuid.UUID, body []byte) BatchResult {
+func (a *api) work(ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits contract.Limits, body []byte) BatchResult {
 	batch := BatchResult{Results: []LineResult{}}
-	var chunk []publish.Message
-	var place []int // chunk[i] is the message of batch.Results[place[i]]
-	publish := func() {
-		for i, err := range a.deps.Publisher.PublishBatch(ctx, chunk) {
-			a.metrics.count(tenant, err)
-			result := &batch.Results[place[i]]
-			if err != nil {
-				result.refuse(publishProblem(err, result.ID))
-			}
-		}
-		clear(chunk) // lets go of the payloads
-		chunk, place = chunk[:0], place[:0]
-	}
+	next := chunk{tenant: tenant, limits: rate.Publishing(limits)}
 	now := time.Now()
 	for number, line := range lines(body) {
 		id, payload, err := a.readLine(line)
+		if err == nil {
+			err = checkSize(payload, limits.MaxPayload)
+		}
 		result := LineResult{Line: number, Status: http.StatusAccepted}
 		if err == nil {
 			result.ID = id.String()
-			chunk, place = append(chunk, message(tenant, id, payload, now)), append(place, len(batch.Results))
+			next.add(message(tenant, id, payload, now), line, len(batch.Results))
 		} else {
 			result.refuse(lineProblem(err))
 		}
 		batch.Results = append(batch.Results, result)
-		if len(chunk) == chunkLines {
-			publish()
+		if len(next.messages) == chunkLines {
+			a.publishChunk(ctx, c, &next, batch.Results)
 		}
 	}
-	publish()
+	a.publishChunk(ctx, c, &next, batch.Results)
+	if next.refusal != nil {
+		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(int(next.refusal.RetryAfter/time.Second)))
+	}
 	for i := range batch.Results {
 		if batch.Results[i].Status == http.StatusAccepted {
 			batch.Accepted++
@@ -162,6 +163,51 @@ func (a *api) work(ctx context.Context, tenant uuid.UUID, body []byte) BatchResu
 		}
 	}
 	return batch
+}
+
+// chunk is what of a batch is published at a time.
+type chunk struct {
+	tenant   uuid.UUID
+	limits   rate.Amounts
+	messages []publish.Message
+	place    []int            // messages[i] is that of the result of that index
+	costs    []rate.Amounts   // of messages; empty without limits
+	refusal  *problem.Problem // of all that follows: a message was over a rate
+}
+
+func (ch *chunk) add(m publish.Message, line []byte, place int) {
+	ch.messages, ch.place = append(ch.messages, m), append(ch.place, place)
+	if !ch.limits.IsZero() {
+		ch.costs = append(ch.costs, cost(line))
+	}
+}
+
+// publishChunk publishes what the rates of the tenant let pass, notes what became of each message, and empties the chunk. After the
+// first message that is over a rate none passes: those that do are the first ones.
+func (a *api) publishChunk(ctx context.Context, c *fiber.Ctx, ch *chunk, results []LineResult) {
+	passed := len(ch.messages)
+	switch {
+	case ch.refusal != nil:
+		passed = 0
+	case passed > 0 && !ch.limits.IsZero():
+		passed, ch.refusal = a.pass(ctx, c, ch.tenant, ch.limits, ch.costs)
+	}
+	for i, err := range a.deps.Publisher.PublishBatch(ctx, ch.messages[:passed]) {
+		a.metrics.count(ch.tenant, err)
+		if err != nil {
+			result := &results[ch.place[i]]
+			result.refuse(publishProblem(err, result.ID))
+			if len(ch.costs) > 0 {
+				a.giveBack(ch.tenant, ch.costs[i], err)
+			}
+		}
+	}
+	for _, place := range ch.place[passed:] {
+		a.metrics.count(ch.tenant, errRateLimited)
+		results[place].refuse(ch.refusal)
+	}
+	clear(ch.messages) // lets go of the payloads
+	ch.messages, ch.place, ch.costs = ch.messages[:0], ch.place[:0], ch.costs[:0]
 }
 
 // readLine reads a message that can be stored.

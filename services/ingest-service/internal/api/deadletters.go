@@ -195,7 +195,11 @@ func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	if err := a.open(ctx, tenant); err != nil {
+	limits, err := a.open(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	if err := checkSize(edited, limits.MaxPayload); err != nil {
 		return err
 	}
 	replayed, err := a.deps.Replayer.Replay(ctx, tenant, id, edited, auth.Origin(c))
@@ -270,7 +274,7 @@ func (a *api) replayDeadLetters(c *fiber.Ctx) error {
 		}
 		return c.JSON(DeadLettersReplayed{DryRun: true, Count: &count})
 	}
-	if err := a.open(ctx, tenant); err != nil {
+	if _, err := a.open(ctx, tenant); err != nil {
 		return err
 	}
 	if filter.Before.IsZero() || filter.Before.After(at.began) {

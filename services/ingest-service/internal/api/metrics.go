@@ -22,6 +22,7 @@ const (
 	resultBlocked     = "blocked"
 	resultUnavailable = "unavailable"
 	resultTimeout     = "timeout"
+	resultRateLimited = "rate_limited"
 )
 
 // Metrics count what was published over HTTP.
@@ -38,7 +39,7 @@ const goneFor = time.Minute
 // NewMetrics registers the counters. They are to be told of deleted tenants.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{gone: make(map[uuid.UUID]time.Time), published: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mtm_messages_published_total", Help: "Messages published over HTTP, by what the broker has made of them.",
+		Name: "mtm_messages_published_total", Help: "Messages published over HTTP, by what has become of them.",
 	}, []string{"tenant_id", "result"})}
 	reg.MustRegister(m.published)
 	return m
@@ -67,6 +68,8 @@ func resultOf(err error) string {
 	switch {
 	case err == nil:
 		return resultAccepted
+	case errors.Is(err, errRateLimited):
+		return resultRateLimited
 	case errors.Is(err, publish.ErrRejected):
 		return resultRejected
 	case errors.Is(err, publish.ErrUnroutable):

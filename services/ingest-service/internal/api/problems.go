@@ -26,18 +26,18 @@ const (
 )
 
 // open refuses a tenant for which nothing can be published now. A suspended tenant takes messages: they wait.
-func (a *api) open(ctx context.Context, tenant uuid.UUID) error {
+func (a *api) open(ctx context.Context, tenant uuid.UUID) (contract.Limits, error) {
 	spec, provisioned, ok := a.deps.Tenants.Lookup(ctx, tenant)
 	switch {
 	case !ok:
-		return problem.New(http.StatusNotFound, "tenant_not_found", "there is no such tenant")
+		return spec.Limits, problem.New(http.StatusNotFound, "tenant_not_found", "there is no such tenant")
 	case spec.State == contract.DesiredDeleting:
-		return problem.New(http.StatusConflict, "tenant_deleting", "the tenant is being deleted and takes no more messages")
+		return spec.Limits, problem.New(http.StatusConflict, "tenant_deleting", "the tenant is being deleted and takes no more messages")
 	case !provisioned:
-		return problem.New(http.StatusServiceUnavailable, "tenant_provisioning", "the tenant is still being provisioned").
+		return spec.Limits, problem.New(http.StatusServiceUnavailable, "tenant_provisioning", "the tenant is still being provisioned").
 			WithRetryAfter(retryProvisioning)
 	}
-	return nil
+	return spec.Limits, nil
 }
 
 // publishProblem words what became of a message, under the id with which it is safe to try again.

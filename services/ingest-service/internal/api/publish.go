@@ -14,6 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 )
 
@@ -34,6 +35,7 @@ type Accepted struct {
 //
 //	@summary		Publish a message
 //	@description	202 means that the broker has confirmed it. The same `id` twice is stored once, the first wins; so a request that got no answer, or 503, is safe to repeat with the same id. Messages of a suspended tenant are accepted and wait.
+//	@description	Where the tenant has a limit of messages or bytes a second, the answers have `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), with policies `messages`, whose unit is one message, and `bytes`.
 //	@tags			messages
 //	@security		Bearer
 //	@param			message		body		NewMessage	true	"the message"
@@ -42,6 +44,11 @@ type Accepted struct {
 //	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
+//	@failure		413			{object}	problem.Problem	"`body_too_large`, or `payload_too_large`: over the tenant's limit"
+//	@failure		429			{object}	problem.Problem	"`rate_limited`: over the tenant's limit of messages or bytes a second; the message was not accepted. Try again after the time in Retry-After"
+//	@header			202,429		{string}	RateLimit-Policy	"the limits a second of a tenant that has any"
+//	@header			202,429		{string}	RateLimit			"what is left of them; it may be gone before it is asked for"
+//	@header			429			{integer}	Retry-After			"seconds"
 //	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `queue_unanswered`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
 //	@id			publishMessage
 //	@router			/messages [post]
@@ -67,11 +74,25 @@ func (a *api) publish(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
-	if err := a.open(ctx, tenant); err != nil {
+	limits, err := a.open(ctx, tenant)
+	if err != nil {
 		return err
+	}
+	if err := checkSize(payload, limits.MaxPayload); err != nil {
+		return err
+	}
+	perSecond := rate.Publishing(limits)
+	if !perSecond.IsZero() {
+		if _, refusal := a.pass(ctx, c, tenant, perSecond, []rate.Amounts{cost(body)}); refusal != nil {
+			a.metrics.count(tenant, errRateLimited)
+			return refusal
+		}
 	}
 	err = a.deps.Publisher.Publish(ctx, message(tenant, id, payload, time.Now()))
 	a.metrics.count(tenant, err)
+	if !perSecond.IsZero() {
+		a.giveBack(tenant, cost(body), err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", publishProblem(err, id.String()), err)
 	}

@@ -350,7 +350,7 @@ func FuzzBatch(f *testing.F) {
 	a := &api{deps: Dependencies{Publisher: o}, cfg: limits, metrics: NewMetrics(nopRegisterer{})}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		o.published = nil
-		got := a.work(t.Context(), active, body)
+		got := a.work(t.Context(), nil, active, contract.Limits{}, body)
 		want := 0
 		for line := range strings.SplitSeq(string(body), "\n") {
 			if len(strings.Trim(line, " \t\r")) > 0 {

@@ -47,6 +47,7 @@ var (
 	suspended    = uuid.MustParse("22222222-2222-4222-8222-222222222222") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 	deleting     = uuid.MustParse("33333333-3333-4333-8333-333333333333") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 	provisioning = uuid.MustParse("44444444-4444-4444-8444-444444444444") //nolint:gochecknoglobals // a fixed value of a type that has no constants
+	limited      = uuid.MustParse("66666666-6666-4666-8666-666666666666") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 	unknown      = uuid.MustParse("55555555-5555-4555-8555-555555555555") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 )
 
@@ -57,6 +58,8 @@ func (directory) Lookup(_ context.Context, tenant uuid.UUID) (spec contract.Tena
 	switch tenant {
 	case active:
 		return contract.TenantSpec{State: contract.DesiredActive}, true, true
+	case limited:
+		return contract.TenantSpec{State: contract.DesiredActive, Limits: limitsOfLimited}, true, true
 	case suspended:
 		return contract.TenantSpec{State: contract.DesiredSuspended}, true, true
 	case deleting:
@@ -102,6 +105,7 @@ type service struct {
 	transport   http.RoundTripper // checks what is answered
 	metrics     *Metrics
 	deadLetters *deadletter.Store
+	rates       *tokens // of the limited tenant
 	// operator sees the whole database; nil without one.
 	operator *pgxpool.Pool
 }
@@ -132,7 +136,10 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	connections := &http.Transport{}
 	s := &service{transport: openapi.Transport(connections), deadLetters: deadLetters}
 	s.metrics = NewMetrics(reg)
-	Mount(server, verifier, Dependencies{Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer}, cfg, s.metrics)
+	s.rates = &tokens{t: t}
+	Mount(server, verifier, Dependencies{
+		Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer, Rates: s.rates,
+	}, cfg, s.metrics)
 	addr, err := server.Listen()
 	require.NoError(t, err)
 	s.url = "http://" + addr.String()
@@ -278,7 +285,8 @@ func (a answer) problem(t *testing.T, status int, code string) problem.Problem {
 	require.Equal(t, code, p.Code, a.body)
 	require.Equal(t, status, p.Status)
 	require.NotEmpty(t, p.RequestID)
-	require.Equal(t, status == http.StatusServiceUnavailable, a.header.Get("Retry-After") != "", "503 says when to come back")
+	comesBack := status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests
+	require.Equal(t, comesBack, a.header.Get("Retry-After") != "", "429 and 503 say when to come back")
 	return p
 }
 

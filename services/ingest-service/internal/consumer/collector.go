@@ -35,7 +35,7 @@ const (
 	closed          // the channel is gone
 	lower           // to start over with a lower prefetch
 	raise           // to start over with a higher prefetch
-	relocate        // to start over on another connection
+	relocate        // to start over on another connection, or with the prefetch of another limit
 )
 
 // collector is one consumer on one channel. Its fields are owned by the goroutine of run; workers own their batch until
@@ -64,6 +64,8 @@ type collector struct {
 	slots     chan *batch.Slot // capacity 1: the one that is asked for
 	reserving bool
 
+	meter meter
+
 	pace   pace
 	probes chan int64 // capacity 1: the depth of the queue, and one question at a time
 
@@ -81,10 +83,10 @@ type result struct {
 	err      error
 }
 
-func newCollector(c *Consumer, consumption *consume.Consumer, fault error) *collector {
+func newCollector(c *Consumer, consumption *consume.Consumer, m meter, fault error) *collector {
 	in := &collector{
-		c: c, consumption: consumption, prefetch: c.prefetch, fault: fault, began: time.Now(),
-		gather:  gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String()},
+		c: c, consumption: consumption, meter: m, prefetch: c.prefetch, fault: fault, began: time.Now(),
+		gather:  gatherer{cfg: c.cfg, tenant: c.tenant, key: c.tenant.String(), maxPayload: m.limits.MaxPayload},
 		results: make(chan result), slots: make(chan *batch.Slot, 1), probes: make(chan int64, 1), timer: time.NewTimer(0),
 	}
 	in.timer.Stop()
@@ -142,6 +144,8 @@ func (in *collector) end(wait, work context.Context, course course, err error) (
 	in.c.state.Consuming.Store(false)
 	in.c.state.waiting.Store(nil)
 	in.c.state.taken.Store(0)
+	in.c.state.Held.Store(0)
+	in.c.meanBytes = in.meter.meanBytes
 	in.c.state.Busy.Store(0)
 	switch course {
 	case lower:
@@ -164,6 +168,7 @@ func (in *collector) next(ctx, work context.Context) (course, error) {
 	case <-ready:
 		in.arrived, in.used = in.consumption.Drain(in.arrived[:0]), 0
 		in.c.state.taken.Add(int64(len(in.arrived)))
+		in.meter.drained(in.arrived)
 	case <-in.consumption.Ended():
 		return closed, errConsumerEnded
 	case r := <-in.results:
@@ -173,7 +178,7 @@ func (in *collector) next(ctx, work context.Context) (course, error) {
 	case depth := <-in.probes:
 		in.pace.answered(depth)
 	case <-in.c.resized:
-		if in.c.relocated.Load() {
+		if in.c.relocated.Load() || in.limited() {
 			return relocate, nil
 		}
 	case now := <-in.timer.C:
@@ -189,6 +194,9 @@ func (in *collector) next(ctx, work context.Context) (course, error) {
 // remind does what the timer was set for.
 func (in *collector) remind(now time.Time) course {
 	in.passHoles(now)
+	if in.meter.exhausted(now) {
+		return relocate
+	}
 	if in.prefetch < in.c.cfg.Prefetch && now.Sub(in.began) >= prefetchCooldown && in.idle() {
 		return raise
 	}
@@ -199,8 +207,12 @@ func (in *collector) remind(now time.Time) course {
 func (in *collector) advance(ctx, work context.Context) course {
 	for {
 		before := in.used
+		held := false
 		for in.used < len(in.arrived) && !in.gather.full() {
 			delivery := &in.arrived[in.used]
+			if held = !in.admit(delivery); held {
+				break
+			}
 			in.used++
 			in.pace.took()
 			if delivery.MessageId == "" {
@@ -213,7 +225,10 @@ func (in *collector) advance(ctx, work context.Context) course {
 			return lower
 		}
 		in.dispatch(ctx, work)
-		if in.used == len(in.arrived) || in.gather.full() {
+		switch {
+		case in.meter.misfit(time.Since(in.began), held):
+			return relocate
+		case held, in.used == len(in.arrived), in.gather.full():
 			return proceed
 		}
 	}
@@ -333,6 +348,9 @@ func (in *collector) arm() {
 	if since, waiting := in.tracker.waiting(); waiting {
 		sooner(since.Add(in.c.cfg.HoleLimit))
 	}
+	if in.meter.holding() {
+		sooner(in.meter.again)
+	}
 	if in.prefetch < in.c.cfg.Prefetch {
 		at := in.began.Add(prefetchCooldown)
 		if !at.After(time.Now()) {
@@ -349,7 +367,8 @@ func (in *collector) arm() {
 
 func (in *collector) withinBudget() bool {
 	in.claimed = true
-	return in.c.budget.claim(in.c, max(in.gather.meanBytes, 1)*int64(in.prefetch)) || in.prefetch == minPrefetch
+	held := min(in.prefetch, in.meter.prefetch)
+	return in.c.budget.claim(in.c, max(in.gather.meanBytes, 1)*int64(held)) || in.prefetch == minPrefetch
 }
 
 // finish ends the collector in order: nothing more is received, what was gathered is written, what is written is

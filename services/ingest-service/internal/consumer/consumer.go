@@ -47,6 +47,8 @@ type Config struct {
 	HoleLimit time.Duration
 	// Prober asks a queue that did not answer, before it is consumed again; nil: nobody asks.
 	Prober *consume.Prober
+	// Rates hold the limits per second of tenants that have any; nil: nobody has.
+	Rates Rates
 }
 
 // State is what the outside sees of a consumer. Its fields may be read at any time.
@@ -59,6 +61,8 @@ type State struct {
 	Workers, Busy atomic.Int64
 	// Consuming says that the broker delivers to this consumer.
 	Consuming atomic.Bool
+	// Held is how many deliveries have come and wait because the tenant is over a limit per second.
+	Held atomic.Int64
 
 	taken   atomic.Int64                     // deliveries that were taken from the consumption and are not finished
 	waiting atomic.Pointer[consume.Consumer] // has those that were not taken yet; nil while there is none
@@ -95,8 +99,10 @@ type Consumer struct {
 	maxProbePause time.Duration // between two probes of a queue that does not answer
 
 	maxAttempts atomic.Int64
-	resized     chan struct{} // capacity 1: a wake-up is enough, the number is in state
-	relocated   atomic.Bool   // another place is to be acquired; resized tells
+	limits      atomic.Pointer[contract.Limits] // nil: none
+	meanBytes   int64                           // of a message, as far as known; owned by Run
+	resized     chan struct{}                   // capacity 1: a wake-up is enough, the number is in state
+	relocated   atomic.Bool                     // another place is to be acquired; resized tells
 	// onChange is told that Consuming has changed, or why the broker or the database keeps this consumer from working.
 	onChange func(error)
 }
@@ -120,6 +126,12 @@ func (c *Consumer) log() *zap.Logger { return c.base.With(zap.Stringer("tenant_i
 func (c *Consumer) Configure(workers, maxAttempts int) {
 	c.state.Workers.Store(int64(workers))
 	c.maxAttempts.Store(int64(maxAttempts))
+	c.wake()
+}
+
+// Limit sets the limits of the tenant, of which those of publishing count here. It takes effect at once, also on what waits.
+func (c *Consumer) Limit(limits contract.Limits) {
+	c.limits.Store(&limits)
 	c.wake()
 }
 
@@ -163,19 +175,20 @@ func (c *Consumer) startCollector(ctx context.Context) (*collector, error) {
 	if err := c.gate.Wait(ctx); err != nil {
 		return nil, err
 	}
-	consumption, fault, err := c.consume(ctx, contract.QueueName(c.tenant.String()))
+	metered := c.meter()
+	consumption, fault, err := c.consume(ctx, contract.QueueName(c.tenant.String()), metered.prefetch)
 	if refused, ok := errors.AsType[*amqp.Error](err); ok && refused.Code == amqp.NotFound {
 		return nil, fmt.Errorf("%w: %s", ErrQueueMissing, refused.Reason)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return newCollector(c, consumption, fault), nil
+	return newCollector(c, consumption, metered, fault), nil
 }
 
 // consume consumes queue on the connection where the tenant is placed. A queue that did not answer the last time must first answer on a
-// connection that is there for that. fault is what is said of the tenant all the same.
-func (c *Consumer) consume(ctx context.Context, queue string) (consumption *consume.Consumer, fault, err error) {
+// connection that is there for that. fault is what is said of the tenant all the same. most bounds the prefetch.
+func (c *Consumer) consume(ctx context.Context, queue string, most int) (consumption *consume.Consumer, fault, err error) {
 	c.relocated.Store(false)
 	place, err := c.placement.Acquire(ctx, c.tenant, c.relocate, c.onChange)
 	if err != nil {
@@ -190,7 +203,7 @@ func (c *Consumer) consume(ctx context.Context, queue string) (consumption *cons
 	if err != nil {
 		return nil, nil, err
 	}
-	prefetch := c.prefetch
+	prefetch := min(c.prefetch, most)
 	if place.Prefetch > 0 {
 		prefetch = min(prefetch, place.Prefetch)
 	}

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,6 +25,8 @@ type gatherer struct {
 	cfg    Config
 	tenant uuid.UUID
 	key    string // the routing key of the tenant
+	// maxPayload is the tenant's own limit, 0 for none.
+	maxPayload int64
 
 	current *batch.Batch // nil while there is none
 	began   time.Time    // when current was begun
@@ -96,6 +99,9 @@ func (g *gatherer) blank() *batch.Batch {
 func (g *gatherer) check(d *consume.Delivery) (contract.Reason, error) {
 	if d.RoutingKey != g.key {
 		return contract.ReasonForeignKey, errForeignKey
+	}
+	if g.maxPayload > 0 && int64(len(d.Body)) > g.maxPayload {
+		return contract.ReasonTooLarge, fmt.Errorf("the payload has %d bytes, the limit of the tenant is %d", len(d.Body), g.maxPayload)
 	}
 	err := contract.CheckPayload(d.Body, g.cfg.MaxPayload)
 	if bad, ok := errors.AsType[*contract.PayloadError](err); ok {

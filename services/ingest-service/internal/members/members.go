@@ -108,6 +108,14 @@ func (m *Members) Size() int {
 	return len(m.current)
 }
 
+// Instances are those that this one knows of, itself included, in order; none if it is cut off, or knows of nobody yet. The slice is
+// never changed.
+func (m *Members) Instances() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.current
+}
+
 // Run keeps the members up to date until ctx ends.
 func (m *Members) Run(ctx context.Context, heartbeats Heartbeats) {
 	m.mu.Lock()

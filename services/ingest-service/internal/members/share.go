@@ -39,6 +39,17 @@ func Share(tenant uuid.UUID, workers int, instance string, instances []string) i
 	return share
 }
 
+// Owner is the first of instances in the rank of a tenant, the one that has a worker if there is one at all; "" without instances.
+func Owner(tenant uuid.UUID, instances []string) (owner string) {
+	most := uint64(0)
+	for _, instance := range instances {
+		if w := weight(tenant, instance); owner == "" || w > most || w == most && instance > owner {
+			owner, most = instance, w
+		}
+	}
+	return owner
+}
+
 // weight is what instances are ranked by. It must not change: while two versions run side by side, they divide the work.
 func weight(tenant uuid.UUID, instance string) uint64 {
 	sum := sha256.Sum256(append(tenant[:], instance...))

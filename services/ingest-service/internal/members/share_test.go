@@ -34,6 +34,9 @@ func TestSharesAgainstModel(t *testing.T) {
 		instances := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z]{1,3}-[0-9]`), 1, 12, rapid.ID).Draw(rt, "instances")
 		before := shares(tenant, workers, instances)
 
+		require.Equal(rt, 1, members.Share(tenant, 1, members.Owner(tenant, instances), instances))
+		require.Empty(rt, members.Owner(tenant, nil))
+
 		sum, least, most := 0, workers, 0
 		for _, share := range before {
 			sum, least, most = sum+share, min(least, share), max(most, share)

@@ -138,6 +138,8 @@ func (c *counted) Configure(workers, _ int) {
 	c.node.set(func() { c.workers = workers })
 }
 
+func (*counted) Limit(contract.Limits) {}
+
 func (c *counted) Run(ctx context.Context) error {
 	c.node.set(func() { c.node.workers[c.tenant] = &c.workers })
 	c.state.Consuming.Store(true)

@@ -215,6 +215,18 @@ func (c *Controller) Verify(id uuid.UUID) {
 	}
 }
 
+// Instances are those that are alive, as this one knows, in order; none if it is cut off from the others, or knows of nobody yet.
+func (c *Controller) Instances() []string { return c.env.members.Instances() }
+
+// Limits are those in force for a tenant; none for one that this instance does not know.
+func (c *Controller) Limits(id uuid.UUID) contract.Limits {
+	t, known := c.tenants.find(id)
+	if !known {
+		return contract.Limits{}
+	}
+	return t.current().spec.Limits
+}
+
 // lookupTimeout bounds the questions about a tenant that is not known yet.
 const lookupTimeout = 500 * time.Millisecond
 

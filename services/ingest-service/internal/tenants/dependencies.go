@@ -49,6 +49,7 @@ type Registry interface {
 // Consumer consumes the queue of one tenant; consumer.Consumer does.
 type Consumer interface {
 	Configure(workers, maxAttempts int)
+	Limit(limits contract.Limits)
 	Run(ctx context.Context) error
 }
 

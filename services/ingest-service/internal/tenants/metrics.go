@@ -13,6 +13,7 @@ type Collector struct {
 
 	consumers, queue, workers, desired, instances, healed *prometheus.Desc
 	stored, duplicates, retried, deadLettered, withoutID  *prometheus.Desc
+	held                                                  *prometheus.Desc
 }
 
 // NewCollector returns the collector of c.
@@ -33,6 +34,7 @@ func NewCollector(c *Controller) *Collector {
 		duplicates:   desc("mtm_messages_duplicate_total", "Messages that were stored before and changed nothing.", tenant...),
 		retried:      desc("mtm_messages_retried_total", "Messages sent to a retry tier.", tenant...),
 		deadLettered: desc("mtm_messages_dead_lettered_total", "Messages that became dead letters.", "tenant_id", "reason"),
+		held:         desc("mtm_messages_waiting_for_rate", "Messages of a tenant that were delivered to this instance and wait for its limit per second; more may wait in the queue.", tenant...),
 		withoutID:    desc("mtm_messages_without_id_total", "Messages that came without an id and are stored at least once.", tenant...),
 	}
 }
@@ -40,7 +42,7 @@ func NewCollector(c *Controller) *Collector {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		c.consumers, c.queue, c.workers, c.desired, c.instances, c.healed, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID,
+		c.consumers, c.queue, c.workers, c.desired, c.instances, c.healed, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID, c.held,
 	} {
 		ch <- desc
 	}
@@ -80,6 +82,9 @@ func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready 
 		gauge(c.queue, ready, "ready")
 	}
 	gauge(c.queue, t.counts.Unacked(), "unacked")
+	if n := t.counts.Held.Load(); n > 0 { // series of tenants that do not wait would be most of all series
+		gauge(c.held, n)
+	}
 	busy, running := t.counts.Busy.Load(), int64(0)
 	if t.counts.Consuming.Load() {
 		running = t.counts.Workers.Load()

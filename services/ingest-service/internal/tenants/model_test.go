@@ -174,6 +174,8 @@ type puppet struct {
 
 func (c *puppet) Configure(workers, _ int) { c.state.Workers.Store(int64(workers)) }
 
+func (*puppet) Limit(contract.Limits) {}
+
 func (c *puppet) Run(ctx context.Context) error {
 	c.plant.mu.Lock()
 	queue := c.plant.queues[c.tenant]

@@ -351,6 +351,7 @@ func (t *tenant) startConsumer(ctx context.Context, spec contract.TenantSpec, wo
 	}
 	if t.running.consumer != nil {
 		t.running.consumer.Configure(workers, maxAttempts)
+		t.running.consumer.Limit(spec.Limits)
 		t.change(func(s state) state { return s.withConsumer(spec.Generation) })
 		t.step(spec, step.ConsumerConfigured)
 		t.observeConsumer(nil)
@@ -364,6 +365,7 @@ func (t *tenant) startConsumer(ctx context.Context, spec contract.TenantSpec, wo
 		t.observeConsumer(fault)
 	})
 	made.Configure(workers, maxAttempts)
+	made.Limit(spec.Limits)
 	t.change(func(s state) state { return s.withConsumer(spec.Generation) })
 	t.running = runConsumer(ctx, made, t.env.starts, started)
 	t.step(spec, step.ConsumerStarted)

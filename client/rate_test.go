@@ -1,0 +1,78 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/srireskianita/multi-tenant-messaging/client"
+)
+
+// limited answers batches as a service does whose tenant may publish so many messages, and then none for the time of after: the first
+// lines are accepted, the others told to come back. early counts requests that did not wait for that.
+func limited(burst int, after string, pause time.Duration, early *int) step {
+	var due time.Time
+	return func(r *http.Request, body []byte) (*http.Response, error) {
+		if time.Now().Before(due) {
+			*early++
+		}
+		codes := map[int]string{}
+		for i := burst; i < bytes.Count(body, []byte("\n")); i++ {
+			codes[i] = "429 rate_limited"
+		}
+		response, err := acceptLines(codes)(r, body)
+		if len(codes) > 0 && err == nil {
+			response.Header.Set("Retry-After", after)
+			due = time.Now().Add(pause)
+		}
+		return response, err
+	}
+}
+
+// A publisher whose tenant is over its rate gives up nothing and hurries nobody: it waits as it is told, and everything is accepted.
+func TestPublisherWaitsForTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		early := 0
+		c := handle(t, limited(10, "3", 3*time.Second, &early))
+		p := c.NewPublisher(client.PublisherConfig{Concurrency: 1})
+		begun := time.Now()
+		for i := range 100 {
+			publish(t, p, i)
+		}
+		require.NoError(t, p.Close(t.Context()))
+		require.Zero(t, early, "requests before their time")
+		require.GreaterOrEqual(t, time.Since(begun), 9*3*time.Second)
+		require.Less(t, time.Since(begun), 10*3*time.Second)
+	})
+}
+
+// The same for one message, and for a batch whose context ends first: its messages have the reason, and are safe to publish again.
+func TestRateWithinTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := play(t, nil, refuse(429, "rate_limited", "Retry-After", "5"), accept)
+		begun := time.Now()
+		_, err := c.Publish(t.Context(), client.Publishing{Payload: 1})
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, time.Since(begun), 5*time.Second)
+
+		early := 0
+		c = handle(t, limited(2, "5", 5*time.Second, &early))
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		results, err := c.PublishBatch(ctx, publishings(6))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		for i, r := range results {
+			if i < 4 {
+				require.NoError(t, r.Err)
+				continue
+			}
+			require.ErrorIs(t, r.Err, client.ErrRateLimited)
+		}
+		require.Zero(t, early)
+	})
+}
