@@ -188,7 +188,7 @@ func TestPayloadOverTheTenantsLimit(t *testing.T) {
 	r.publish(fits, over, numbers)
 	require.Eventually(t, func() bool { return r.depth(contract.DeadLettersQueue) == 1 }, waitLimit, poll)
 	r.requireStored(map[uuid.UUID]bool{uuid.MustParse(fits.Publishing.MessageId): true, uuid.MustParse(numbers.Publishing.MessageId): true})
-	require.Equal(t, int64(1), r.state.DeadLettered(contract.ReasonTooLarge).Load())
+	require.Equal(t, int64(1), r.state.Stats.DeadLettered(contract.ReasonTooLarge).Load())
 	c.Limit(contract.Limits{MaxPayload: 200})
 	larger := r.message(uuid.NewString(), `"`+strings.Repeat("x", 150)+`"`)
 	require.Eventually(t, func() bool { r.publish(larger); return r.stored()[uuid.MustParse(larger.Publishing.MessageId)] }, waitLimit, poll)
