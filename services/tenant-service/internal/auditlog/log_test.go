@@ -110,6 +110,7 @@ func TestNoEventAppearsBehindAReader(t *testing.T) {
 	f := newFixture(t)
 	early, err := f.writers.Begin(t.Context())
 	require.NoError(t, err)
+	t.Cleanup(func() { _ = early.Rollback(context.WithoutCancel(t.Context())) }) // or its pool would wait for it after a failure
 	id := uuid.New()
 	require.NoError(t, write(t.Context(), early, id, audit.TenantSuspended, "early"))
 	require.NoError(t, write(t.Context(), early, id, audit.TenantSuspended, "early, second"))
@@ -139,6 +140,7 @@ func TestFollowingWriters(t *testing.T) {
 				if err != nil {
 					return err
 				}
+				defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // or the pool would wait for it after a failure
 				if err := write(ctx, tx, uuid.New(), audit.TenantCreated, target); err != nil {
 					return err
 				}
