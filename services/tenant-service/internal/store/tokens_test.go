@@ -112,8 +112,8 @@ func TestLimitOfTokens(t *testing.T) {
 	require.ErrorIs(t, registry.IssueToken(t.Context(), newToken(t, owner.ID, "c")), tenant.ErrTooManyTokens)
 }
 
-// A deletion revokes all tokens in its own transaction, also one by a version of the registry that knows nothing of tokens; whoever issues one
-// meanwhile is refused, or it is revoked as well. With as many as there can be it stays short.
+// A deletion revokes all tokens in its own transaction, also one by a version of the registry that knows nothing of tokens; whoever
+// issues one meanwhile is refused, or it is revoked as well. With as many as there can be it stays short.
 func TestDeletionRevokesTokens(t *testing.T) {
 	t.Parallel()
 	registry, operator := openWithOperator(t)
