@@ -17,8 +17,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// issuedKeys verify the tokens that the platform itself issues, beside whatever else is configured. There are several during a rotation,
-// so such a token always names its key by kid, which is the key's thumbprint (RFC 7638).
+// issuedKeys verify the tokens that the platform itself issues, beside whatever else is configured. There are several during a
+// rotation, so such a token always names its key by kid, which is the key's thumbprint (RFC 7638).
 type issuedKeys struct {
 	fixed []publicKey // from files: the one that signs first
 	set   *keySet     // nil unless there is a URL
@@ -87,8 +87,8 @@ func byThumbprint(key crypto.PublicKey) (publicKey, error) {
 	return publicKey{id: id, alg: alg, key: key}, err
 }
 
-// thumbprint is the JWK SHA-256 thumbprint of a key (RFC 7638 section 3, RFC 8037 section 2): the hash of the members that every key of the type has,
-// in lexicographic order and without white space, which is how a map is encoded.
+// thumbprint is the JWK SHA-256 thumbprint of a key (RFC 7638 section 3, RFC 8037 section 2): the hash of the members that every
+// key of the type has, in lexicographic order and without white space, which is how a map is encoded.
 func thumbprint(key crypto.PublicKey) (string, error) {
 	jwk, err := jwkset.NewJWKFromKey(key, jwkset.JWKOptions{})
 	if err != nil {

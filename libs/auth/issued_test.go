@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -283,9 +284,7 @@ func TestForgedIssuedTokens(t *testing.T) {
 	head := func(kid any) map[string]any { return map[string]any{"kid": kid} }
 	good := func(change jwt.MapClaims) jwt.MapClaims {
 		c := claims(jwt.MapClaims{"jti": uuid.NewString()})
-		for name, value := range change {
-			c[name] = value
-		}
+		maps.Copy(c, change)
 		return c
 	}
 	es256 := func(kid any, change jwt.MapClaims) string {

@@ -30,10 +30,10 @@ const (
 	renewedKey
 )
 
-// Authenticate lets a request pass that has a good token, and stores its identity in the request. Others are 401: with
-// code missing_token when there is no bearer token, else invalid_token. While no key could be loaded yet, or for an issued token the
-// revocations, it is 503, since a client that threw its good token away would not be helped. A request with several headers Authorization is
-// 400 repeated_header (RFC 6750 section 3.1). Tokens are read from that header and from nowhere else.
+// Authenticate lets a request pass that has a good token, and stores its identity in the request. Others are 401: with code
+// missing_token when there is no bearer token, else invalid_token. While no key could be loaded yet, or for an issued token the
+// revocations, it is 503, since a client that threw its good token away would not be helped. A request with several headers
+// Authorization is 400 repeated_header (RFC 6750 section 3.1). Tokens are read from that header and from nowhere else.
 func (v *Verifier) Authenticate() fiber.Handler {
 	var verify fiber.Handler
 	verify = jwtware.New(jwtware.Config{

@@ -68,8 +68,8 @@ func TestPropertiesOfDeadLettersAreAddedToARunningInstallation(t *testing.T) {
 	}
 }
 
-// An installation that is running gets tokens without standing still behind the migration, and an instance of the version before goes on with
-// its own statements.
+// An installation that is running gets tokens without standing still behind the migration, and an instance of the version before
+// goes on with its own statements.
 func TestTokensAreAddedToARunningInstallation(t *testing.T) {
 	_, address := empty(t)
 	at(t, address, 8)

@@ -1,7 +1,8 @@
 // Package revocation keeps a service informed of the issued tokens that were revoked, by asking PostgreSQL every second.
 //
-// A revocation that is committed is known within a second and the time of a query; with the database away, what is known stays known. None is
-// missed, however late its transaction commits: the position of a query is the oldest transaction that was running then.
+// A revocation that is committed is known within a second and the time of a query; with the database away, what is known stays
+// known. None is missed, however late its transaction commits: the position of a query is the oldest transaction that was running
+// then.
 //
 // It does not ask through the pool: requests that occupy all of its connections must not keep a revoked token alive. And a
 // position is worth something on the connection only on which it was given: whatever sets transaction ids back (a restore, a
@@ -31,8 +32,9 @@ const (
 	timeout = 3 * time.Second
 )
 
-// Watch adds to revocations what is revoked, until ctx ends; it returns nil then. Its connection is opened with the settings of pool. check is
-// told the outcome of every query: until the first one has succeeded the service is not ready, after that it is at worst degraded.
+// Watch adds to revocations what is revoked, until ctx ends; it returns nil then. Its connection is opened with the settings of
+// pool. check is told the outcome of every query: until the first one has succeeded the service is not ready, after that it is at
+// worst degraded.
 func Watch(ctx context.Context, pool *pgxpool.Pool, revocations *auth.Revocations, check *telemetry.Check, log *zap.Logger) error {
 	w := &watcher{pool: pool, revocations: revocations}
 	defer w.disconnect(ctx)

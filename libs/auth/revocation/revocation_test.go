@@ -184,9 +184,9 @@ func TestOwnerThatIsNoSuperuser(t *testing.T) {
 		require.NoError(t, err, sql)
 	}
 	t.Cleanup(func() {
-		operator := context.WithoutCancel(t.Context())
+		ctx := context.WithoutCancel(t.Context())
 		for _, sql := range []string{`REASSIGN OWNED BY ` + owner + ` TO CURRENT_USER`, `DROP OWNED BY ` + owner, `DROP ROLE ` + owner} {
-			_, err := w.operator.Exec(operator, sql)
+			_, err := w.operator.Exec(ctx, sql)
 			require.NoError(t, err, sql)
 		}
 	})

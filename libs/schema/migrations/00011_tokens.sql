@@ -45,11 +45,11 @@ SET LOCAL lock_timeout = '3s';
 CREATE TRIGGER revoke_tokens AFTER UPDATE OF state ON tenants FOR EACH ROW
     WHEN (NEW.state IN ('deleting', 'deleted') AND OLD.state NOT IN ('deleting', 'deleted')) EXECUTE FUNCTION revoke_tokens_of_tenant();
 
--- The tokens that were revoked by transactions from since on, and the position to give the next time: the oldest transaction that is
--- still running, since it may have revoked some and commit them later. So none is missed, and some come more than once. The
--- position is there in any case, with a NULL for the token if there is none. A position holds for one connection: after a restore or
--- the promotion of a standby transaction ids may be used again, and 0 asks for all. What has been expired for five minutes, more than any clock
--- skew that is allowed for, is left out.
+-- The tokens that were revoked by transactions from since on, and the position to give the next time: the oldest transaction that
+-- is still running, since it may have revoked some and commit them later. So none is missed, and some come more than once. The
+-- position is there in any case, with a NULL for the token if there is none. A position holds for one connection: after a restore
+-- or the promotion of a standby transaction ids may be used again, and 0 asks for all. What has been expired for five minutes, more
+-- than any clock skew that is allowed for, is left out.
 -- +goose StatementBegin
 CREATE FUNCTION revoked_tokens(since bigint) RETURNS TABLE (upto bigint, token uuid, expires timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

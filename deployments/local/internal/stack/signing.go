@@ -18,8 +18,8 @@ const (
 	issuedKeysFile = "auth.issued.pem"
 )
 
-// signingKeys are the settings for issued tokens, by the name of the service: tenant-service signs, and the others verify. The key is made
-// at random once. Nothing is set where the environment has a key of its own.
+// signingKeys are the settings for issued tokens, by the name of the service: tenant-service signs, and the others verify. The key
+// is made at random once. Nothing is set where the environment has a key of its own.
 func (s *Stack) signingKeys() (map[string]map[string]string, error) {
 	for _, name := range []string{"AUTH_SIGNING_KEY_FILE", "AUTH_ISSUED_KEYS_FILE", "AUTH_ISSUED_JWKS_URL"} {
 		if s.setting(name, "") != "" {

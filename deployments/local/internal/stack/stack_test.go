@@ -177,8 +177,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// Tokens can be issued at once, the same key is used after a restart, only its owner can read it, and the services that do not sign do not
-// get it.
+// Tokens can be issued at once, the same key is used after a restart, only its owner can read it, and the services that do not sign
+// do not get it.
 func TestSigningKeys(t *testing.T) {
 	s, _ := newTestStack(t, sleeper)
 	keys, err := s.signingKeys()

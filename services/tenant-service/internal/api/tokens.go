@@ -28,7 +28,8 @@ type tokenAPI struct {
 	keys   []byte       // a JSON Web Key Set
 }
 
-// MountTokens adds the routes of issued tokens to server, and the one of the keys that verify them. The signing key is that of verifier.
+// MountTokens adds the routes of issued tokens to server, and the one of the keys that verify them. The signing key is that of
+// verifier.
 func MountTokens(server *rest.Server, verifier *auth.Verifier, tokens Tokens) {
 	a := &tokenAPI{tokens: tokens, signer: verifier.Signer(), keys: verifier.PublicKeys()}
 	authenticated, admin := verifier.Authenticate(), auth.Require(auth.ScopeTenantsAdmin)

@@ -98,8 +98,8 @@ func (s *Store) IssueToken(ctx context.Context, t tenant.Token, by audit.Origin)
 	})
 }
 
-// Tokens returns up to limit tokens of a tenant behind the one with the id after, in the order in which they were issued, and whether there are
-// more. Revoked tokens are among them; expired ones are until an hour later at least. A tenant that is deleted is
+// Tokens returns up to limit tokens of a tenant behind the one with the id after, in the order in which they were issued, and
+// whether there are more. Revoked tokens are among them; expired ones are until an hour later at least. A tenant that is deleted is
 // [tenant.ErrNotFound].
 func (s *Store) Tokens(ctx context.Context, id, after uuid.UUID, limit int) (page []tenant.Token, more bool, err error) {
 	var rows []tokenRow
@@ -142,7 +142,8 @@ func (s *Store) RevokeToken(ctx context.Context, id, token uuid.UUID, by audit.O
 	})
 }
 
-// withTokens runs do in a transaction that sees the tokens of one tenant, again if PostgreSQL has rolled it back in favor of another one.
+// withTokens runs do in a transaction that sees the tokens of one tenant, again if PostgreSQL has rolled it back in favor of
+// another one.
 func (s *Store) withTokens(ctx context.Context, operation string, id uuid.UUID, do func(tx *gorm.DB) error) error {
 	db, done := s.session(ctx)
 	defer done()
