@@ -23,6 +23,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/usage"
 )
 
 // Channels that publish in parallel, each with its own window of unconfirmed messages.
@@ -109,6 +110,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 			}
 			return watch.Run(ctx)
 		}},
+		lifecycle.Component{Name: "usage", Run: usage.New(messages, cfg.Ingest.UsageRetention, reg, log).Run},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 	)
 	return process.Run(ctx, components...)
