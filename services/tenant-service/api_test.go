@@ -257,7 +257,7 @@ func TestSwagger(t *testing.T) {
 	require.Contains(t, document.SecurityDefinitions, "Bearer")
 	routes := map[string][]string{
 		"/tenants": {"get", "post"}, "/tenants/{id}": {"get", "delete"}, "/tenants/{id}/config/concurrency": {"put"},
-		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"},
+		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"}, "/tenants/{id}/usage": {"get"},
 	}
 	require.Len(t, document.Paths, len(routes))
 	for path, methods := range routes {

@@ -23,6 +23,7 @@ type Registry interface {
 	Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error)
 	List(ctx context.Context, after tenant.Position, limit int) (page []tenant.Tenant, more bool, err error)
 	Change(ctx context.Context, id uuid.UUID, change func(*tenant.Tenant) error) (tenant.Tenant, error)
+	Usage(ctx context.Context, id uuid.UUID, w tenant.Window, deleted bool) (tenant.Usage, error)
 }
 
 // Reports are the current reports of the instances. Package status documents the methods.
@@ -48,6 +49,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, registry Registry, repo
 	app.Post("/tenants", authenticated, admin, unbound, a.create)
 	app.Get("/tenants", authenticated, admin, unbound, rest.NoBody, a.list)
 	app.Get("/tenants/:id", authenticated, orOwn(admin), rest.NoBody, a.get)
+	app.Get("/tenants/:id/usage", authenticated, orOwn(admin), rest.NoBody, a.usage)
 	app.Put("/tenants/:id/config/concurrency", authenticated, admin, a.resize)
 	app.Post("/tenants/:id/suspend", authenticated, admin, rest.NoBody, a.suspend)
 	app.Post("/tenants/:id/resume", authenticated, admin, rest.NoBody, a.resume)
