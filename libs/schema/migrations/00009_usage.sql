@@ -86,8 +86,8 @@ GRANT SELECT (tenant_id, hour), DELETE ON usage_hours TO mtm_ingest;
 -- +goose StatementBegin
 CREATE FUNCTION usage_roll_up(tenant uuid, page integer, OUT counted bigint, OUT more boolean, OUT horizon xid8, OUT ahead xid8)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
--- A partition that has no statistics yet is not to be read from its beginning.
-SET enable_seqscan = off SET enable_bitmapscan = off
+-- A partition that has no statistics yet is not to be read from its beginning, and no plan is worth being compiled.
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
 DECLARE
     partition_name CONSTANT text := 'messages_' || replace(tenant::text, '-', '');
