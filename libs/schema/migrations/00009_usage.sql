@@ -91,7 +91,9 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
 DECLARE
     partition_name CONSTANT text := 'messages_' || replace(tenant::text, '-', '');
-    newest         CONSTANT integer := reading_epoch();
+    newest         CONSTANT integer := (SELECT max(epoch) FROM reading_epochs);
+    below          text; -- the horizon, in the newest epoch: before it every writer has ended
+    pending        boolean;
     seen           usage_positions;
     last           usage_positions;
     hours          timestamptz[];
@@ -118,27 +120,32 @@ BEGIN
     END IF;
     last := seen;
     -- One epoch at a time, and the horizon in a comparison of its own, since PostgreSQL ends a scan at the first member of a row
-    -- comparison only. Before the newest epoch every writer has ended.
+    -- comparison only. Most calls find nothing, which takes a statement that is quickly planned.
     LOOP
+        below := CASE WHEN last.epoch = newest THEN 'AND xid < pg_snapshot_xmin(pg_current_snapshot())' ELSE '' END;
         EXECUTE format($q$
-            WITH slice AS MATERIALIZED (
-                SELECT created_at, coalesce(bytes, octet_length(payload::text)) AS size, xid, ord FROM %I
-                WHERE tenant_id = $1 AND epoch = $2 AND (xid, ord) > ($3, $4) %s
-                ORDER BY epoch, xid, ord LIMIT $5)
-            SELECT h.*, l.*, pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
-            FROM (SELECT array_agg(hour), array_agg(messages), array_agg(size), coalesce(sum(messages), 0)::bigint, max(until)
-                  FROM (SELECT date_trunc('hour', created_at, 'UTC') AS hour, count(*) AS messages, sum(size)::bigint AS size, max(created_at) AS until
-                        FROM slice GROUP BY 1 ORDER BY 1) AS by_hour) AS h
-            LEFT JOIN LATERAL (SELECT xid, ord FROM slice ORDER BY xid DESC, ord DESC LIMIT 1) AS l ON true
-            $q$, partition_name, CASE WHEN last.epoch = newest THEN 'AND xid < pg_snapshot_xmin(pg_current_snapshot())' ELSE '' END)
-            INTO hours, counts, sizes, counted, last.counted_until, last.xid, last.ord, horizon, ahead
-            USING tenant, last.epoch, last.xid, last.ord, page;
-        EXIT WHEN counted > 0 OR last.epoch >= newest;
+            SELECT EXISTS (SELECT FROM %I WHERE tenant_id = $1 AND epoch = $2 AND (xid, ord) > ($3, $4) %s),
+                   pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
+            $q$, partition_name, below) INTO pending, horizon, ahead USING tenant, last.epoch, last.xid, last.ord;
+        EXIT WHEN pending OR last.epoch >= newest;
         last.epoch := (SELECT min(epoch) FROM reading_epochs WHERE epoch > last.epoch); last.xid := '0'; last.ord := 0;
     END LOOP;
-    IF counted = 0 THEN
+    IF NOT pending THEN
         RETURN;
     END IF;
+    EXECUTE format($q$
+        WITH slice AS MATERIALIZED (
+            SELECT created_at, coalesce(bytes, octet_length(payload::text)) AS size, xid, ord FROM %I
+            WHERE tenant_id = $1 AND epoch = $2 AND (xid, ord) > ($3, $4) %s
+            ORDER BY epoch, xid, ord LIMIT $5)
+        SELECT h.*, l.*, pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
+        FROM (SELECT array_agg(hour), array_agg(messages), array_agg(size), sum(messages)::bigint, max(until)
+              FROM (SELECT date_bin('1 hour', created_at, 'epoch') AS hour, count(*) AS messages, sum(size)::bigint AS size, max(created_at) AS until
+                    FROM slice GROUP BY 1 ORDER BY 1) AS by_hour) AS h,
+             LATERAL (SELECT xid, ord FROM slice ORDER BY xid DESC, ord DESC LIMIT 1) AS l
+        $q$, partition_name, below)
+        INTO hours, counts, sizes, counted, last.counted_until, last.xid, last.ord, horizon, ahead
+        USING tenant, last.epoch, last.xid, last.ord, page;
     INSERT INTO usage_positions AS p (tenant_id, epoch, xid, ord, counted_until, messages, bytes)
     VALUES (tenant, last.epoch, last.xid, last.ord, last.counted_until, counted, (SELECT sum(size) FROM unnest(sizes) AS size))
     ON CONFLICT (tenant_id) DO UPDATE SET
@@ -243,7 +250,7 @@ BEGIN
     SELECT * INTO seen FROM usage_positions WHERE tenant_id = tenant;
     EXECUTE format($q$
         INSERT INTO usage_hours AS u (tenant_id, hour, messages, bytes)
-        SELECT $1, date_trunc('hour', created_at, 'UTC'), count(*), sum(%s) FROM %I
+        SELECT $1, date_bin('1 hour', created_at, 'epoch'), count(*), sum(%s) FROM %I
         WHERE tenant_id = $1 AND (epoch, xid, ord) > ($2, $3, $4) GROUP BY 2 ORDER BY 2
         ON CONFLICT (tenant_id, hour) DO UPDATE SET messages = u.messages + excluded.messages, bytes = u.bytes + excluded.bytes
         $q$, size, partition_name) USING tenant, coalesce(seen.epoch, 0), coalesce(seen.xid, '0'), coalesce(seen.ord, 0);
