@@ -200,6 +200,63 @@ func (c *Client) Tenants(q TenantQuery) *Pager[Tenant] {
 	}}
 }
 
+// UsageStep is the length of the steps in which usage is shown.
+type UsageStep string
+
+// The steps of usage, which begin at the full hour, or at midnight, of UTC.
+const (
+	UsageHourly UsageStep = "hour"
+	UsageDaily  UsageStep = "day"
+)
+
+// UsageQuery says which usage is shown. The zero one shows the last 24 hours.
+type UsageQuery struct {
+	// From and To bound the steps, of which there are 1,000 at most: those that the two fall into are whole. To is not included.
+	// Zero: 24 hours or 30 days, up to now.
+	From, To time.Time
+	// Step is the length of the steps. Default: [UsageHourly].
+	Step UsageStep
+}
+
+// Usage is what a tenant has used. It is about a second late.
+type Usage struct {
+	Step UsageStep `json:"step"`
+	// Data has every step up to the current one, also those in which nothing happened.
+	Data []UsageCount `json:"data"`
+	// Stored is what is stored now.
+	Stored struct {
+		Messages int64 `json:"messages"`
+		Bytes    int64 `json:"bytes"`
+	} `json:"stored"`
+	// CountedUntil is when the newest message that is counted was stored; zero if none is.
+	CountedUntil time.Time `json:"counted_until"`
+}
+
+// UsageCount is what happened from one time to another, which is not included.
+type UsageCount struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+	// Messages were stored, and Bytes is their size as it was accepted.
+	Messages int64 `json:"messages"`
+	Bytes    int64 `json:"bytes"`
+	// Delivered counts deliveries through subscriptions.
+	Delivered   int64 `json:"delivered"`
+	DeadLetters int64 `json:"dead_letters"`
+}
+
+// Usage returns what a tenant has used. A token that is bound to it is enough; of a deleted tenant only an administrator is told.
+func (c *Client) Usage(ctx context.Context, id ID, q UsageQuery) (u Usage, err error) {
+	query := url.Values{}
+	setTime(query, "from", q.From)
+	setTime(query, "to", q.To)
+	setString(query, "step", string(q.Step))
+	request := call{service: tenantService, method: http.MethodGet, path: "/tenants/" + id.String() + "/usage", query: query}
+	if _, err := c.do(ctx, request, &u); err != nil {
+		return Usage{}, fmt.Errorf("get the usage of tenant %s: %w", id, err)
+	}
+	return u, nil
+}
+
 // ResizeTenant sets the number of workers, without stopping the consumer.
 func (c *Client) ResizeTenant(ctx context.Context, id ID, workers int, opts ...TenantOption) (Tenant, error) {
 	body := struct {

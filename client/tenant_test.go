@@ -135,3 +135,25 @@ func TestTenants(t *testing.T) {
 	_, err := c.Tenant(t.Context(), fixed(1))
 	require.ErrorIs(t, err, client.ErrTenantNotFound)
 }
+
+func TestUsage(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	c, s := play(t, nil, answer(200, `{"step":"day","data":[{"from":"2026-01-02T00:00:00.000000Z","to":"2026-01-03T00:00:00.000000Z","messages":1,"bytes":20,"delivered":3,"dead_letters":4}],
+		"stored":{"messages":5,"bytes":60},"counted_until":"2026-01-02T03:04:05.000006Z"}`), answer(200, `{"step":"hour","data":[],"stored":{"messages":0,"bytes":0}}`),
+		refuse(404, "tenant_not_found"))
+	u, err := c.Usage(t.Context(), fixed(1), client.UsageQuery{From: at, To: at.Add(time.Hour), Step: client.UsageDaily})
+	require.NoError(t, err)
+	require.Equal(t, "/tenants/"+fixed(1).String()+"/usage?from=2026-01-02T03%3A00%3A00Z&step=day&to=2026-01-02T04%3A00%3A00Z", s.sent[0].path)
+	midnight := at.Truncate(24 * time.Hour)
+	require.Equal(t, []client.UsageCount{{From: midnight, To: midnight.Add(24 * time.Hour), Messages: 1, Bytes: 20, Delivered: 3, DeadLetters: 4}}, u.Data)
+	require.EqualValues(t, 5, u.Stored.Messages)
+	require.EqualValues(t, 60, u.Stored.Bytes)
+	require.Equal(t, 6000, u.CountedUntil.Nanosecond())
+
+	u, err = c.Usage(t.Context(), fixed(1), client.UsageQuery{})
+	require.NoError(t, err)
+	require.Equal(t, "/tenants/"+fixed(1).String()+"/usage", s.sent[1].path)
+	require.True(t, u.CountedUntil.IsZero())
+	_, err = c.Usage(t.Context(), fixed(1), client.UsageQuery{})
+	require.ErrorIs(t, err, client.ErrTenantNotFound)
+}

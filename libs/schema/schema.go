@@ -54,9 +54,17 @@ func Fingerprint() (string, error) {
 	return hex.EncodeToString(hash.Sum(nil))[:12], nil
 }
 
+// lockTries is how often a migration is tried that did not get its locks, and lockPause the first pause after that. It waits for no
+// lock longer than its lock_timeout, so that nobody waits longer behind it, and holds none during a pause. A reader of an hour outlasts
+// this: the caller is to come back later, as [Prepare] does.
+const (
+	lockTries = 6
+	lockPause = 200 * time.Millisecond
+)
+
 // Migrate makes the roles and applies every migration that the database at url lacks. Several starters at once are
 // safe: one works, the others wait for it, at most a minute. The login of url becomes the owner of what is made; it has
-// to be able to create roles, unless they are there already.
+// to be able to create roles, unless they are there already. A migration that does not get its locks is tried again a few times.
 func Migrate(ctx context.Context, url string, log *zap.Logger) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -80,14 +88,28 @@ func Migrate(ctx context.Context, url string, log *zap.Logger) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("load migrations: %w", err), db.Close())
 	}
-	results, err := provider.Up(ctx)
-	for _, result := range results {
-		log.Info("migration applied", zap.Int64("version", result.Source.Version), zap.Duration("took", result.Duration))
-	}
-	if err != nil {
+	if err := up(ctx, provider, log); err != nil {
 		return errors.Join(fmt.Errorf("apply migrations: %w", err), provider.Close())
 	}
 	return provider.Close()
+}
+
+// up applies what is not applied yet. Each migration is a transaction, whose end gives all its locks back.
+func up(ctx context.Context, provider *goose.Provider, log *zap.Logger) error {
+	pauses := retry.Backoff(lockPause, lockPause<<lockTries)
+	for try := 1; ; try++ {
+		results, err := provider.Up(ctx)
+		for _, result := range results {
+			log.Info("migration applied", zap.Int64("version", result.Source.Version), zap.Duration("took", result.Duration))
+		}
+		if try == lockTries || !sqlstate.Is(err, pgerrcode.LockNotAvailable, pgerrcode.DeadlockDetected) {
+			return err
+		}
+		log.Warn("a migration did not get its locks; it will be repeated", zap.Error(err))
+		if sleepErr := retry.Sleep(ctx, pauses.NextBackOff()); sleepErr != nil {
+			return errors.Join(err, sleepErr)
+		}
+	}
 }
 
 // version is the newest migration of this binary.

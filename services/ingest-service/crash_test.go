@@ -175,3 +175,26 @@ func TestTeardownGoesOnUnderAnotherName(t *testing.T) {
 	v.converged()
 	w.empty()
 }
+
+// What a tenant is billed for must not depend on when an instance died: it is killed while it stores and counts, again and again, and
+// in the end every stored message is counted once. What is counted of a tenant outlives it.
+func TestUsageIsExactAfterKills(t *testing.T) {
+	t.Parallel()
+	w := newCrashWorld(t)
+	w.start()
+	resize := operations()["resize"]
+	v := w.victim(t, resize)
+	for kill := range int64(3) {
+		v.change.Generation, v.change.Workers = 2+kill, int(workersAfter+kill)
+		v.dieAt(step.ConsumerConfigured)
+		v.begin()
+		v.dies()
+		w.start()
+		v.converged()
+	}
+	stored := w.count(t, `SELECT count(*) FROM messages WHERE tenant_id = $1`, v.id)
+	v.want(contract.TenantSpec{State: contract.DesiredDeleting, Workers: workersBefore, Generation: 10})
+	v.converged()
+	require.Equal(t, stored, w.count(t, `SELECT sum(messages) FROM usage_hours WHERE tenant_id = $1`, v.id))
+	w.empty()
+}

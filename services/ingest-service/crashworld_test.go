@@ -332,6 +332,19 @@ func (v *victim) runs() {
 	require.Equal(v.t, v.accepted, v.stored())
 	require.Equal(v.t, len(v.accepted), v.w.count(v.t, `SELECT count(*) FROM messages WHERE tenant_id = $1`, v.id))
 	require.Eventually(v.t, func() bool { q, _ := v.queue(); return q.Messages == 0 }, waitLimit, tick)
+	v.isCounted()
+}
+
+// isCounted waits until what is stored is counted, exactly.
+func (v *victim) isCounted() {
+	v.t.Helper()
+	counted := func() int {
+		return v.w.count(v.t, `SELECT coalesce(sum(messages), 0) FROM usage_hours WHERE tenant_id = $1`, v.id)
+	}
+	require.Eventually(v.t, func() bool { return counted() >= len(v.accepted) }, waitLimit, tick)
+	require.Equal(v.t, len(v.accepted), counted())
+	require.Equal(v.t, 1, v.w.count(v.t, `SELECT count(*) FROM usage_positions p WHERE tenant_id = $1
+		AND (messages, bytes) = (SELECT count(*), sum(bytes) FROM messages WHERE tenant_id = $1)`, v.id))
 }
 
 func (v *victim) isSuspended() {
@@ -402,6 +415,7 @@ func (v *victim) isGone() {
 	require.Zero(v.t, v.w.count(v.t, `SELECT count(*) FROM pg_class WHERE relname = $1`, v.partition()))
 	require.Zero(v.t, v.w.count(v.t, `SELECT count(*) FROM dead_letters WHERE tenant_id = $1`, v.id))
 	require.Equal(v.t, 1, v.w.count(v.t, `SELECT count(*) FROM tenant_partitions WHERE id = $1 AND dropped_at IS NOT NULL`, v.id))
+	require.Zero(v.t, v.w.count(v.t, `SELECT count(*) FROM usage_positions WHERE tenant_id = $1`, v.id))
 	require.Empty(v.t, v.statusKeys())
 	clear(v.accepted)
 	v.publish(1)

@@ -81,6 +81,8 @@ type IngestConfig struct {
 	BatchBody    int `koanf:"batch_body" validate:"min=1024,max=67108864" usage:"largest body of POST /messages/batch, in bytes"`
 	BatchLines   int `koanf:"batch_lines" validate:"min=1,max=100000" usage:"lines of POST /messages/batch at most"`
 	ReplayPerSec int `koanf:"replay_per_second" validate:"min=1,max=100000" usage:"messages a second at which many dead letters are replayed"`
+	// UsageRetention is for the hours of deleted tenants as well.
+	UsageRetention time.Duration `koanf:"usage_retention" validate:"min=24h,max=87600h" usage:"how long the hourly usage of tenants is kept, also after they are deleted"`
 }
 
 func defaultConfig() Config {
@@ -111,6 +113,8 @@ func defaultConfig() Config {
 			BatchBody:     10 << 20,
 			BatchLines:    10_000,
 			ReplayPerSec:  500,
+
+			UsageRetention: 400 * 24 * time.Hour,
 		},
 	}
 }

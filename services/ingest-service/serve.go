@@ -25,6 +25,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/usage"
 )
 
 // Channels that publish in parallel, each with its own window of unconfirmed messages.
@@ -113,6 +114,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 			return watch.Run(ctx)
 		}},
 		lifecycle.Component{Name: "rates", Run: rates.Run},
+		lifecycle.Component{Name: "usage", Run: usage.New(messages, cfg.Ingest.UsageRetention, reg, log).Run},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 	)
 	return process.Run(ctx, components...)

@@ -272,7 +272,7 @@ func TestSwagger(t *testing.T) {
 	require.Contains(t, document.SecurityDefinitions, "Bearer")
 	routes := map[string][]string{
 		"/tenants": {"get", "post"}, "/tenants/{id}": {"get", "delete"}, "/tenants/{id}/config": {"get", "patch"}, "/tenants/{id}/config/concurrency": {"put"},
-		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"}, "/audit-events": {"get"},
+		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"}, "/audit-events": {"get"}, "/tenants/{id}/usage": {"get"},
 		"/tenants/{id}/tokens": {"get", "post"}, "/tenants/{id}/tokens/{token}": {"delete"},
 	}
 	const public = "/.well-known/jwks.json"

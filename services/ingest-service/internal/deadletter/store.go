@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -90,7 +91,11 @@ WHERE NOT tenant_retired($1)
 ON CONFLICT (tenant_id, id) DO UPDATE SET
     version = d.version + 1, error = excluded.error, last_failed_at = excluded.last_failed_at,
     attempts = greatest(d.attempts, excluded.attempts),
-    properties = coalesce(d.properties, excluded.properties)`
+    properties = coalesce(d.properties, excluded.properties)
+RETURNING version = 1`
+
+// countSQL counts dead letters for the usage of their tenant, which has to be that of the transaction.
+const countSQL = `SELECT usage_dead_letters($1, $2)`
 
 // lockSQL keeps a tenant from being retired during the transaction (tenant_drop takes the same lock), so that no dead letter
 // is left of a tenant that has gone.
@@ -133,30 +138,47 @@ func (s *Store) Record(ctx context.Context, entries []Entry) (discarded int, err
 	if limit > s.timeout { // statement_timeout is for what is usual
 		batch.Queue(`SELECT set_config('statement_timeout', $1, true)`, strconv.FormatInt(limit.Milliseconds(), 10))
 	}
+	added := make(map[uuid.UUID]int64) // by tenant, without those that were there already
 	for _, group := range byTenant(entries) {
 		tenant, columns := group[0].TenantID, newColumns(group)
 		batch.Queue(postgres.SetTenant, tenant.String())
 		batch.Queue(lockSQL, tenant.String())
-		batch.Queue(recordSQL, columns.arguments(tenant)...)
-		discarded += len(group)
+		batch.Queue(recordSQL, columns.arguments(tenant)...).Query(func(rows pgx.Rows) error {
+			var first bool
+			tag, err := pgx.ForEachRow(rows, []any{&first}, func() error {
+				if first {
+					added[tenant]++
+				}
+				return nil
+			})
+			discarded += len(group) - int(tag.RowsAffected())
+			return err
+		})
 	}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		results := tx.SendBatch(ctx, batch)
-		for range batch.Len() {
-			tag, err := results.Exec()
-			if err != nil {
-				return errors.Join(err, results.Close())
-			}
-			if tag.Insert() {
-				discarded -= int(tag.RowsAffected())
-			}
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return err
 		}
-		return results.Close()
+		return countAdded(ctx, tx, added)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("record %d dead letters: %w", len(entries), err)
 	}
 	return discarded, nil
+}
+
+// countAdded counts the dead letters that a transaction has added, at its end, since it locks the hour of each tenant; in the same order
+// of tenants as every other.
+func countAdded(ctx context.Context, tx pgx.Tx, added map[uuid.UUID]int64) error {
+	counts := &pgx.Batch{}
+	for _, tenant := range slices.SortedFunc(maps.Keys(added), func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) }) {
+		counts.Queue(postgres.SetTenant, tenant.String())
+		counts.Queue(countSQL, tenant, added[tenant])
+	}
+	if counts.Len() == 0 {
+		return nil
+	}
+	return tx.SendBatch(ctx, counts).Close()
 }
 
 // byTenant groups dead letters by tenant, always in the same order of tenants. Of a dead letter that occurs twice, which one

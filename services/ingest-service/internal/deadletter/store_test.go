@@ -97,6 +97,43 @@ func TestRecordIsIdempotent(t *testing.T) {
 	require.Len(t, list(t, s, tenantB, Filter{}), 1)
 }
 
+// A dead letter counts once for the usage of its tenant, however often it is recorded, by whomever; those of a transaction that fails do not
+// count, and one that comes again after it was dropped is another one.
+func TestUsageCountsEachDeadLetterOnce(t *testing.T) {
+	t.Parallel()
+	s, operator := database(t)
+	counted := func(tenant uuid.UUID) (n int64) {
+		require.NoError(t, operator.QueryRow(t.Context(), `SELECT coalesce(sum(dead_letters), 0) FROM usage_hours WHERE tenant_id = $1`, tenant).Scan(&n))
+		return n
+	}
+	var recording sync.WaitGroup
+	for range 4 {
+		recording.Go(func() {
+			for n := range 5 {
+				record(t, s, newTestEntry(tenantB, n), newTestEntry(tenantA, n), newTestEntry(tenantA, n+1), newTestEntry(tenantA, n))
+			}
+		})
+	}
+	recording.Wait()
+	require.EqualValues(t, 6, counted(tenantA))
+	require.EqualValues(t, 5, counted(tenantB))
+
+	bad := newTestEntry(tenantB, 100)
+	bad.Error = "\x00"
+	_, err := s.Record(t.Context(), []Entry{newTestEntry(tenantA, 100), bad})
+	require.Error(t, err)
+	require.EqualValues(t, 6, counted(tenantA))
+	require.NoError(t, s.Drop(t.Context(), tenantA, newTestEntry(tenantA, 1).ID, someone()))
+	record(t, s, newTestEntry(tenantA, 1))
+	require.EqualValues(t, 7, counted(tenantA))
+	_, err = operator.Exec(t.Context(), `INSERT INTO tenant_partitions (id, dropped_at) VALUES ($1, now())`, tenantB)
+	require.NoError(t, err)
+	discarded, err := s.Record(t.Context(), []Entry{newTestEntry(tenantB, 50)})
+	require.NoError(t, err)
+	require.Equal(t, 1, discarded)
+	require.EqualValues(t, 5, counted(tenantB))
+}
+
 // Whatever a producer sends must not stop the recorder.
 func TestRecordTakesWhateverProducersSend(t *testing.T) {
 	t.Parallel()

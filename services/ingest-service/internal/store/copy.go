@@ -36,7 +36,7 @@ func putBuffer(buffer *[]byte) {
 // parent is, and row-level security is not what keeps tenants apart here: the bound of the partition refuses every row of another
 // tenant.
 func appendWrites(buffer []byte, settings string, group []*write, epoch int32) []byte {
-	const before, after = "COPY messages_", " (tenant_id, id, payload, epoch, ord) FROM STDIN (FORMAT binary);"
+	const before, after = "COPY messages_", " (tenant_id, id, payload, bytes, epoch, ord) FROM STDIN (FORMAT binary);"
 	buffer = append(buffer, 'Q')
 	start := len(buffer)
 	buffer = append(buffer, 0, 0, 0, 0)
@@ -65,7 +65,7 @@ const (
 	// copyHeader is the size of the type and the length of a message of the protocol.
 	copyHeader = 1 + 4
 	// copyTuple is the size of a row without its payload.
-	copyTuple = 2 + (4 + 16) + (4 + 16) + (4 + 1) + (4 + 4) + (4 + 4)
+	copyTuple = 2 + (4 + 16) + (4 + 16) + (4 + 1) + (4 + 4) + (4 + 4) + (4 + 4)
 	// copySignature begins the format; the flags and the length of an extension, none of which there is, follow.
 	copySignature = "PGCOPY\n\377\r\n\x00"
 )
@@ -82,7 +82,7 @@ func copySize(messages []Row) int {
 // appendCopy writes messages in the binary format of COPY (PostgreSQL documentation, COPY, "Binary Format"), in messages of
 // the protocol.
 func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Row) []byte {
-	const columns = 5
+	const columns = 6
 	buffer = slices.Grow(buffer, copySize(messages))
 	begin := func() (start int) {
 		buffer = append(buffer, 'd')
@@ -107,6 +107,8 @@ func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Row) []
 		buffer = binary.BigEndian.AppendUint32(buffer, uint32(1+len(m.Payload)))
 		buffer = append(buffer, jsonbVersion)
 		buffer = append(buffer, m.Payload...)
+		buffer = binary.BigEndian.AppendUint32(buffer, 4)
+		buffer = binary.BigEndian.AppendUint32(buffer, uint32(len(m.Payload)))
 		buffer = binary.BigEndian.AppendUint32(buffer, 4)
 		buffer = binary.BigEndian.AppendUint32(buffer, uint32(epoch))
 		buffer = binary.BigEndian.AppendUint32(buffer, 4)

@@ -74,7 +74,7 @@ func TestRequestsProperty(t *testing.T) {
 		require.Len(r, statements, len(group)+1)
 		for i, w := range group {
 			require.Equal(r, "COPY messages_"+strings.ReplaceAll(w.tenant.String(), "-", "")+
-				" (tenant_id, id, payload, epoch, ord) FROM STDIN (FORMAT binary);", statements[i])
+				" (tenant_id, id, payload, bytes, epoch, ord) FROM STDIN (FORMAT binary);", statements[i])
 			requireCopy(r, server, w, epoch)
 		}
 		_, err = server.Receive()
@@ -110,12 +110,14 @@ func requireCopy(r *rapid.T, server *pgproto3.Backend, w *write, epoch int32) {
 			in.left = frames[0]
 		}
 		require.LessOrEqual(r, len(frames[0])-len(in.left), copyFrame-4, "the server takes it in whole")
-		require.EqualValues(r, 5, in.int16(), "columns")
+		require.EqualValues(r, 6, in.int16(), "columns")
 		require.Equal(r, w.tenant[:], in.field())
 		require.Equal(r, m.ID[:], in.field())
 		payload := in.field()
 		require.EqualValues(r, jsonbVersion, payload[0])
 		require.True(r, bytes.Equal(m.Payload, payload[1:]))
+		require.EqualValues(r, 4, in.int32())
+		require.EqualValues(r, len(m.Payload), in.int32(), "bytes")
 		require.EqualValues(r, 4, in.int32())
 		require.Equal(r, epoch, in.int32())
 		require.EqualValues(r, 4, in.int32())

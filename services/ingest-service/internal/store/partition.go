@@ -66,8 +66,19 @@ func (s *Store) AttachedLongerThan(ctx context.Context, age time.Duration) ([]uu
 const dropTries = 5
 
 // Drop removes the partition and the dead letters of tenant and retires its id. Detaching waits at most 200 ms for its
-// lock each time, so that nobody else waits longer behind it. Repeating it is harmless.
+// lock each time, so that nobody else waits longer behind it. Repeating it is harmless. The usage of the tenant is counted to the last
+// message, and stays.
 func (s *Store) Drop(ctx context.Context, tenant uuid.UUID) error {
+	// The drop counts what is left, in one transaction: so not everything that was ever stored.
+	for {
+		step, err := s.RollUp(ctx, tenant)
+		if err != nil {
+			return fmt.Errorf("drop the partition: %w", err)
+		}
+		if step.Counted < RollUpPage {
+			break
+		}
+	}
 	for tries := 1; ; {
 		done, err := s.dropStep(ctx, tenant)
 		switch {

@@ -20,7 +20,7 @@ import (
 // Row is what is stored of a delivery.
 type Row struct {
 	ID uuid.UUID
-	// Payload is one JSON value that [contract.CheckPayload] has passed.
+	// Payload is one JSON value that [contract.CheckPayload] has passed. Its length is stored as well: that of what was accepted.
 	Payload []byte
 	// Again says that the message may be stored already. Without it that costs one more statement to find out.
 	Again bool
@@ -32,6 +32,7 @@ type Store struct {
 	// timeout bounds one write, also when the server is frozen and never answers.
 	timeout time.Duration
 	merger  *merger
+	written writtenTenants
 }
 
 // New returns a store on pool. A write that takes longer than timeout is given up; whether it was committed is then not
@@ -48,6 +49,8 @@ func New(pool *pgxpool.Pool, timeout time.Duration) *Store {
 func (s *Store) Insert(ctx context.Context, tenant uuid.UUID, messages []Row) (stored int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	// After an error as well: the commit may have been done.
+	defer s.written.mark(tenant)
 	if !slices.ContainsFunc(messages, func(m Row) bool { return m.Again }) {
 		err := s.merger.copy(ctx, tenant, messages)
 		if err == nil {

@@ -25,6 +25,7 @@ type Registry interface {
 	Find(ctx context.Context, id uuid.UUID) (tenant.Tenant, error)
 	List(ctx context.Context, filter tenant.Filter, after tenant.Position, limit int) (page []tenant.Tenant, next tenant.Position, more bool, err error)
 	Change(ctx context.Context, id uuid.UUID, by audit.Origin, action audit.Action, change func(*tenant.Tenant) error) (tenant.Tenant, error)
+	Usage(ctx context.Context, id uuid.UUID, w tenant.Window, deleted bool) (tenant.Usage, error)
 }
 
 // Reports are the current reports of the instances. Package status documents the methods.
@@ -53,6 +54,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, registry Registry, repo
 	app.Get("/tenants/:id", authenticated, orOwn(admin), rest.NoBody, a.get)
 	app.Get("/tenants/:id/config", authenticated, orOwn(admin), rest.NoBody, a.config)
 	app.Patch("/tenants/:id/config", authenticated, admin, a.configure)
+	app.Get("/tenants/:id/usage", authenticated, orOwn(admin), rest.NoBody, a.usage)
 	app.Put("/tenants/:id/config/concurrency", authenticated, admin, a.resize)
 	app.Post("/tenants/:id/suspend", authenticated, admin, rest.NoBody, a.suspend)
 	app.Post("/tenants/:id/resume", authenticated, admin, rest.NoBody, a.resume)

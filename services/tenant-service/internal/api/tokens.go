@@ -144,7 +144,7 @@ func (a *tokenAPI) issue(c *fiber.Ctx) error {
 //	@id			listTokens
 //	@router			/tenants/{id}/tokens [get]
 func (a *tokenAPI) list(c *fiber.Ctx) error {
-	id, err := targetWith(c, "cursor", "limit")
+	id, err := target(c, "cursor", "limit")
 	if err != nil {
 		return err
 	}
