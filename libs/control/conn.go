@@ -29,7 +29,7 @@ const (
 
 // Config is the section "nats" of a service's configuration.
 type Config struct {
-	URL string `koanf:"url" usage:"address of NATS with JetStream; several, separated by commas, for a cluster" validate:"required"`
+	URL string `koanf:"url" usage:"address of NATS with JetStream; several, separated by commas, for a cluster" validate:"required" secret:"url"`
 	// Replicas is the number of servers that keep each bucket: 1, or 3 in a cluster.
 	Replicas int `koanf:"replicas" usage:"servers that keep each bucket (1, or 3 or 5 in a cluster)" validate:"min=1,max=5"`
 	// Resync is how often a watch starts over although nothing seems wrong. It bounds how long a bucket that somebody
