@@ -2,6 +2,7 @@ package authorization_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -53,7 +54,7 @@ func TestAttacks(t *testing.T) {
 	group.SetLimit(attackers)
 	for _, a := range attacks {
 		group.Go(func() error {
-			if err := w.carryOut(t, a); err != nil {
+			if err := w.carryOut(t.Context(), a); err != nil {
 				t.Errorf("%s: %s %s: %v", a.name, a.method, a.url, err)
 			}
 			return nil
@@ -68,8 +69,8 @@ func TestAttacks(t *testing.T) {
 }
 
 // carryOut sends an attack and says what is wrong with the answer.
-func (w *world) carryOut(t *testing.T, a attack) error {
-	request, err := http.NewRequestWithContext(t.Context(), a.method, a.url, strings.NewReader(a.body))
+func (w *world) carryOut(ctx context.Context, a attack) error {
+	request, err := http.NewRequestWithContext(ctx, a.method, a.url, strings.NewReader(a.body))
 	if err != nil {
 		return err
 	}

@@ -55,10 +55,10 @@ func dial(t *testing.T, addr string) net.Conn {
 // dripping sends start and then, if it drips, one byte after the other until the server has closed the connection.
 func dripping(t *testing.T, conn net.Conn, start string, drips bool) {
 	t.Helper()
-	closed := make(chan error, 1)
+	closed := make(chan struct{})
 	go func() {
-		_, err := io.Copy(io.Discard, conn)
-		closed <- err
+		defer close(closed)
+		_, _ = io.Copy(io.Discard, conn)
 	}()
 	give := time.After(answerTimeout)
 	tick := time.NewTicker(dripPause)
