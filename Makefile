@@ -55,7 +55,7 @@ GOTEST = go run ./testkit/servers/cmd/backing run -- bin/gotestsum --format pkgn
 # Without symbols and DWARF, which no stack trace needs, a program of tests is linked in two thirds of the time. `make lint` vets.
 GOTESTFLAGS = -race -count=1 -vet=off -timeout $(TIMEOUT) -p $(JOBS) -parallel $(JOBS) -ldflags='-s -w'
 
-.PHONY: test test-long test-servers test-rabbitmq4 bench chaos fuzz soak lint verify vuln deps fmt generate openapi-lint compose-test
+.PHONY: test test-long test-servers test-rabbitmq4 bench chaos fuzz soak lint verify vuln licenses sbom deps fmt generate openapi-lint compose-test
 test: bin/gotestsum ## run the tests of every module, with -race, except those of test-long; PKG=./libs/… and RUN=TestName select some
 	@tools/compiler
 	@$(GOTEST) "$(PKG)" -- $(GOTESTFLAGS) $(if $(RUN),-run '$(RUN)',-short) $(TESTFLAGS)
@@ -98,6 +98,14 @@ verify: bin/gofumpt bin/swag bin/openapidoc bin/oapi-codegen ## check go.mod fil
 vuln: bin/govulncheck ## report known vulnerabilities in what the services call
 	@tools/vuln
 
+# What is shipped: the services, and the client for those who import it.
+SHIPPED = $(SERVICES:%=./services/%) ./client
+licenses: bin/sbom ## list the licences of what is built into the services; fails for unknown ones and those that may not be shipped
+	@bin/sbom $(SHIPPED)
+
+sbom: bin/sbom ## write bin/sbom.cdx.json, a CycloneDX document of what is built into the services
+	@bin/sbom -output bin/sbom.cdx.json $(SHIPPED) && echo "bin/sbom.cdx.json"
+
 deps: ## list dependencies, direct and indirect, behind their newest release; ALL=1 includes those that no binary uses
 	@tools/deps
 
@@ -131,6 +139,9 @@ bin/swagger bin/oapi-codegen bin/openapi-validate: tools/apispec/go.mod tools/ap
 
 bin/openapidoc: tools/go.mod $(wildcard tools/openapidoc/*)
 	@GOWORK=off go -C tools build -o ../$@ ./openapidoc
+
+bin/sbom: tools/go.mod $(wildcard tools/sbom/*)
+	@GOWORK=off go -C tools build -o ../$@ ./sbom
 
 bin/gotestsum: TOOL = gotest.tools/gotestsum
 bin/gofumpt: TOOL = mvdan.cc/gofumpt

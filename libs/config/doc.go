@@ -10,10 +10,13 @@
 //	}
 //
 // The tags: koanf names the key, validate holds rules of go-playground/validator, secret:"true" masks the
-// value wherever it is printed, usage explains it. To the validator's rules comes listen_addr, a host and
+// value wherever it is printed (secret:"url" only the password in it), usage explains it. To the validator's rules comes listen_addr, a host and
 // port to listen on. The keys of an embedded struct are keys of the struct around it. Leaves may be strings, booleans, integers, floats,
 // time.Duration (with a unit: "5s"), []string (a YAML list, or comma-separated) and anything that
 // implements encoding.TextUnmarshaler.
+//
+// A secret may be in a file, as container engines mount them: AUTH_SECRET_FILE is the path of a file whose content, without the
+// line break at its end, is the value of AUTH_SECRET. Both at once are a mistake. The file is read once.
 //
 // Load is strict: unknown keys in the file, values that do not fit and failed rules are all reported
 // together, a line for each, so that an operator corrects a file once and not once per mistake. Unknown

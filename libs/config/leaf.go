@@ -15,6 +15,7 @@ type leaf struct {
 	goPath string // "HTTP.BodyLimit", as validator names it
 	usage  string
 	secret bool
+	file   string // "AUTH_SECRET_FILE", "" unless the value may be in a file
 	value  reflect.Value
 }
 
@@ -24,6 +25,8 @@ type Key struct {
 	Name string
 	// Env is the environment variable.
 	Env string
+	// File is the environment variable with the path of a file that holds the value, "" if there is none.
+	File string
 	// Default is the value that cfg came with, masked if it is a secret.
 	Default string
 	// Usage says what it is for.
@@ -39,7 +42,7 @@ func Keys(cfg any) []Key {
 	}
 	keys := make([]Key, len(leaves))
 	for i, l := range leaves {
-		keys[i] = Key{Name: l.name, Env: l.env, Default: l.masked(), Usage: l.usage}
+		keys[i] = Key{Name: l.name, Env: l.env, File: l.file, Default: l.masked(), Usage: l.usage}
 	}
 	return keys
 }
@@ -63,6 +66,11 @@ func leavesOf(cfg any) ([]leaf, error) {
 			return nil, fmt.Errorf("config: keys %s and %s have the same environment variable %s", other, l.name, l.env)
 		}
 		envs[l.env] = l.name
+	}
+	for _, l := range leaves {
+		if other, ok := envs[l.file]; ok {
+			return nil, fmt.Errorf("config: %s is the environment variable of %s and names a file for %s", l.file, other, l.name)
+		}
 	}
 	return leaves, nil
 }
@@ -95,14 +103,18 @@ func walk(v reflect.Value, prefix, goPrefix string) ([]leaf, error) {
 		if !settable(value) {
 			return nil, fmt.Errorf("config: %s has the type %s, which can't be configured", name, field.Type)
 		}
-		leaves = append(leaves, leaf{
+		l := leaf{
 			name:   name,
 			env:    strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(name)),
 			goPath: goPath,
 			usage:  field.Tag.Get("usage"),
 			secret: field.Tag.Get("secret") == "true",
 			value:  value,
-		})
+		}
+		if field.Tag.Get("secret") != "" {
+			l.file = l.env + fileSuffix
+		}
+		leaves = append(leaves, l)
 	}
 	return leaves, nil
 }

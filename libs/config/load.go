@@ -52,9 +52,9 @@ func Load(into any, path string, required bool, environ []string) error {
 		return err
 	}
 
-	var mistakes []string
-	mistakes = append(mistakes, unknown(fromFile, leaves)...)
 	broken := map[string]bool{} // its rules say nothing new
+	mistakes := readSecrets(leaves, environ, fromEnv, broken)
+	mistakes = append(unknown(fromFile, leaves), mistakes...)
 	for _, l := range leaves {
 		for _, source := range []*koanf.Koanf{fromFile, fromEnv} {
 			if !source.Exists(l.name) {

@@ -42,12 +42,17 @@ func Masked(cfg any) []byte {
 	return out
 }
 
-// Help is a table of all settings for --help: key, environment variable, default, purpose.
+// Help is a table of all settings for --help: key, environment variable ([_FILE] where there is one for a file as well), default,
+// purpose.
 func Help(cfg any) string {
 	var rows, out strings.Builder
 	rows.WriteString("KEY\tENVIRONMENT\tDEFAULT\tPURPOSE\n")
 	for _, k := range Keys(cfg) {
-		fmt.Fprintf(&rows, "%s\t%s\t%s\t%s\n", k.Name, k.Env, k.Default, k.Usage)
+		env := k.Env
+		if k.File != "" {
+			env += "[" + fileSuffix + "]"
+		}
+		fmt.Fprintf(&rows, "%s\t%s\t%s\t%s\n", k.Name, env, k.Default, k.Usage)
 	}
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	if _, err := io.WriteString(w, rows.String()); err != nil {

@@ -29,7 +29,12 @@ const (
 
 // Config is the section "nats" of a service's configuration.
 type Config struct {
-	URL string `koanf:"url" usage:"address of NATS with JetStream; several, separated by commas, for a cluster" validate:"required"`
+	URL string `koanf:"url" usage:"address of NATS with JetStream; several, separated by commas, for a cluster" validate:"required" secret:"url"`
+	// TLSCAFile names the authorities that count instead of the system's; with it, or with a certificate of our own, nothing is sent in
+	// clear. All are in PEM, and read again for every connection.
+	TLSCAFile   string `koanf:"tls_ca_file" usage:"authorities of NATS, in PEM, instead of the system's; requires TLS"`
+	TLSCertFile string `koanf:"tls_cert_file" validate:"required_with=TLSKeyFile" usage:"certificate of this client for NATS, in PEM; requires TLS"`
+	TLSKeyFile  string `koanf:"tls_key_file" validate:"required_with=TLSCertFile" usage:"key of nats.tls_cert_file, in PEM"`
 	// Replicas is the number of servers that keep each bucket: 1, or 3 in a cluster.
 	Replicas int `koanf:"replicas" usage:"servers that keep each bucket (1, or 3 or 5 in a cluster)" validate:"min=1,max=5"`
 	// Resync is how often a watch starts over although nothing seems wrong. It bounds how long a bucket that somebody
@@ -79,7 +84,7 @@ func Connect(cfg Config, name string, log *zap.Logger, report func(error)) (*Con
 		connected: make(chan struct{}),
 	}
 	c.fault(sourceConnection, errDisconnected)
-	nc, err := nats.Connect(cfg.URL,
+	options := append(encryption(cfg),
 		nats.Name(name),
 		nats.Timeout(connectTimeout),
 		nats.RetryOnFailedConnect(true),
@@ -95,11 +100,14 @@ func Connect(cfg Config, name string, log *zap.Logger, report func(error)) (*Con
 		nats.ConnectHandler(func(*nats.Conn) { c.onConnect("connected to NATS") }),
 		nats.ReconnectHandler(func(*nats.Conn) { c.onConnect("connected to NATS again") }),
 		nats.DisconnectErrHandler(c.onDisconnect),
+		// Why an attempt has failed, such as a certificate or a password that does not count, is told here and nowhere else.
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.fault(sourceConnection, fmt.Errorf("%w: %w", errDisconnected, err)) }),
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			log.Debug("NATS client", zap.Error(err))
 		}),
 	)
+	nc, err := nats.Connect(cfg.URL, options...)
 	if malformed, ok := errors.AsType[*url.Error](err); ok {
 		err = malformed.Err // without the URL, which may hold a password
 	}
@@ -115,6 +123,18 @@ func Connect(cfg Config, name string, log *zap.Logger, report func(error)) (*Con
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	return c, nil
+}
+
+// encryption are the options of TLS, which is 1.2 at the least. Without any, a URL with the scheme tls asks for it.
+func encryption(cfg Config) []nats.Option {
+	var options []nats.Option
+	if cfg.TLSCAFile != "" {
+		options = append(options, nats.RootCAs(cfg.TLSCAFile))
+	}
+	if cfg.TLSCertFile != "" {
+		options = append(options, nats.ClientCert(cfg.TLSCertFile, cfg.TLSKeyFile))
+	}
+	return options
 }
 
 // Close ends the connection and waits until the goroutines of the client library have ended. Watches must have been

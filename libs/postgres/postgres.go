@@ -48,8 +48,8 @@ const lockTimeout = 2 * time.Second
 
 // Config is the section "database" of a service's configuration.
 type Config struct {
-	URL              string        `koanf:"url" validate:"required" usage:"PostgreSQL URL of the service's login"`
-	MigrateURL       string        `koanf:"migrate_url" usage:"PostgreSQL URL of the schema's owner; without it, database.url migrates if it may"`
+	URL              string        `koanf:"url" validate:"required" secret:"url" usage:"PostgreSQL URL of the service's login"`
+	MigrateURL       string        `koanf:"migrate_url" secret:"url" usage:"PostgreSQL URL of the schema's owner; without it, database.url migrates if it may"`
 	MaxConns         int32         `koanf:"max_conns" validate:"min=2,max=1000" usage:"connections of this process at most"`
 	ConnectTimeout   time.Duration `koanf:"connect_timeout" validate:"min=100ms,max=1m" usage:"how long a connection may take to open"`
 	StatementTimeout time.Duration `koanf:"statement_timeout" validate:"min=100ms,max=30s" usage:"how long a statement may run; 30s at most, since the reading order relies on it"`

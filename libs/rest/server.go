@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -11,6 +12,8 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/certificate"
 )
 
 const (
@@ -28,6 +31,9 @@ const (
 type Config struct {
 	// Addr is where the server listens; each service has a default of its own.
 	Addr string `koanf:"addr" validate:"required,listen_addr" usage:"address of the HTTP API"`
+	// TLSCertFile and TLSKeyFile are in PEM, and may be replaced while the server runs. Without them HTTP is not encrypted.
+	TLSCertFile string `koanf:"tls_cert_file" validate:"required_with=TLSKeyFile" usage:"certificate chain of the HTTP API, in PEM; without it the API is plain HTTP"`
+	TLSKeyFile  string `koanf:"tls_key_file" validate:"required_with=TLSCertFile" usage:"key of http.tls_cert_file, in PEM"`
 	// BodyLimit is in bytes; a larger body is 413 body_too_large. Bodies are held in memory.
 	BodyLimit int `koanf:"body_limit" validate:"min=1024,max=67108864" usage:"largest request body, in bytes"`
 	// RequestTimeout is the deadline of c.UserContext(). A handler that gives up because of it answers 503.
@@ -150,7 +156,11 @@ func (s *Server) listen(ctx context.Context) (*listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("http.addr %s: %w", s.cfg.Addr, err)
 		}
-		s.listener = &listener{Listener: ln}
+		secured, err := certificate.Listener(ln, s.cfg.TLSCertFile, s.cfg.TLSKeyFile, s.log)
+		if err != nil {
+			return nil, fmt.Errorf("http.tls_cert_file: %w", errors.Join(err, ln.Close()))
+		}
+		s.listener = &listener{Listener: secured}
 	}
 	return s.listener, nil
 }

@@ -13,9 +13,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/build"
+	"github.com/srireskianita/multi-tenant-messaging/libs/certificate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/config"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
+	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 )
 
 // Command describes a binary whose configuration is a C, which embeds [Config].
@@ -84,7 +86,7 @@ func (s Command[C]) Line(environ []string, out io.Writer) *cli.Command {
 	root.Commands = []*cli.Command{
 		{Name: "serve", Usage: "run the service (the default)", Action: serve},
 		{Name: "healthcheck", Usage: "exit with 0 if the service on this machine is ready", Action: action(func(ctx context.Context, cfg C) error {
-			return healthcheck(ctx, cfg.Common().Ops.Addr, out)
+			return healthcheck(ctx, cfg.Common().Ops, out)
 		})},
 		{Name: "config", Usage: "print the configuration in effect, without secrets", Action: action(func(_ context.Context, cfg C) error {
 			_, err := out.Write(config.Masked(cfg))
@@ -104,8 +106,8 @@ const healthcheckTimeout = 3 * time.Second
 var ErrNotReady = errors.New("not ready")
 
 // healthcheck asks the operations listener, which may be bound to all addresses, and prints what it says.
-func healthcheck(ctx context.Context, addr string, out io.Writer) (err error) {
-	host, port, err := net.SplitHostPort(addr)
+func healthcheck(ctx context.Context, ops telemetry.Config, out io.Writer) (err error) {
+	host, port, err := net.SplitHostPort(ops.Addr)
 	if err != nil {
 		return fmt.Errorf("ops.addr: %w", err)
 	}
@@ -114,11 +116,15 @@ func healthcheck(ctx context.Context, addr string, out io.Writer) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", http.NoBody)
+	scheme, transport := "http", &http.Transport{DisableKeepAlives: true}
+	if ops.TLSCertFile != "" {
+		scheme, transport.TLSClientConfig = "https", certificate.Pinned(ops.TLSCertFile)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/readyz", http.NoBody)
 	if err != nil {
 		return fmt.Errorf("make the health request: %w", err)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: transport}
 	response, err := client.Do(request)
 	if err != nil {
 		return fmt.Errorf("ask for health: %w", err)

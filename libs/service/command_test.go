@@ -3,6 +3,7 @@ package service_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -17,18 +18,20 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/logging"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/certificate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type settings struct {
 	Addr string         `koanf:"addr" validate:"required" usage:"where to listen"`
+	Cert string         `koanf:"cert"`
 	Key  string         `koanf:"key" secret:"true" usage:"a secret"`
 	Log  logging.Config `koanf:"log"`
 }
 
 func (s settings) Common() service.Config {
-	return service.Config{Log: s.Log, Ops: telemetry.Config{Addr: s.Addr}}
+	return service.Config{Log: s.Log, Ops: telemetry.Config{Addr: s.Addr, TLSCertFile: s.Cert}}
 }
 
 func binary(serve func(context.Context, settings, *zap.Logger) error) service.Command[settings] {
@@ -117,4 +120,21 @@ func TestHealthcheck(t *testing.T) {
 	require.Error(t, run(addr))
 	server.Close()
 	require.Error(t, run(addr))
+}
+
+// A certificate need not have the name by which the health check reaches the listener, but has to be that of the service.
+func TestHealthcheckBehindTLS(t *testing.T) {
+	authority := certificate.NewAuthority(t)
+	own, other := authority.Issue(t, "ops.example"), authority.Issue(t, "ops.example")
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{own}, MinVersion: tls.VersionTLS12}
+	server.StartTLS()
+	defer server.Close()
+	run := func(pair tls.Certificate) error {
+		file, _ := certificate.Files(t, pair)
+		environ := []string{"ADDR=" + strings.TrimPrefix(server.URL, "https://"), "CERT=" + file}
+		return binary(nil).Line(environ, &bytes.Buffer{}).Run(t.Context(), []string{"x", "healthcheck"})
+	}
+	require.NoError(t, run(own))
+	require.ErrorContains(t, run(other), "not the one in the file")
 }

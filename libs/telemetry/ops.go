@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/certificate"
 )
 
 const (
@@ -23,6 +25,8 @@ const (
 	// to take longer than the server may write.
 	writeTimeout = 2 * time.Minute
 	idleTimeout  = time.Minute
+	// headerLimit bounds a header, in bytes, to which net/http adds 4 KiB.
+	headerLimit = 16 << 10
 	// stopTimeout is how long a scrape may still run when the process stops; a profile is cut off.
 	stopTimeout = 3 * time.Second
 )
@@ -31,11 +35,15 @@ const (
 type Config struct {
 	// Addr is where the listener binds. It shows profiles and metrics to whoever reaches it.
 	Addr string `koanf:"addr" validate:"required,listen_addr" usage:"address of the operations listener: /metrics /healthz /readyz /debug/pprof"`
+	// TLSCertFile and TLSKeyFile are in PEM, and may be replaced while the listener runs. Without them it is not encrypted.
+	TLSCertFile string `koanf:"tls_cert_file" validate:"required_with=TLSKeyFile" usage:"certificate chain of the operations listener, in PEM; without it the listener is plain HTTP"`
+	TLSKeyFile  string `koanf:"tls_key_file" validate:"required_with=TLSCertFile" usage:"key of ops.tls_cert_file, in PEM"`
 }
 
 // Ops is the operations listener.
 type Ops struct {
-	addr   string
+	cfg    Config
+	log    *zap.Logger
 	server *http.Server
 
 	mu       sync.Mutex
@@ -61,13 +69,14 @@ func NewOps(cfg Config, reg *prometheus.Registry, h *Health, log *zap.Logger) *O
 	mux.HandleFunc("/debug/pprof/block", recorded(runtime.SetBlockProfileRate, blockRate))
 	mux.HandleFunc("/debug/pprof/mutex", recorded(func(fraction int) { runtime.SetMutexProfileFraction(fraction) }, mutexFraction))
 	return &Ops{
-		addr: cfg.Addr,
+		cfg: cfg, log: log,
 		server: &http.Server{
 			Handler:           framed(mux),
 			ReadHeaderTimeout: readTimeout,
 			ReadTimeout:       readTimeout,
 			WriteTimeout:      writeTimeout,
 			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    headerLimit,
 			ErrorLog:          zap.NewStdLog(log),
 		},
 	}
@@ -129,11 +138,15 @@ func (o *Ops) listen(ctx context.Context) (net.Listener, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.listener == nil {
-		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.addr)
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.cfg.Addr)
 		if err != nil {
-			return nil, fmt.Errorf("ops.addr %s: %w", o.addr, err)
+			return nil, fmt.Errorf("ops.addr %s: %w", o.cfg.Addr, err)
 		}
-		o.listener = ln
+		secured, err := certificate.Listener(ln, o.cfg.TLSCertFile, o.cfg.TLSKeyFile, o.log)
+		if err != nil {
+			return nil, fmt.Errorf("ops.tls_cert_file: %w", errors.Join(err, ln.Close()))
+		}
+		o.listener = secured
 	}
 	return o.listener, nil
 }

@@ -37,9 +37,16 @@ type ops struct {
 
 func start(t *testing.T) *ops {
 	t.Helper()
+	return startWith(t, telemetry.Config{}, func(*telemetry.Ops) {})
+}
+
+func startWith(t *testing.T, cfg telemetry.Config, setUp func(*telemetry.Ops)) *ops {
+	t.Helper()
+	cfg.Addr = "127.0.0.1:0"
 	o := &ops{reg: telemetry.NewRegistry("test-service"), client: &http.Client{Transport: &http.Transport{}}, done: make(chan error, 1)}
 	o.health = telemetry.NewHealth(o.reg)
-	listener := telemetry.NewOps(telemetry.Config{Addr: "127.0.0.1:0"}, o.reg, o.health, zap.NewNop())
+	listener := telemetry.NewOps(cfg, o.reg, o.health, zap.NewNop())
+	setUp(listener)
 	addr, err := listener.Listen()
 	require.NoError(t, err)
 	o.url = "http://" + addr.String()

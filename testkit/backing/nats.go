@@ -31,10 +31,11 @@ type NATSServer struct {
 	// URL is its address.
 	URL string
 
-	tb    testing.TB
-	dir   string
-	port  int
-	lease *agent.Lease // nil while it does not run
+	tb     testing.TB
+	dir    string
+	port   int
+	config string       // a file, "" for none
+	lease  *agent.Lease // nil while it does not run
 }
 
 // StartNATS starts a server that the test may stop and start again. It ends with the test.
@@ -45,6 +46,24 @@ func StartNATS(tb testing.TB) *NATSServer {
 		tb.Fatalf("backing: %v", err)
 	}
 	return startNATS(tb, ports[0])
+}
+
+// StartNATSWith starts a server as [StartNATS] does, with more of its configuration in the server's own syntax, such as users and
+// TLS. Its URL has no login then.
+func StartNATSWith(tb testing.TB, config string) *NATSServer {
+	tb.Helper()
+	ports, err := port.Free(tb.Context(), 1)
+	if err != nil {
+		tb.Fatalf("backing: %v", err)
+	}
+	file := filepath.Join(tb.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		tb.Fatalf("backing: %v", err)
+	}
+	s := &NATSServer{tb: tb, dir: tb.TempDir(), port: ports[0], config: file}
+	s.Start()
+	tb.Cleanup(s.Stop)
+	return s
 }
 
 func startNATS(tb testing.TB, port int) *NATSServer {
@@ -62,7 +81,7 @@ func (s *NATSServer) Start() {
 	if err != nil {
 		s.tb.Fatalf("backing: %v", err)
 	}
-	lease, reply, err := agent.Hold(s.tb.Context(), socket, agent.Request{Do: agent.StartNATS, Data: s.dir, Port: s.port}, nil)
+	lease, reply, err := agent.Hold(s.tb.Context(), socket, agent.Request{Do: agent.StartNATS, Data: s.dir, Port: s.port, Config: s.config}, nil)
 	if err != nil {
 		s.tb.Fatalf("backing: %v", err)
 	}

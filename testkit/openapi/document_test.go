@@ -162,3 +162,15 @@ func TestExamplesOfThePlatform(t *testing.T) {
 	walk("/components/responses")
 	require.Greater(t, examples, len(doc.Operations()))
 }
+
+// A test that takes its requests from the document must not miss one, or send it to another service.
+func TestRoutes(t *testing.T) {
+	doc, err := Parse([]byte(strings.Replace(things, "operationId: createThing", "operationId: createThing\n      servers: [{url: /, description: thing-service}]", 1)))
+	require.NoError(t, err)
+	require.ElementsMatch(t, []Route{
+		{Operation: "createThing", Method: "POST", Path: "/things", Service: "thing-service", Body: true},
+		{Operation: "getThing", Method: "GET", Path: "/things/{id}"},
+		{Operation: "deleteThing", Method: "DELETE", Path: "/things/{id}"},
+		{Operation: "countThings", Method: "GET", Path: "/things/all"},
+	}, doc.Routes())
+}

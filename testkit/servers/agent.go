@@ -96,7 +96,7 @@ func (a *Agent) start(ctx context.Context, request agent.Request, progress func(
 }
 
 func startLeasedNATS(request agent.Request) (agent.Reply, func(context.Context) error, error) {
-	running, err := startNATS(NATSConfig{Dir: request.Data, Port: request.Port})
+	running, err := startNATS(NATSConfig{Dir: request.Data, Port: request.Port, ConfigFile: request.Config})
 	if err != nil {
 		return agent.Reply{}, nil, err
 	}

@@ -112,6 +112,8 @@ type NATSConfig struct {
 	Port int
 	// Password of the one login, "operator". Empty means that nobody needs to log in.
 	Password string
+	// ConfigFile has more of its configuration, such as users and TLS; "" for none.
+	ConfigFile string
 	// Log writes the server's log to stderr.
 	Log bool
 }
@@ -132,12 +134,17 @@ func ServeNATS(ctx context.Context, cfg NATSConfig) error {
 }
 
 func startNATS(cfg NATSConfig) (*natsserver.Server, error) {
-	options := &natsserver.Options{
-		ServerName: "mtm", Host: loopback, Port: cfg.Port, NoSigs: true, NoLog: !cfg.Log, Logtime: true, LogtimeUTC: true,
-		JetStream: true, StoreDir: filepath.Clean(cfg.Dir),
-		// What is acknowledged is on disk; by default that is up to two minutes later.
-		SyncAlways: true,
+	options := &natsserver.Options{}
+	if cfg.ConfigFile != "" {
+		var err error
+		if options, err = natsserver.ProcessConfigFile(cfg.ConfigFile); err != nil {
+			return nil, fmt.Errorf("read the configuration of the NATS server: %w", err)
+		}
 	}
+	options.ServerName, options.Host, options.Port, options.NoSigs = "mtm", loopback, cfg.Port, true
+	options.NoLog, options.Logtime, options.LogtimeUTC = !cfg.Log, true, true
+	options.JetStream, options.StoreDir = true, filepath.Clean(cfg.Dir)
+	options.SyncAlways = true // what is acknowledged is on disk; by default that is up to two minutes later
 	if cfg.Port == 0 {
 		options.Port = natsserver.RANDOM_PORT
 	}

@@ -2,15 +2,10 @@ package consume_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"cmp"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"math"
-	"math/big"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -27,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/certificate"
 )
 
 // publishings have, together, the properties and types of headers that the library can write, and bodies around the sizes of frames.
@@ -209,58 +205,17 @@ func TestConsumersThatEndCostNobodyTheConnection(t *testing.T) {
 	c.Release()
 }
 
-// authority signs certificates of its own.
-type authority struct {
-	file string // its certificate
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	require.NoError(t, err)
-	a := &authority{file: filepath.Join(t.TempDir(), "ca.pem"), key: key}
-	a.cert, err = x509.ParseCertificate(der)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	return a
-}
-
-func (a *authority) issue(t *testing.T, name string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{name},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, a.cert, &key.PublicKey, a.key)
-	require.NoError(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
 func TestBrokerBehindTLS(t *testing.T) {
 	t.Parallel()
-	ours, others := newAuthority(t), newAuthority(t)
+	ours, others := certificate.NewAuthority(t), certificate.NewAuthority(t)
 	broker := backing.RabbitMQ(t).URL
-	pool := x509.NewCertPool()
-	pool.AddCert(ours.cert)
-	address := amqptest.NewTLSProxy(t, broker, &tls.Config{
-		Certificates: []tls.Certificate{ours.issue(t, "broker.example")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
-	})
-	own := ours.issue(t, "client.example")
-	key, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
-	require.NoError(t, err)
-	pair := filepath.Join(t.TempDir(), "client.pem")
-	require.NoError(t, os.WriteFile(pair, append(
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.Certificate[0]}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...), 0o600))
-	at := func(parameters ...string) string {
+	secured := func(pair tls.Certificate) *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool}
+	}
+	address := amqptest.NewTLSProxy(t, broker, secured(ours.Issue(t, "broker.example")))
+	expired := amqptest.NewTLSProxy(t, broker, secured(ours.IssueExpired(t, "broker.example")))
+	cert, key := certificate.Files(t, ours.Issue(t, "client.example"))
+	at := func(address *url.URL, parameters ...string) string {
 		query := url.Values{}
 		for i := 0; i < len(parameters); i += 2 {
 			query.Set(parameters[i], parameters[i+1])
@@ -269,9 +224,9 @@ func TestBrokerBehindTLS(t *testing.T) {
 		with.RawQuery = query.Encode()
 		return with.String()
 	}
-	good := []string{"cacertfile", ours.file, "certfile", pair, "keyfile", pair, "server_name_indication", "broker.example"}
+	good := []string{"cacertfile", ours.File, "certfile", cert, "keyfile", key, "server_name_indication", "broker.example"}
 
-	link := amqptest.StartLink(t, at(good...), nil)
+	link := amqptest.StartLink(t, at(address, good...), nil)
 	amqptest.Declare(t, link, tenantA)
 	publisher := amqptest.StartPublisher(t, link, 1)
 	big := amqptest.NewMessage(tenantA, "big")
@@ -291,17 +246,19 @@ func TestBrokerBehindTLS(t *testing.T) {
 	for name, test := range map[string]struct {
 		parameters []string
 		want       string
+		address    *url.URL // another broker
 	}{
-		"another name":          {good[:6], "127.0.0.1"},
-		"another authority":     {append([]string{"cacertfile", others.file}, good[2:]...), "unknown authority"},
-		"no authority":          {[]string{"cacertfile", filepath.Join(t.TempDir(), "none")}, "cacertfile"},
-		"not an authority":      {[]string{"cacertfile", writeFile(t, "nothing")}, "cacertfile has no certificate"},
-		"no certificate of own": {[]string{"cacertfile", ours.file, "server_name_indication", "broker.example"}, ""},
-		"no such certificate":   {[]string{"certfile", "/none", "keyfile", "/none"}, "certfile"},
+		"another name":          {good[:6], "127.0.0.1", nil},
+		"expired":               {good, "expired", expired},
+		"another authority":     {append([]string{"cacertfile", others.File}, good[2:]...), "unknown authority", nil},
+		"no authority":          {[]string{"cacertfile", filepath.Join(t.TempDir(), "none")}, "cacertfile", nil},
+		"not an authority":      {[]string{"cacertfile", writeFile(t, "nothing")}, "cacertfile has no certificate", nil},
+		"no certificate of own": {[]string{"cacertfile", ours.File, "server_name_indication", "broker.example"}, "", nil},
+		"no such certificate":   {[]string{"certfile", "/none", "keyfile", "/none"}, "certfile", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			failed := make(chan error, 100)
-			link := conn.NewLink(conn.Config{URL: at(test.parameters...)}, t.Name(), zaptest.NewLogger(t), func(err error) { failed <- err })
+			link := conn.NewLink(conn.Config{URL: at(cmp.Or(test.address, address), test.parameters...)}, t.Name(), zaptest.NewLogger(t), func(err error) { failed <- err })
 			stop := amqptest.Run(t, link.Run)
 			err := <-failed
 			stop()

@@ -53,9 +53,10 @@ type Request struct {
 	Durable bool              `json:"durable,omitempty"`
 	Direct  bool              `json:"direct,omitempty"`
 	Plugins []string          `json:"plugins,omitempty"`
-	// Of StartNATS: where its data lies, and its port; any free one if 0.
-	Data string `json:"data,omitempty"`
-	Port int    `json:"port,omitempty"`
+	// Of StartNATS: where its data lies, its port (any free one if 0), and a file with more of its configuration.
+	Data   string `json:"data,omitempty"`
+	Port   int    `json:"port,omitempty"`
+	Config string `json:"config,omitempty"`
 	// Of requests about a server: the folder of its lease, and its name.
 	Dir    string `json:"dir,omitempty"`
 	Server string `json:"server,omitempty"`
