@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
@@ -84,6 +85,11 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		Tenants: controller, Publisher: publish.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
 	}, limits, requests)
 
+	exchanges := provision.NewExchanges(topology, messages, func(ctx context.Context, tenant uuid.UUID) bool {
+		spec, provisioned, ok := controller.Lookup(ctx, tenant)
+		return ok && provisioned && spec.State != contract.DesiredDeleting
+	}, log)
+
 	// In the order of starting; they stop in reverse.
 	components := []lifecycle.Component{
 		{Name: "gate", Run: func(ctx context.Context) error {
@@ -110,6 +116,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 			return watch.Run(ctx)
 		}},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
+		lifecycle.Component{Name: "exchanges", Run: exchanges.Run},
 	)
 	return process.Run(ctx, components...)
 }
