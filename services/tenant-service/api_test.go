@@ -258,6 +258,7 @@ func TestSwagger(t *testing.T) {
 	routes := map[string][]string{
 		"/tenants": {"get", "post"}, "/tenants/{id}": {"get", "delete"}, "/tenants/{id}/config/concurrency": {"put"},
 		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"},
+		"/tenants/{id}/credentials": {"get", "post"}, "/tenants/{id}/credentials/{credential}": {"delete"},
 	}
 	require.Len(t, document.Paths, len(routes))
 	for path, methods := range routes {

@@ -18,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/credential"
 )
 
 // The head of the OpenAPI document, which `make generate` takes from here:
@@ -36,6 +37,8 @@ import (
 //	@BasePath		/
 //	@tag.name		tenants
 //	@tag.description	what is desired of a tenant, and what is observed
+//	@tag.name		credentials
+//	@tag.description	AMQP users of a tenant's producers
 //	@accept			json
 //	@produce		json
 //
@@ -50,7 +53,8 @@ const serviceName = "tenant-service"
 // Config is the configuration of this binary.
 type Config struct {
 	service.Config
-	NATS control.Config `koanf:"nats"`
+	NATS     control.Config    `koanf:"nats"`
+	RabbitMQ credential.Config `koanf:"rabbitmq"`
 	// Workers and MaxWorkers are the policy for tenants.
 	Workers    int `koanf:"workers" usage:"workers of a new tenant that does not say how many" validate:"min=1,ltefield=MaxWorkers"`
 	MaxWorkers int `koanf:"max_workers" usage:"highest number of workers of one tenant" validate:"min=1,max=1024"`
@@ -60,6 +64,7 @@ func defaultConfig() Config {
 	cfg := Config{
 		Config:     service.DefaultConfig(":8081", "127.0.0.1:9081"),
 		NATS:       control.DefaultConfig(),
+		RabbitMQ:   credential.DefaultConfig(),
 		Workers:    3,
 		MaxWorkers: contract.DefaultMaxWorkers,
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/credential"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/status"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
@@ -46,13 +47,28 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 
 	directory := status.NewDirectory(control.Statuses(conn), log)
 	changes := relay.NewChanges(step)
-	registry := store.New(db, changes.Committed)
+	var keeper *credential.Keeper // set before anything changes
+	registry := store.New(db, func(t tenant.Tenant) {
+		changes.Committed(t)
+		if keeper != nil && t.State == tenant.Deleting {
+			keeper.Nudge()
+		}
+	})
+	issuer, keeper, err := credential.New(cfg.RabbitMQ, registry, log)
+	if err != nil {
+		return err
+	}
 	publisher := relay.New(registry, conn, directory.Observed, relay.Options{Changes: changes, Step: step}, process.Registry, log)
+	api.MountCredentials(process.Server, process.Verifier, registry, issuer)
 	api.Mount(process.Server, process.Verifier, registry, directory, tenant.Policy{DefaultWorkers: cfg.Workers, MaxWorkers: cfg.MaxWorkers})
 
 	log.Info("starting", zap.String("http", cfg.HTTP.Addr), zap.String("ops", cfg.Ops.Addr))
-	return process.Run(ctx,
-		lifecycle.Component{Name: "status", Run: func(ctx context.Context) error { return directory.Run(ctx, publisher.Retire) }},
-		lifecycle.Component{Name: "relay", Run: publisher.Run},
-	)
+	components := []lifecycle.Component{
+		{Name: "status", Run: func(ctx context.Context) error { return directory.Run(ctx, publisher.Retire) }},
+		{Name: "relay", Run: publisher.Run},
+	}
+	if keeper != nil {
+		components = append(components, lifecycle.Component{Name: "credentials", Run: keeper.Run})
+	}
+	return process.Run(ctx, components...)
 }

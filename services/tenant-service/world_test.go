@@ -179,6 +179,9 @@ func (r *running) try(q request) (answer, error) {
 		require.NotEmpty(r.t, got.problem.RequestID)
 		return got, nil
 	}
+	if got.status == http.StatusNoContent {
+		return got, nil
+	}
 	return got, json.Unmarshal(got.body, &got.tenant)
 }
 

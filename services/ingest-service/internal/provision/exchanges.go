@@ -35,7 +35,7 @@ const (
 
 // Exchanges makes the exchanges of the tenants that want one, which are those that have had credentials, and verifies them on every
 // new connection and every five minutes. All tenants would pay for it with as much time as all else that is made for them in the
-// broker takes (docs/adr/0015). They are removed with the queue of their tenant.
+// broker takes (docs/adr/0015-an-exchange-for-each-tenant.md). They are removed with the queue of their tenant.
 //
 // What is wanted is read from the database alone. Several instances may make the same exchange.
 type Exchanges struct {

@@ -17,9 +17,10 @@ import (
 )
 
 // target is the tenant that a request under /tenants/{id} is about. Another tenant than that of the token is not found.
-// A tenant_id in the query is needless here; one that disagrees is refused like everywhere else.
-func target(c *fiber.Ctx) (uuid.UUID, error) {
-	if err := rest.UnknownQuery(c, "tenant_id"); err != nil {
+// A tenant_id in the query is needless here; one that disagrees is refused like everywhere else. parameters are those that the query may
+// have beside it.
+func target(c *fiber.Ctx, parameters ...string) (uuid.UUID, error) {
+	if err := rest.UnknownQuery(c, append(parameters, "tenant_id")...); err != nil {
 		return uuid.Nil, err
 	}
 	id, err := rest.UUID("id", c.Params("id"))

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/credential"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
+)
+
+// AddCredential adds a credential that is being made, and has its tenant want an exchange of its own. A tenant that is deleted is
+// [tenant.ErrNotFound], one that is being deleted [tenant.ErrDeleting], and one that has as many as it may [credential.ErrTooMany].
+func (s *Store) AddCredential(ctx context.Context, c *credential.Credential) error {
+	db, done := s.session(ctx)
+	defer done()
+	err := repeated(db, func() error {
+		return db.Transaction(func(tx *gorm.DB) error { return addCredential(tx, c) })
+	})
+	return credentialError("add credential", err)
+}
+
+// addCredential holds the row of the tenant: credentials are added one after the other, and not beside a deletion.
+func addCredential(tx *gorm.DB, c *credential.Credential) error {
+	var t tenant.Tenant
+	if err := tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate}).Take(&t, "id = ?", c.Tenant).Error; err != nil {
+		return err
+	}
+	switch t.State {
+	case tenant.Deleted:
+		return tenant.ErrNotFound
+	case tenant.Deleting:
+		return tenant.ErrDeleting
+	case tenant.Active, tenant.Suspended:
+	}
+	var count int64
+	if err := tx.Model(c).Where("tenant = ?", c.Tenant).Count(&count).Error; err != nil {
+		return err
+	}
+	if count >= credential.MaxPerTenant {
+		return credential.ErrTooMany
+	}
+	// created_at is by the clock of the database, as is the age of what was abandoned.
+	if err := tx.Clauses(clause.Returning{}).Omit("created_at").Create(c).Error; err != nil {
+		return err
+	}
+	return tx.Table("tenants").Where("id = ? AND exchange_since IS NULL", c.Tenant).UpdateColumn("exchange_since", gorm.Expr("now()")).Error
+}
+
+// MarkIssued notes that the user of a credential is there. One that was removed meanwhile, with its tenant, is [tenant.ErrDeleting].
+func (s *Store) MarkIssued(ctx context.Context, id uuid.UUID) error {
+	db, done := s.session(ctx)
+	defer done()
+	result := db.Model(&credential.Credential{}).Where("id = ? AND revoked_at IS NULL", id).UpdateColumn("issued_at", gorm.Expr("now()"))
+	if result.Error == nil && result.RowsAffected == 0 {
+		return tenant.ErrDeleting
+	}
+	return credentialError("mark credential as issued", result.Error)
+}
+
+// Credentials returns up to limit issued credentials of a tenant behind after, in the order of their creation, and whether there are
+// more.
+func (s *Store) Credentials(
+	ctx context.Context, tenantID uuid.UUID, after credential.Position, limit int,
+) (page []credential.Credential, more bool, err error) {
+	db, done := s.session(ctx)
+	defer done()
+	query := db.Where("tenant = ? AND issued_at IS NOT NULL", tenantID)
+	if after != (credential.Position{}) {
+		query = query.Where("(created_at, id) > (?, ?)", after.CreatedAt, after.ID)
+	}
+	if err := query.Order("created_at, id").Limit(limit + 1).Find(&page).Error; err != nil {
+		return nil, false, credentialError("list credentials", err)
+	}
+	if more = len(page) > limit; more {
+		page = page[:limit]
+	}
+	return page, more, nil
+}
+
+// RevokeCredential notes that an issued credential of a tenant is to go, and returns it. Without one it is [credential.ErrNotFound].
+func (s *Store) RevokeCredential(ctx context.Context, tenantID, id uuid.UUID) (credential.Credential, error) {
+	db, done := s.session(ctx)
+	defer done()
+	var revoked []credential.Credential
+	err := db.Model(&revoked).Clauses(clause.Returning{}).
+		Where("id = ? AND tenant = ? AND issued_at IS NOT NULL", id, tenantID).
+		UpdateColumn("revoked_at", gorm.Expr("coalesce(revoked_at, now())")).Error
+	switch {
+	case err != nil:
+		return credential.Credential{}, credentialError("revoke credential", err)
+	case len(revoked) == 0:
+		return credential.Credential{}, credential.ErrNotFound
+	}
+	return revoked[0], nil
+}
+
+// RemoveCredential removes a row. One that is not there is fine.
+func (s *Store) RemoveCredential(ctx context.Context, id uuid.UUID) error {
+	db, done := s.session(ctx)
+	defer done()
+	return credentialError("remove credential", db.Delete(&credential.Credential{}, "id = ?", id).Error)
+}
+
+// DoomedCredentials returns up to limit credentials that are to go: revoked, of a tenant that is being deleted, or begun longer than
+// abandoned ago and never issued.
+func (s *Store) DoomedCredentials(ctx context.Context, abandoned time.Duration, limit int) (doomed []credential.Credential, err error) {
+	db, done := s.session(ctx)
+	defer done()
+	err = db.Where(`revoked_at IS NOT NULL OR issued_at IS NULL AND created_at < now() - ? * interval '1 second'
+			OR tenant IN (SELECT id FROM tenants WHERE state IN ? AND exchange_since IS NOT NULL)`,
+		abandoned.Seconds(), []tenant.State{tenant.Deleting, tenant.Deleted}).
+		Order("id").Limit(limit).Find(&doomed).Error
+	return doomed, credentialError("read credentials that are to go", err)
+}
+
+// IssuedUsernames returns the names of all credentials that are issued and not revoked, and whether they were missing.
+func (s *Store) IssuedUsernames(ctx context.Context) (map[string]bool, error) {
+	db, done := s.session(ctx)
+	defer done()
+	var rows []credential.Credential
+	if err := db.Select("username", "missing").Where("issued_at IS NOT NULL AND revoked_at IS NULL").Find(&rows).Error; err != nil {
+		return nil, credentialError("read issued credentials", err)
+	}
+	issued := make(map[string]bool, len(rows))
+	for _, c := range rows {
+		issued[c.Username] = c.Missing
+	}
+	return issued, nil
+}
+
+// nameBatch is how many names a statement compares.
+const nameBatch = 1000
+
+// UnknownUsernames returns those of usernames that no credential has, in whatever state.
+func (s *Store) UnknownUsernames(ctx context.Context, usernames []string) (unknown []string, err error) {
+	db, done := s.session(ctx)
+	defer done()
+	for batch := range slices.Chunk(usernames, nameBatch) {
+		var found []string
+		if err := db.Model(&credential.Credential{}).Where("username IN ?", batch).Pluck("username", &found).Error; err != nil {
+			return nil, credentialError("look for credentials", err)
+		}
+		slices.Sort(found)
+		for _, name := range batch {
+			if _, known := slices.BinarySearch(found, name); !known {
+				unknown = append(unknown, name)
+			}
+		}
+	}
+	return unknown, nil
+}
+
+// MarkMissing notes whether the broker has the users of credentials.
+func (s *Store) MarkMissing(ctx context.Context, usernames []string, missing bool) error {
+	db, done := s.session(ctx)
+	defer done()
+	for batch := range slices.Chunk(usernames, nameBatch) {
+		if err := db.Model(&credential.Credential{}).Where("username IN ?", batch).UpdateColumn("missing", missing).Error; err != nil {
+			return credentialError("mark credentials", err)
+		}
+	}
+	return nil
+}
+
+// credentialError is wrap for credentials: nil stays nil.
+func credentialError(operation string, err error) error {
+	if err == nil || errors.Is(err, credential.ErrTooMany) {
+		return err
+	}
+	return wrap(operation, err)
+}
