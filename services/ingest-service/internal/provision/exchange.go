@@ -8,8 +8,9 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-// DeclareTenantExchange declares the exchange of a tenant's own, which leads to its queue and nowhere else (docs/adr/0015-an-exchange-for-each-tenant.md). It is
-// idempotent, and messages have a way at any moment of it. The queue has to be there, and the screen's [contract.RefusedExchange].
+// DeclareTenantExchange declares the exchange of a tenant's own, which leads to its queue and nowhere else
+// (docs/adr/0015-an-exchange-for-each-tenant.md). It is idempotent, and messages have a way at any moment of it. The queue has to be
+// there, and the screen's [contract.RefusedExchange].
 //
 // CC and BCC add routing keys to a message, and RabbitMQ below 4.0 checks none of them against a topic permission. They go with it
 // through every exchange, so that no exchange on the way may lead to a second tenant: the screen that all share does, behind it.
