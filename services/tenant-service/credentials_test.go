@@ -305,6 +305,13 @@ func TestCredentialsGoWithTheirTenant(t *testing.T) {
 		return count == 0 && len(m.users(id)) == 0
 	}, waitLimit, tick)
 	require.Equal(t, []string{kept.Username}, m.users(other))
+
+	// A version without credentials deletes a tenant without them.
+	m.sql(`UPDATE tenants SET state = 'deleting' WHERE id = $1`, other)
+	m.stop()
+	m.running = start(t, m.cfg)
+	m.requireReady(true)
+	require.Eventually(t, func() bool { return len(m.users(other)) == 0 }, waitLimit, tick)
 	m.sql(`UPDATE tenants SET state = 'deleted' WHERE id = $1`, id)
 	for _, q := range []request{m.post(id, "c"), {method: http.MethodGet, path: path(id, "/credentials")}, {method: http.MethodDelete, path: path(id, "/credentials/"+uuid.NewString())}} {
 		require.Equal(t, "tenant_not_found", m.require(http.StatusNotFound, q).problem.Code)

@@ -6,7 +6,7 @@
 --   neither issued nor revoked   while the user is being made; if it stays so, the maker has died, and both are removed;
 --   issued                       usable, unless missing: the broker has lost the user or somebody has deleted it;
 --   revoked                      until the broker has deleted the user; then the row goes as well.
--- Those of a tenant that is being deleted are removed, whatever they are. No tenant reads this table: administrators do.
+-- Those of a tenant are revoked in the transaction of its deletion, whatever they are. No tenant reads this table: administrators do.
 CREATE TABLE credentials (
     id         uuid        PRIMARY KEY,
     tenant     uuid        NOT NULL REFERENCES tenants,

@@ -20,6 +20,7 @@ type Store interface {
 	RevokeCredential(ctx context.Context, tenant, id uuid.UUID) (Credential, error)
 	RemoveCredential(ctx context.Context, id uuid.UUID) error
 	// What follows is for [Keeper].
+	RevokeOrphans(ctx context.Context) error
 	DoomedCredentials(ctx context.Context, abandoned time.Duration, limit int) ([]Credential, error)
 	IssuedUsernames(ctx context.Context) (map[string]bool, error)
 	UnknownUsernames(ctx context.Context, usernames []string) ([]string, error)

@@ -22,7 +22,7 @@ const (
 
 // Keeper keeps the users of the broker and the rows of credentials in step. It removes
 //
-//   - credentials that are revoked, or abandoned half made, or of a tenant that is being deleted: the user, then the row;
+//   - credentials that are revoked, as those of a tenant are with its deletion, or abandoned half made: the user, then the row;
 //   - users with a name of this installation that no row knows, such as those of a registry that was restored from a backup.
 //
 // It notes which issued credentials have no user any more. Several may run.
@@ -67,11 +67,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 }
 
 func (k *Keeper) pass(ctx context.Context) error {
-	if err := k.removeDoomed(ctx); err != nil {
-		return err
+	due := time.Since(k.surveyed) >= surveyInterval
+	if due {
+		if err := k.store.RevokeOrphans(ctx); err != nil {
+			return err
+		}
 	}
-	if time.Since(k.surveyed) < surveyInterval {
-		return nil
+	if err := k.removeDoomed(ctx); err != nil || !due {
+		return err
 	}
 	if err := k.survey(ctx); err != nil {
 		return err

@@ -107,15 +107,26 @@ func (s *Store) RemoveCredential(ctx context.Context, id uuid.UUID) error {
 	return credentialError("remove credential", db.Delete(&credential.Credential{}, "id = ?", id).Error)
 }
 
-// DoomedCredentials returns up to limit credentials that are to go: revoked, of a tenant that is being deleted, or begun longer than
-// abandoned ago and never issued.
+// revokeAll notes that all credentials for which a condition holds are to go, those that are being made included.
+func revokeAll(db *gorm.DB, condition string, args ...any) error {
+	return db.Model(&credential.Credential{}).Where("revoked_at IS NULL").Where(condition, args...).UpdateColumn("revoked_at", gorm.Expr("now()")).Error
+}
+
+// RevokeOrphans revokes the credentials of tenants that are being deleted and were not revoked with that: a version of this service
+// without credentials has deleted them. It reads the whole table.
+func (s *Store) RevokeOrphans(ctx context.Context) error {
+	db, done := s.session(ctx)
+	defer done()
+	return credentialError("revoke credentials of deleted tenants",
+		revokeAll(db, "tenant IN (SELECT id FROM tenants WHERE state IN ?)", []tenant.State{tenant.Deleting, tenant.Deleted}))
+}
+
+// DoomedCredentials returns up to limit credentials that are to go: revoked, or begun longer than abandoned ago and never issued.
 func (s *Store) DoomedCredentials(ctx context.Context, abandoned time.Duration, limit int) (doomed []credential.Credential, err error) {
 	db, done := s.session(ctx)
 	defer done()
-	err = db.Where(`revoked_at IS NOT NULL OR issued_at IS NULL AND created_at < now() - ? * interval '1 second'
-			OR tenant IN (SELECT id FROM tenants WHERE state IN ? AND exchange_since IS NOT NULL)`,
-		abandoned.Seconds(), []tenant.State{tenant.Deleting, tenant.Deleted}).
-		Order("id").Limit(limit).Find(&doomed).Error
+	err = db.Where(`revoked_at IS NOT NULL OR issued_at IS NULL AND created_at < now() - ? * interval '1 second'`, abandoned.Seconds()).
+		Order("created_at").Limit(limit).Find(&doomed).Error
 	return doomed, credentialError("read credentials that are to go", err)
 }
 

@@ -116,7 +116,11 @@ func (s *Store) changeOnce(db *gorm.DB, id uuid.UUID, change func(*tenant.Tenant
 			return nil
 		}
 		*written = true
-		return tx.Model(t).Select("name", "workers", "max_attempts", "state", "generation", "updated_at", "deleted_at").UpdateColumns(t).Error
+		err := tx.Model(t).Select("name", "workers", "max_attempts", "state", "generation", "updated_at", "deleted_at").UpdateColumns(t).Error
+		if err != nil || t.State != tenant.Deleting {
+			return err
+		}
+		return revokeAll(tx, "tenant = ?", t.ID)
 	})
 }
 
