@@ -83,11 +83,17 @@ func (p *producer) try(name string, do attempt) int {
 	ch, err := p.connection.Channel()
 	require.NoError(p.w.t, err, name)
 	defer func() { _ = ch.Close() }() // the broker may have closed it
+	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
 	err = do(ch)
-	refused := new(amqp.Error)
+	if errors.Is(err, amqp.ErrClosed) { // by what came before
+		if told := <-closed; told != nil {
+			err = told
+		}
+	}
 	if err == nil {
 		return 0
 	}
+	refused := new(amqp.Error)
 	require.ErrorAs(p.w.t, err, &refused, name)
 	return refused.Code
 }

@@ -118,7 +118,9 @@ func (e *Exchanges) read(ctx context.Context, within time.Duration, all bool) er
 		e.made = make(map[uuid.UUID]bool, len(found))
 	}
 	for _, tenant := range found {
-		e.made[tenant] = e.made[tenant] // false if it is new
+		if _, known := e.made[tenant]; !known {
+			e.made[tenant] = false
+		}
 	}
 	return nil
 }
