@@ -21,14 +21,14 @@ type producer10 struct {
 
 // addresses of exchanges and queues are written in another way from RabbitMQ 4.0 on.
 func (p *producer10) exchange(name, key string) string {
-	if p.w.before(4, 0) {
+	if p.w.before4(0) {
 		return "/exchange/" + name + "/" + key
 	}
 	return "/exchanges/" + name + "/" + key
 }
 
 func (p *producer10) queue(name string) string {
-	if p.w.before(4, 0) {
+	if p.w.before4(0) {
 		return "/amq/queue/" + name
 	}
 	return "/queues/" + name
@@ -126,7 +126,7 @@ func TestProducerCannotBreakOutOverAMQP10(t *testing.T) {
 	subject := func(key string) func(*amqp10.Message) {
 		return func(m *amqp10.Message) { m.Properties = &amqp10.MessageProperties{Subject: &key} }
 	}
-	if w.before(4, 0) {
+	if w.before4(0) {
 		require.Error(t, p.send(bare, subject(foreign)))
 		require.NoError(t, p.send(bare, subject(id)))
 		stored++

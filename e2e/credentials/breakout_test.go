@@ -160,7 +160,7 @@ func (p *producer) tryCopies(issued client.IssuedCredential, id, foreign string)
 	for _, name := range []string{"CC", "BCC"} {
 		for _, key := range []string{foreign, contract.QueueName(foreign), contract.ParkingQueue, contract.DeadLettersQueue, contract.TenantExchangeName(foreign), "#"} {
 			want := 0
-			if !p.w.before(4, 0) {
+			if !p.w.before4(0) {
 				want = refused
 			} else {
 				accepted++
@@ -173,7 +173,7 @@ func (p *producer) tryCopies(issued client.IssuedCredential, id, foreign string)
 	accepted++
 	// Where the broker cannot bear it, the screen refuses it.
 	err := publishing(issued.Exchange, id, header("x-death", []any{"a"}))(channel(t, p.connection))
-	if p.w.before(4, 0) {
+	if p.w.before4(0) {
 		require.ErrorIs(t, err, errNacked)
 	} else {
 		require.NoError(t, err)
@@ -188,7 +188,7 @@ func (p *producer) tryDeclarations(issued client.IssuedCredential, id, foreign s
 	t := p.w.t
 	t.Helper()
 	passive, unknown := refused, refused
-	if p.w.before(4, 3) {
+	if p.w.before4(3) {
 		passive, unknown = 0, amqp.NotFound
 	}
 	mine, theirs := contract.QueueName(id), contract.QueueName(foreign)
@@ -314,7 +314,7 @@ func (p *producer) tryUnroutable(issued client.IssuedCredential, id string) {
 	t := p.w.t
 	t.Helper()
 	ch := channel(t, p.w.operator)
-	if p.w.before(4, 0) {
+	if p.w.before4(0) {
 		require.NoError(t, ch.ExchangeUnbind(contract.TenantScreenName(id), id, issued.Exchange, false, nil))
 		defer func() {
 			require.NoError(t, ch.ExchangeBind(contract.TenantScreenName(id), id, issued.Exchange, false, nil))

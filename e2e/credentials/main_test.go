@@ -75,9 +75,9 @@ func newWorld(t *testing.T, broker backing.Broker) *world {
 	return w
 }
 
-// before reports whether the broker is older than a version.
-func (w *world) before(major, minor int) bool {
-	return w.version[0] < major || w.version[0] == major && w.version[1] < minor
+// before4 reports whether the broker is older than 4.minor.
+func (w *world) before4(minor int) bool {
+	return w.version[0] < 4 || w.version[0] == 4 && w.version[1] < minor
 }
 
 // dial connects until the end of the test.
