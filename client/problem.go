@@ -28,6 +28,14 @@ const (
 	ErrGenerationMismatch Code = "generation_mismatch" // the tenant has been changed since, see [IfGeneration]
 )
 
+// Codes about AMQP credentials.
+const (
+	ErrCredentialNotFound          Code = "credential_not_found"          // unknown, revoked, or another tenant's
+	ErrTooManyCredentials          Code = "too_many_credentials"          // a tenant has at most 100
+	ErrNoBrokerManagement          Code = "no_broker_management"          // the installation has no management API of the broker
+	ErrBrokerManagementUnavailable Code = "broker_management_unavailable" // it cannot be reached at the moment; repeated
+)
+
 // Codes about messages and payloads.
 const (
 	ErrNotStored          Code = "not_stored"         // accepted and not stored yet, a dead letter, or never seen

@@ -3,6 +3,7 @@ module github.com/srireskianita/multi-tenant-messaging/e2e
 go 1.26.0
 
 require (
+	github.com/Azure/go-amqp v1.7.0
 	github.com/Shopify/toxiproxy/v2 v2.5.0
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/google/uuid v1.6.0

@@ -67,6 +67,21 @@ func rules() map[string]rule {
 		"resumeTenant":  {scope: admin, reach: reachPath},
 		"deleteTenant":  {scope: admin, reach: reachPath},
 
+		"getTenantConfig":   {scope: admin, reach: reachPath, own: true},
+		"patchTenantConfig": {scope: admin, reach: reachPath, body: `{"weight":2}`, foreign: `{"weight":2,"tenant_id":"%s"}`},
+		"getTenantUsage":    {scope: admin, reach: reachPath, own: true},
+		"issueToken": {
+			scope: admin, reach: reachPath, body: `{"name":"intruder","scopes":["messages:read"]}`,
+			foreign: `{"name":"intruder","scopes":["messages:read"],"tenant_id":"%s"}`,
+		},
+		"listTokens":       {scope: admin, reach: reachPath},
+		"revokeToken":      {scope: admin, reach: reachPath},
+		"getKeySet":        {public: true, reach: reachAll},
+		"issueCredential":  {scope: admin, reach: reachPath, body: `{"name":"intruder"}`, foreign: `{"name":"intruder","tenant_id":"%s"}`},
+		"listCredentials":  {scope: admin, reach: reachPath},
+		"revokeCredential": {scope: admin, reach: reachPath},
+		"listAuditEvents":  {scope: admin, reach: reachAll},
+
 		"publishMessage": {scope: write, reach: reachToken, body: `{"payload":{"n":1}}`, foreign: `{"payload":{"n":1},"tenant_id":"%s"}`},
 		"publishBatch":   {scope: write, reach: reachToken, body: `{"payload":{"n":1}}`, contentType: "application/x-ndjson"},
 		"listMessages":   {scope: read, reach: reachToken},
@@ -85,7 +100,7 @@ func rules() map[string]rule {
 
 // scopes are all that there are.
 func scopes() []auth.Scope {
-	return []auth.Scope{auth.ScopeTenantsAdmin, auth.ScopeMessagesRead, auth.ScopeMessagesWrite, auth.ScopeDeadLettersManage}
+	return []auth.Scope{auth.ScopeTenantsAdmin, auth.ScopeMessagesRead, auth.ScopeMessagesWrite, auth.ScopeMessagesConsume, auth.ScopeDeadLettersManage}
 }
 
 // A new operation whose authorization nobody has thought about would be one that nobody tests.

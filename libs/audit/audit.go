@@ -43,9 +43,11 @@ const (
 	TenantRaised Action = "tenant.generation_raised"
 	// ConfigChanged: limits of a tenant.
 	ConfigChanged Action = "config.changed"
-	// Tokens of a tenant. Those of a tenant that is deleted are revoked without an event of their own.
-	TokenIssued  Action = "token.issued"
-	TokenRevoked Action = "token.revoked"
+	// Tokens and AMQP credentials of a tenant. Those of a tenant that is deleted are revoked without an event of their own.
+	TokenIssued       Action = "token.issued"
+	TokenRevoked      Action = "token.revoked"
+	CredentialIssued  Action = "credential.issued"
+	CredentialRevoked Action = "credential.revoked"
 	// One dead letter, and a step of a request that is about many.
 	DeadLetterReplayed  Action = "deadletter.replayed"
 	DeadLetterDropped   Action = "deadletter.dropped"
@@ -57,7 +59,7 @@ const (
 func Actions() []Action {
 	return []Action{
 		TenantCreated, TenantResized, TenantSuspended, TenantResumed, TenantDeleted, TenantRetired, TenantRaised, ConfigChanged,
-		TokenIssued, TokenRevoked,
+		TokenIssued, TokenRevoked, CredentialIssued, CredentialRevoked,
 		DeadLetterReplayed, DeadLetterDropped, DeadLettersReplayed, DeadLettersDropped,
 	}
 }

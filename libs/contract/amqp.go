@@ -75,6 +75,17 @@ func TenantOfQueue(queue string) (tenantID string, ok bool) {
 	return strings.CutPrefix(queue, queuePrefix)
 }
 
+// TenantExchangeName is the name of the exchange of a tenant's own (topic, routing key = tenant id), to which alone its AMQP credentials
+// may publish. It leads to the tenant's queue and nowhere else, whatever further keys a message names in CC and BCC.
+func TenantExchangeName(tenantID string) string { return queuePrefix + tenantID }
+
+// TenantScreenName is the name of the exchange that stands behind [TenantExchangeName] where [ScreenExchange] is in use, and does the
+// same (headers, internal, with [TenantScreenedName] as alternate exchange).
+func TenantScreenName(tenantID string) string { return queuePrefix + tenantID + ".screen" }
+
+// TenantScreenedName is the name of the exchange that takes what has passed [TenantScreenName] to the tenant's queue (fanout, internal).
+func TenantScreenedName(tenantID string) string { return queuePrefix + tenantID + ".screened" }
+
 // RetryTierName is the name of the exchange (fanout) and of the queue that hold messages back for delay: "retry.5s".
 func RetryTierName(delay time.Duration) string { return "retry." + delay.String() }
 

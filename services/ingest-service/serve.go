@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
@@ -88,6 +89,11 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		Rates: rates,
 	}, limits, requests)
 
+	exchanges := provision.NewExchanges(topology, messages, func(ctx context.Context, tenant uuid.UUID) bool {
+		spec, provisioned, ok := controller.Lookup(ctx, tenant)
+		return ok && provisioned && spec.State != contract.DesiredDeleting
+	}, log)
+
 	// In the order of starting; they stop in reverse.
 	components := []lifecycle.Component{
 		{Name: "gate", Run: func(ctx context.Context) error {
@@ -116,6 +122,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		lifecycle.Component{Name: "rates", Run: rates.Run},
 		lifecycle.Component{Name: "usage", Run: usage.New(messages, cfg.Ingest.UsageRetention, reg, log).Run},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
+		lifecycle.Component{Name: "exchanges", Run: exchanges.Run},
 	)
 	return process.Run(ctx, components...)
 }

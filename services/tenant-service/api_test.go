@@ -274,6 +274,7 @@ func TestSwagger(t *testing.T) {
 		"/tenants": {"get", "post"}, "/tenants/{id}": {"get", "delete"}, "/tenants/{id}/config": {"get", "patch"}, "/tenants/{id}/config/concurrency": {"put"},
 		"/tenants/{id}/suspend": {"post"}, "/tenants/{id}/resume": {"post"}, "/audit-events": {"get"}, "/tenants/{id}/usage": {"get"},
 		"/tenants/{id}/tokens": {"get", "post"}, "/tenants/{id}/tokens/{token}": {"delete"},
+		"/tenants/{id}/credentials": {"get", "post"}, "/tenants/{id}/credentials/{credential}": {"delete"},
 	}
 	const public = "/.well-known/jwks.json"
 	require.Len(t, document.Paths, len(routes)+1)

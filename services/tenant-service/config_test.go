@@ -16,3 +16,13 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	want.Database.URL, want.Database.MigrateURL, want.Auth.JWKSURL = got.Database.URL, got.Database.MigrateURL, got.Auth.JWKSURL
 	require.Equal(t, want, got)
 }
+
+// A management API without a virtual host is no broker; without either, a service as of before has no credentials.
+func TestManagementNeedsTheBroker(t *testing.T) {
+	environ := []string{"DATABASE_URL=postgres://db/mtm", "AUTH_SECRET=" + secret}
+	cfg := defaultConfig()
+	require.NoError(t, config.Load(&cfg, "", false, environ))
+	environ = append(environ, "RABBITMQ_MANAGEMENT_URL=http://mq:15672")
+	require.ErrorContains(t, config.Load(&cfg, "", false, environ), "rabbitmq.url (RABBITMQ_URL) is required")
+	require.NoError(t, config.Load(&cfg, "", false, append(environ, "RABBITMQ_URL=amqp://mq")))
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/credential"
 )
 
 // The head of the OpenAPI document, which `make generate` takes from here:
@@ -40,6 +41,8 @@ import (
 //	@tag.description	tokens that the platform issues for a tenant
 //	@tag.name		audit
 //	@tag.description	who has changed what
+//	@tag.name		credentials
+//	@tag.description	AMQP users of a tenant's producers
 //	@accept			json
 //	@produce		json
 //
@@ -54,8 +57,9 @@ const serviceName = "tenant-service"
 // Config is the configuration of this binary.
 type Config struct {
 	service.Config
-	NATS  control.Config `koanf:"nats"`
-	Audit AuditConfig    `koanf:"audit"`
+	NATS     control.Config    `koanf:"nats"`
+	RabbitMQ credential.Config `koanf:"rabbitmq"`
+	Audit    AuditConfig       `koanf:"audit"`
 	// Workers and MaxWorkers are the policy for tenants.
 	Workers    int `koanf:"workers" usage:"workers of a tenant that has no number of its own" validate:"min=1,ltefield=MaxWorkers"`
 	MaxWorkers int `koanf:"max_workers" usage:"highest number of workers of one tenant" validate:"min=1,max=1024"`
@@ -73,6 +77,7 @@ func defaultConfig() Config {
 		Config:     service.DefaultConfig(":8081", "127.0.0.1:9081"),
 		NATS:       control.DefaultConfig(),
 		Audit:      AuditConfig{Retention: 365 * 24 * time.Hour},
+		RabbitMQ:   credential.DefaultConfig(),
 		Workers:    3,
 		MaxWorkers: contract.DefaultMaxWorkers,
 		Limits:     Limits{LimitDefaults: LimitDefaults{Weight: 1}},

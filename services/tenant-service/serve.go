@@ -13,10 +13,12 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/auditlog"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/credential"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/defaults"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/relay"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/status"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
 // expireInterval is how often audit events are looked for that are too old. A day's worth of them is thousands at most.
@@ -51,11 +53,22 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 
 	directory := status.NewDirectory(control.Statuses(conn), log)
 	changes := relay.NewChanges(step)
-	registry := store.New(db, changes.Committed)
+	var keeper *credential.Keeper // set before anything changes
+	registry := store.New(db, func(t tenant.Tenant) {
+		changes.Committed(t)
+		if keeper != nil && t.State == tenant.Deleting {
+			keeper.Nudge()
+		}
+	})
+	issuer, keeper, err := credential.New(cfg.RabbitMQ, registry, log)
+	if err != nil {
+		return err
+	}
 	publisher := relay.New(registry, conn, directory.Observed, relay.Options{Changes: changes, Step: step}, process.Registry, log)
 	events := auditlog.New(process.Pool, log)
 	api.Mount(process.Server, process.Verifier, registry, directory, events, cfg.policy())
 	api.MountTokens(process.Server, process.Verifier, registry)
+	api.MountCredentials(process.Server, process.Verifier, registry, issuer)
 
 	log.Info("starting", zap.String("http", cfg.HTTP.Addr), zap.String("ops", cfg.Ops.Addr))
 	components := []lifecycle.Component{
@@ -67,6 +80,9 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, step relay.Hook
 		components = append(components, lifecycle.Component{Name: "audit retention", Run: func(ctx context.Context) error {
 			return events.Run(ctx, cfg.Audit.Retention, expireInterval)
 		}})
+	}
+	if keeper != nil {
+		components = append(components, lifecycle.Component{Name: "credentials", Run: keeper.Run})
 	}
 	return process.Run(ctx, components...)
 }

@@ -11,8 +11,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/management"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/content"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/management"
 )
 
 func TestEachTestHasAMigratedDatabaseOfItsOwn(t *testing.T) {
@@ -62,11 +62,9 @@ func TestEachTestHasAVirtualHostOfItsOwn(t *testing.T) {
 		require.Equal(t, amqp.NotFound, refused.Code)
 		require.NoError(t, connection.Close())
 	})
-	api, err := management.New(left.ManagementURL)
+	api, err := management.New(left.ManagementURL, left.URL)
 	require.NoError(t, err)
-	var missing *management.StatusError
-	require.ErrorAs(t, api.Do(t.Context(), http.MethodGet, left.path(), nil), &missing)
-	require.Equal(t, http.StatusNotFound, missing.Status)
+	require.ErrorIs(t, api.Do(t.Context(), http.MethodGet, left.path(), nil, nil), management.ErrUnknown)
 }
 
 func TestEachTestHasANATSOfItsOwn(t *testing.T) {

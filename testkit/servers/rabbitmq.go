@@ -17,8 +17,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/management"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/internal/management"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/process"
 )
@@ -97,11 +97,11 @@ func (rabbitKind) probe(ctx context.Context, addr address) error {
 	if err := connection.CloseDeadline(deadline); err != nil {
 		return fmt.Errorf("disconnect: %w", err)
 	}
-	api, err := management.New(addr.ManagementURL)
+	api, err := management.New(addr.ManagementURL, addr.URL)
 	if err != nil {
 		return err
 	}
-	return api.Do(ctx, http.MethodGet, "/api/whoami", nil)
+	return api.Do(ctx, http.MethodGet, "/api/whoami", nil, nil)
 }
 
 func (rabbitKind) repair(_ context.Context, _ address, probed error) error { return probed }

@@ -2,10 +2,7 @@ package dlxhealth
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -14,19 +11,18 @@ import (
 	"strings"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/management"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
 const (
 	// pageSize is how many queues the management API is asked for at a time. It takes 500 at most.
 	pageSize = 500
-	// managementTimeout bounds one request, maxAnswer the size of its answer: a queue takes some hundred bytes.
+	// managementTimeout bounds one request.
 	managementTimeout = 10 * time.Second
-	maxAnswer         = 4 << 20
 	// samples is how many looks in a row must find that messages wait, and never fewer of them.
 	samples = 3
 	// closerLooks is how often a queue is then looked at once more, within half the time to the next look: every 6 s, which is
@@ -36,35 +32,16 @@ const (
 	maxNamed = 5
 )
 
-// management is a client of the broker's management API.
-type management struct {
-	base   string // without login and the last slash
-	login  *url.Userinfo
-	vhost  string
-	client *http.Client
-}
+// statistics looks at the queues of the own virtual host through the broker's management API.
+type statistics struct{ api *management.Client }
 
-// newManagement reads where the API is. Without a login of its own it is asked with that of AMQP.
-func newManagement(cfg conn.Config) (*management, error) {
-	broker, err := amqp.ParseURI(cfg.URL)
+// newStatistics reads where the API is. Without a login of its own it is asked with that of AMQP.
+func newStatistics(cfg conn.Config) (*statistics, error) {
+	client, err := management.New(cfg.ManagementURL, cfg.URL)
 	if err != nil {
-		return nil, errors.New("rabbitmq.url is not a valid URL")
+		return nil, err
 	}
-	base, err := url.Parse(cfg.ManagementURL)
-	if err != nil || base.Host == "" {
-		return nil, errors.New("rabbitmq.management_url is not a valid URL")
-	}
-	login := base.User
-	if login == nil {
-		login = url.UserPassword(broker.Username, broker.Password)
-	}
-	base.User = nil
-	return &management{
-		base: strings.TrimSuffix(base.String(), "/"), login: login, vhost: broker.Vhost,
-		client: &http.Client{Timeout: managementTimeout, Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, // once a minute
-		}},
-	}, nil
+	return &statistics{api: client}, nil
 }
 
 // queue is what the API tells of one.
@@ -76,7 +53,7 @@ type queue struct {
 const columns = "columns=name,messages_dlx"
 
 // waiting is how many messages wait to be dead-lettered, for each queue of the virtual host in which any do.
-func (m *management) waiting(ctx context.Context) (map[string]int64, error) {
+func (s *statistics) waiting(ctx context.Context) (map[string]int64, error) {
 	all := make(map[string]int64)
 	for page, pages := 1, 1; page <= pages; page++ {
 		var answer struct {
@@ -84,7 +61,7 @@ func (m *management) waiting(ctx context.Context) (map[string]int64, error) {
 			Items []queue `json:"items"`
 		}
 		query := "?page=" + strconv.Itoa(page) + "&page_size=" + strconv.Itoa(pageSize) + "&" + columns
-		if err := m.get(ctx, "/api/queues/"+url.PathEscape(m.vhost)+query, &answer); err != nil {
+		if err := s.get(ctx, query, &answer); err != nil {
 			return nil, err
 		}
 		pages = answer.Pages
@@ -98,31 +75,16 @@ func (m *management) waiting(ctx context.Context) (map[string]int64, error) {
 }
 
 // waitingIn is waiting for one queue.
-func (m *management) waitingIn(ctx context.Context, name string) (int64, error) {
+func (s *statistics) waitingIn(ctx context.Context, name string) (int64, error) {
 	var q queue
-	err := m.get(ctx, "/api/queues/"+url.PathEscape(m.vhost)+"/"+url.PathEscape(name)+"?"+columns, &q)
+	err := s.get(ctx, "/"+url.PathEscape(name)+"?"+columns, &q)
 	return q.Waiting, err
 }
 
-func (m *management) get(ctx context.Context, path string, into any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, m.base+path, http.NoBody)
-	if err != nil {
-		return fmt.Errorf("ask the management API: %w", err)
-	}
-	password, _ := m.login.Password()
-	request.SetBasicAuth(m.login.Username(), password)
-	response, err := m.client.Do(request)
-	if err != nil {
-		return fmt.Errorf("ask the management API: %w", err)
-	}
-	defer func() { _ = response.Body.Close() }() // it was read as far as it matters
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the management API: status %d", response.StatusCode)
-	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(into); err != nil {
-		return fmt.Errorf("read the answer of the management API: %w", err)
-	}
-	return nil
+func (s *statistics) get(ctx context.Context, path string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, managementTimeout)
+	defer cancel()
+	return s.api.Do(ctx, http.MethodGet, "/api/queues/"+s.api.VHost()+path, nil, into)
 }
 
 // trend is, for each queue in which messages wait, how many looks in a row have found no fewer than the one before.
@@ -160,7 +122,7 @@ func (t trend) observe(waiting map[string]int64) (suspected []string) {
 }
 
 // lookAtQueues looks for queues that are stuck until ctx ends.
-func (w *Watch) lookAtQueues(ctx context.Context, api *management) {
+func (w *Watch) lookAtQueues(ctx context.Context, api *statistics) {
 	seen := make(trend)
 	answered := true
 	for retry.Sleep(ctx, w.cfg.Look) == nil {
@@ -192,12 +154,12 @@ func (w *Watch) lookAtQueues(ctx context.Context, api *management) {
 }
 
 // isStuck looks at a queue more closely, once every pause.
-func (m *management) isStuck(ctx context.Context, name string, last int64, pause time.Duration) bool {
+func (s *statistics) isStuck(ctx context.Context, name string, last int64, pause time.Duration) bool {
 	for range closerLooks {
 		if retry.Sleep(ctx, pause) != nil {
 			return false
 		}
-		now, err := m.waitingIn(ctx, name)
+		now, err := s.waitingIn(ctx, name)
 		if err != nil || now == 0 || now < last {
 			return false
 		}

@@ -87,7 +87,7 @@ func (w *Watch) Run(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { w.sendCanaries(ctx); return nil })
 	if w.cfg.Broker.ManagementURL != "" {
-		api, err := newManagement(w.cfg.Broker)
+		api, err := newStatistics(w.cfg.Broker)
 		if err != nil {
 			w.log.Error("messages that are stuck are not watched", zap.Error(err))
 		} else {

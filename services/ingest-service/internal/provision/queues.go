@@ -179,6 +179,9 @@ const (
 // Nothing is routed to the queue any more before it goes, and what was on its way has arrived: with a quorum queue RabbitMQ 3.10
 // forgets the confirmations that it owes, and a channel that waits for one confirms nothing else, whatever tenant that is of.
 func DeleteTenant(ctx context.Context, ch *amqp.Channel, tenantID string) (messages int, err error) {
+	if err := DeleteTenantExchange(ch, tenantID); err != nil {
+		return 0, err
+	}
 	name := contract.QueueName(tenantID)
 	for _, exchange := range []string{contract.MessagesExchange, contract.TenantsExchange, contract.RetryReturnExchange} {
 		if err := ch.QueueUnbind(name, tenantID, exchange, nil); err != nil {

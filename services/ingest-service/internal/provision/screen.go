@@ -58,7 +58,6 @@ func Screened(mode, version string) bool {
 // An open screen lets everything pass, and tenants' queues are bound past it. It is left where it is: a tenant that is not bound
 // yet is reached through it.
 func DeclareScreen(ctx context.Context, session *conn.Session, closed bool) error {
-	match := amqp.Table{"x-match": "any-with-x", deathHeader: nil} // nil: any value, since the header is there
 	err := session.Do(ctx, func(ch *amqp.Channel) error {
 		passed := amqp.Table{"alternate-exchange": contract.TenantsExchange}
 		if err := ch.ExchangeDeclare(contract.ScreenExchange, amqp.ExchangeHeaders, true, false, false, false, passed); err != nil {
@@ -70,7 +69,7 @@ func DeclareScreen(ctx context.Context, session *conn.Session, closed bool) erro
 		if closed {
 			return nil
 		}
-		if err := ch.ExchangeUnbind(contract.RefusedExchange, "", contract.ScreenExchange, false, match); err != nil {
+		if err := ch.ExchangeUnbind(contract.RefusedExchange, "", contract.ScreenExchange, false, hasDeath()); err != nil {
 			return fmt.Errorf("open the screen: %w", err)
 		}
 		return nil
@@ -82,11 +81,16 @@ func DeclareScreen(ctx context.Context, session *conn.Session, closed bool) erro
 		return err
 	}
 	return session.Do(ctx, func(ch *amqp.Channel) error {
-		if err := ch.ExchangeBind(contract.RefusedExchange, "", contract.ScreenExchange, false, match); err != nil {
+		if err := ch.ExchangeBind(contract.RefusedExchange, "", contract.ScreenExchange, false, hasDeath()); err != nil {
 			return fmt.Errorf("close the screen: %w", err)
 		}
 		return bindScreen(ch)
 	})
+}
+
+// hasDeath are the arguments of a binding that matches every message with [deathHeader].
+func hasDeath() amqp.Table {
+	return amqp.Table{"x-match": "any-with-x", deathHeader: nil} // nil: any value, since the header is there
 }
 
 // bindScreen leads what producers publish to the screen.

@@ -154,6 +154,12 @@ type flow struct {
 // startFlow has a producer publish for tenants, mandatory and with confirms.
 func startFlow(t *testing.T, link *conn.Link, tenants ...string) *flow {
 	t.Helper()
+	return startFlowTo(t, link, message, tenants...)
+}
+
+// startFlowTo is startFlow with messages of another make.
+func startFlowTo(t *testing.T, link *conn.Link, message func(tenant, id string) publish.Message, tenants ...string) *flow {
+	t.Helper()
 	f := &flow{t: t, publisher: amqptest.StartPublisher(t, link, 1)}
 	f.stop = amqptest.Run(t, func(ctx context.Context) error {
 		for n := 0; ctx.Err() == nil; n++ {

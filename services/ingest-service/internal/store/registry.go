@@ -67,6 +67,26 @@ func (s *Store) registrations(ctx context.Context, query string, args ...any) ([
 	return found, nil
 }
 
+// ExchangesWanted are up to 1,000 tenants that are to have an exchange of their own and have wanted one since within ago, behind the one
+// given in the order of their ids; all of them if within is 0.
+func (s *Store) ExchangesWanted(ctx context.Context, behind uuid.UUID, within time.Duration) ([]uuid.UUID, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var recent *time.Duration
+	if within > 0 {
+		recent = &within
+	}
+	rows, err := s.pool.Query(ctx, `SELECT exchanges_wanted($1, $2, $3::interval)`, behind, RegistryPage, recent)
+	if err != nil {
+		return nil, fmt.Errorf("read which tenants want an exchange: %w", err)
+	}
+	wanted, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("read which tenants want an exchange: %w", err)
+	}
+	return wanted, nil
+}
+
 // MarkAlive notes that a heartbeat of instance arrived through the control channel just now, and forgets those that had none for a day.
 func (s *Store) MarkAlive(ctx context.Context, instance string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)

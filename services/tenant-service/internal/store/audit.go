@@ -6,6 +6,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/credential"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 )
 
@@ -34,6 +35,13 @@ func record(tx *gorm.DB, by audit.Origin, action audit.Action, before, after *te
 func recordToken(tx *gorm.DB, by audit.Origin, action audit.Action, tenantID, token uuid.UUID, after any) error {
 	return insert(tx, audit.Event{
 		Origin: by, Action: action, TenantID: tenantID, Target: "/tenants/" + tenantID.String() + "/tokens/" + token.String(), After: after,
+	})
+}
+
+// recordCredential does it for a credential, whose password is not in the registry.
+func recordCredential(tx *gorm.DB, by audit.Origin, action audit.Action, c credential.Credential, after any) error {
+	return insert(tx, audit.Event{
+		Origin: by, Action: action, TenantID: c.Tenant, Target: "/tenants/" + c.Tenant.String() + "/credentials/" + c.ID.String(), After: after,
 	})
 }
 

@@ -133,6 +133,11 @@ func changeOnce(
 		if err != nil {
 			return err
 		}
+		if t.State == tenant.Deleting {
+			if err := revokeAll(tx, "tenant = ?", t.ID); err != nil {
+				return err
+			}
+		}
 		return record(tx, by, action, &before, &t)
 	})
 	return t, written, err

@@ -128,6 +128,15 @@ func (p Policy) checkWorkers(workers int, wrong *ValidationError) {
 	}
 }
 
+// CheckName says whether something of a tenant may have a name, and returns it without the white space around it. The rules are those of
+// a tenant's name. The error is a [*ValidationError].
+func CheckName(name string) (string, error) {
+	var wrong ValidationError
+	name = strings.TrimSpace(name)
+	checkName(name, &wrong)
+	return name, wrong.orNil()
+}
+
 func checkName(name string, wrong *ValidationError) {
 	switch {
 	case !utf8.ValidString(name):
