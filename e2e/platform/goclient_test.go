@@ -114,7 +114,8 @@ func TestGoClient(t *testing.T) {
 			}
 		}
 		require.Equal(t, []string{
-			"tenant.created", "tenant.resized", "tenant.suspended", "tenant.resumed", "deadletter.replayed", "deadletter.dropped", "deadletters.dropped",
+			"tenant.created", "tenant.resized", "config.changed", "tenant.suspended", "tenant.resumed", "deadletter.replayed", "deadletter.dropped",
+			"deadletters.dropped",
 		}, actions)
 		_, err := c.AuditEvents(client.AuditQuery{}).Next(ctx)
 		require.ErrorIs(t, err, client.ErrInsufficientScope)
