@@ -71,7 +71,7 @@ func TestAuditLogOfATenant(t *testing.T) {
 	events := r.eventuallyEvents("?tenant_id="+id.String(), 6).Data
 	want := []api.AuditEvent{
 		{Actor: "test", Action: "tenant.created", Before: nil, After: []byte(`{"name":"ACME","state":"active","workers":3,"generation":1}`)},
-		{Actor: "alice", TokenID: "t-1", Action: "tenant.resized", RequestID: requests[1], Before: []byte(`{"workers":3,"generation":1}`), After: []byte(`{"workers":5,"generation":2}`)},
+		{Actor: "alice", TokenID: "t-1", Action: "tenant.resized", RequestID: requests[1], Before: []byte(`{"workers":3,"generation":1}`), After: []byte(`{"workers":5,"override":{"workers":5},"generation":2}`)},
 		{Actor: "bob\uFFFD", TokenID: strings.Repeat("x", 255), Action: "tenant.suspended", RequestID: requests[2], Before: []byte(`{"state":"active","generation":2}`), After: []byte(`{"state":"suspended","generation":3}`)},
 		{Actor: "system", Action: "tenant.resumed", RequestID: requests[4], Before: []byte(`{"state":"suspended","generation":3}`), After: []byte(`{"state":"active","generation":4}`)},
 		{Actor: "test", Action: "tenant.deleted", RequestID: requests[5], Before: []byte(`{"state":"active","generation":4}`), After: []byte(`{"state":"deleting","generation":5}`)},
