@@ -81,7 +81,7 @@ func serveWith(t *testing.T, operatorURL string, pair tls.Certificate) {
 	}
 	_, err = connection.Exec(t.Context(), `SELECT pg_reload_conf()`)
 	require.NoError(t, err)
-	served := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // the test compares the certificate
+	served := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
 	require.Eventually(t, func() bool {
 		cfg, err := pgx.ParseConfig(operatorURL)
 		if err != nil {

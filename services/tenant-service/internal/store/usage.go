@@ -17,6 +17,7 @@ import (
 func (s *Store) Usage(ctx context.Context, id uuid.UUID, w tenant.Window, deleted bool) (u tenant.Usage, err error) {
 	db, done := s.session(ctx)
 	defer done()
+	//nolint:contextcheck // it is that of ctx, with the deadline of the operation
 	err = postgres.WithTenant(db.Statement.Context, db, id, func(tx *gorm.DB) error {
 		var t tenant.Tenant
 		if err := tx.Take(&t, "id = ?", id).Error; err != nil {
