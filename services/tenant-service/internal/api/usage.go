@@ -25,14 +25,14 @@ type Usage struct {
 	// Length of the steps.
 	Step string `json:"step" example:"hour" enums:"hour,day"`
 	// Every step from the one that `from` falls into up to the one before `to`, or the current one; also those in which nothing happened.
-	Data   []UsageStep `json:"data"`
-	Stored StoredUsage `json:"stored"`
+	Data   []UsagePeriod `json:"data"`
+	Stored StoredUsage   `json:"stored"`
 	// When the newest message that is counted was stored. Absent: none is.
 	CountedUntil *rest.Timestamp `json:"counted_until,omitempty" swaggertype:"string" format:"date-time" example:"2026-01-31T12:00:00.123456Z"`
 }
 
-// UsageStep is what happened from one time to another.
-type UsageStep struct {
+// UsagePeriod is what happened from one time to another.
+type UsagePeriod struct {
 	From rest.Timestamp `json:"from" swaggertype:"string" format:"date-time" example:"2026-01-31T12:00:00.000000Z"`
 	// Not included.
 	To rest.Timestamp `json:"to" swaggertype:"string" format:"date-time" example:"2026-01-31T13:00:00.000000Z"`
@@ -137,7 +137,7 @@ func usageWindow(c *fiber.Ctx, now time.Time) (tenant.Window, error) {
 // renderUsage puts the steps in which nothing happened between the others.
 func renderUsage(w tenant.Window, u tenant.Usage) Usage {
 	length := w.Step.Length()
-	view := Usage{Step: string(w.Step), Data: []UsageStep{}, Stored: StoredUsage{Messages: u.StoredMessages, Bytes: u.StoredBytes}}
+	view := Usage{Step: string(w.Step), Data: []UsagePeriod{}, Stored: StoredUsage{Messages: u.StoredMessages, Bytes: u.StoredBytes}}
 	if u.CountedUntil != nil {
 		view.CountedUntil = &rest.Timestamp{Time: *u.CountedUntil}
 	}
@@ -146,7 +146,7 @@ func renderUsage(w tenant.Window, u tenant.Usage) Usage {
 		if len(u.Steps) > 0 && u.Steps[0].From.Equal(from) {
 			s, u.Steps = u.Steps[0], u.Steps[1:]
 		}
-		view.Data = append(view.Data, UsageStep{
+		view.Data = append(view.Data, UsagePeriod{
 			From: rest.Timestamp{Time: from}, To: rest.Timestamp{Time: from.Add(length)},
 			Messages: s.Messages, Bytes: s.Bytes, Delivered: s.Delivered, DeadLetters: s.DeadLetters,
 		})

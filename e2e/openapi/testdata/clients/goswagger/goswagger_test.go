@@ -256,7 +256,7 @@ func (s *scenario) refusals(t *testing.T) {
 		"none to suspend": {errorOf(s.tenants.Tenants.SuspendTenant(registry.NewSuspendTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to resume":  {errorOf(s.tenants.Tenants.ResumeTenant(registry.NewResumeTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to delete":  {errorOf(s.tenants.Tenants.DeleteTenant(registry.NewDeleteTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
-		"no limits": {errorOf(s.tenants.Tenants.GetTenantConfig(registry.NewGetTenantConfigParams().WithID(nobody), admin)), 404, "tenant_not_found"},
+		"no limits":       {errorOf(s.tenants.Tenants.GetTenantConfig(registry.NewGetTenantConfigParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to limit": {errorOf(s.tenants.Tenants.PatchTenantConfig(registry.NewPatchTenantConfigParams().WithID(nobody).
 			WithLimits(&tenantmodels.Limits{Weight: ptr(int64(2))}), admin)), 404, "tenant_not_found"},
 		"none to resize": {errorOf(s.tenants.Tenants.SetTenantConcurrency(registry.NewSetTenantConcurrencyParams().WithID(nobody).
