@@ -44,16 +44,23 @@ func publishing(exchange, key string, change ...func(*amqp.Publishing)) attempt 
 		if err != nil {
 			return err
 		}
+		// A channel that ends says why first, then closes the notifications and resolves the confirms.
 		select {
 		case refused := <-closed:
 			return refused
-		case <-returned:
+		case _, open := <-returned:
+			if !open {
+				return <-closed
+			}
 			return errReturned
 		case <-confirm.Done():
 			select {
-			case refused := <-closed: // a channel that ends resolves its confirms
+			case refused := <-closed:
 				return refused
-			case <-returned: // comes before the confirm
+			case _, open := <-returned: // a message comes back before its confirm
+				if !open {
+					return <-closed
+				}
 				return errReturned
 			default:
 			}
