@@ -3,6 +3,9 @@ package openapi_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"os"
@@ -19,6 +22,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
@@ -49,7 +53,11 @@ func TestGeneratedClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT RUN with -short, by make test-long alone: it builds two generators and what they generate")
 	}
-	opts := stack.Shared(t)
+	broker := backing.RabbitMQ(t)
+	opts := stack.Options{
+		DatabaseURL: backing.Postgres(t), RabbitMQURL: broker.URL, NATSURL: backing.NATS(t),
+		ServiceEnv: map[string]map[string]string{stack.TenantService: {"RABBITMQ_MANAGEMENT_URL": broker.ManagementURL, "AUTH_SIGNING_KEY_FILE": signingKey(t)}},
+	}
 	s := stack.Start(t, opts)
 	services := map[string]string{"tenants": s.Tenant.URL, "ingest": s.Ingest.URL, "query": s.Query.URL}
 	module := newModule(t, services)
@@ -74,6 +82,18 @@ func TestGeneratedClients(t *testing.T) {
 			proxy.requireAll()
 		})
 	}
+}
+
+// signingKey is the path of a new key that issued tokens are signed with.
+func signingKey(t *testing.T) string {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "signing.pem")
+	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	return path
 }
 
 // newModule writes a module with the clients: that of oapi-codegen from api/openapi.yaml, those of go-swagger from the documents

@@ -5,6 +5,8 @@ import (
 	"clients/goswagger/ingest/client/dead_letters"
 	"clients/goswagger/ingest/client/messages"
 	"clients/goswagger/tenants/client/audit"
+	"clients/goswagger/tenants/client/credentials"
+	"clients/goswagger/tenants/client/tokens"
 	"clients/world"
 	"errors"
 	"net/url"
@@ -59,6 +61,7 @@ func TestScenario(t *testing.T) {
 	s.publish(t)
 	s.read(t)
 	s.deadLetters(t)
+	s.access(t)
 	s.changeTenant(t)
 	s.audit(t)
 	s.refusals(t)
@@ -217,6 +220,42 @@ func (s *scenario) changeTenant(t *testing.T) {
 	require.Equal(t, "deleted", *deleted.Payload.State)
 }
 
+// access gives an application a token and a producer a credential, and takes them back; the tenant's usage is looked at as well.
+func (s *scenario) access(t *testing.T) {
+	admin, tenant := httptransport.BearerToken(s.Admin), id(s.Tenant)
+	keys, err := s.tenants.Tokens.GetKeySet(tokens.NewGetKeySetParams())
+	require.NoError(t, err)
+	require.NoError(t, keys.Payload.Validate(strfmt.Default))
+	token, err := s.tenants.Tokens.IssueToken(tokens.NewIssueTokenParams().WithID(tenant).WithToken(newToken()), admin)
+	require.NoError(t, err)
+	require.NoError(t, token.Payload.Validate(strfmt.Default))
+	usage, err := s.tenants.Tenants.GetTenantUsage(registry.NewGetTenantUsageParams().WithID(tenant).WithStep(ptr("day")), httptransport.BearerToken(*token.Payload.Token))
+	require.NoError(t, err)
+	require.NoError(t, usage.Payload.Validate(strfmt.Default))
+	list, err := s.tenants.Tokens.ListTokens(tokens.NewListTokensParams().WithID(tenant), admin)
+	require.NoError(t, err)
+	require.Equal(t, token.Payload.ID, list.Payload.Data[0].ID)
+	_, err = s.tenants.Tokens.RevokeToken(tokens.NewRevokeTokenParams().WithID(tenant).WithToken(*token.Payload.ID), admin)
+	require.NoError(t, err)
+
+	credential, err := s.tenants.Credentials.IssueCredential(credentials.NewIssueCredentialParams().WithID(tenant).WithCredential(newCredential()), admin)
+	require.NoError(t, err)
+	require.NoError(t, credential.Payload.Validate(strfmt.Default))
+	all, err := s.tenants.Credentials.ListCredentials(credentials.NewListCredentialsParams().WithID(tenant), admin)
+	require.NoError(t, err)
+	require.Equal(t, credential.Payload.Username, all.Payload.Data[0].Username)
+	_, err = s.tenants.Credentials.RevokeCredential(credentials.NewRevokeCredentialParams().WithID(tenant).WithCredential(*credential.Payload.ID), admin)
+	require.NoError(t, err)
+}
+
+func newToken() *tenantmodels.IssueToken {
+	return &tenantmodels.IssueToken{Name: ptr("app"), Scopes: []string{"messages:read"}}
+}
+
+func newCredential() *tenantmodels.NewCredential {
+	return &tenantmodels.NewCredential{Name: ptr("producer")}
+}
+
 // audit reads who has done all that.
 func (s *scenario) audit(t *testing.T) {
 	tenant := id(s.Tenant)
@@ -256,7 +295,25 @@ func (s *scenario) refusals(t *testing.T) {
 		"none to suspend": {errorOf(s.tenants.Tenants.SuspendTenant(registry.NewSuspendTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to resume":  {errorOf(s.tenants.Tenants.ResumeTenant(registry.NewResumeTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to delete":  {errorOf(s.tenants.Tenants.DeleteTenant(registry.NewDeleteTenantParams().WithID(nobody), admin)), 404, "tenant_not_found"},
-		"no limits":       {errorOf(s.tenants.Tenants.GetTenantConfig(registry.NewGetTenantConfigParams().WithID(nobody), admin)), 404, "tenant_not_found"},
+		"no usage":        {errorOf(s.tenants.Tenants.GetTenantUsage(registry.NewGetTenantUsageParams().WithID(nobody), admin)), 404, "tenant_not_found"},
+		"none for a token": {
+			errorOf(s.tenants.Tokens.IssueToken(tokens.NewIssueTokenParams().WithID(nobody).WithToken(newToken()), admin)), 404, "tenant_not_found",
+		},
+		"none with tokens": {errorOf(s.tenants.Tokens.ListTokens(tokens.NewListTokensParams().WithID(nobody), admin)), 404, "tenant_not_found"},
+		"none to revoke":   {errorOf(s.tenants.Tokens.RevokeToken(tokens.NewRevokeTokenParams().WithID(nobody).WithToken(nobody), admin)), 404, "tenant_not_found"},
+		"keys of a parameter": {errorOf(s.tenants.Tokens.GetKeySet(tokens.NewGetKeySetParams(), func(o *runtime.ClientOperation) {
+			o.AuthInfo = runtime.ClientAuthInfoWriterFunc(func(r runtime.ClientRequest, _ strfmt.Registry) error { return r.SetQueryParam("kid", "1") })
+		})), 400, "unknown_parameter"},
+		"none for a credential": {
+			errorOf(s.tenants.Credentials.IssueCredential(credentials.NewIssueCredentialParams().WithID(nobody).WithCredential(newCredential()), admin)),
+			404, "tenant_not_found",
+		},
+		"none with credentials": {errorOf(s.tenants.Credentials.ListCredentials(credentials.NewListCredentialsParams().WithID(nobody), admin)), 404, "tenant_not_found"},
+		"no such credential": {
+			errorOf(s.tenants.Credentials.RevokeCredential(credentials.NewRevokeCredentialParams().WithID(nobody).WithCredential(nobody), admin)),
+			404, "tenant_not_found",
+		},
+		"no limits": {errorOf(s.tenants.Tenants.GetTenantConfig(registry.NewGetTenantConfigParams().WithID(nobody), admin)), 404, "tenant_not_found"},
 		"none to limit": {errorOf(s.tenants.Tenants.PatchTenantConfig(registry.NewPatchTenantConfigParams().WithID(nobody).
 			WithLimits(&tenantmodels.Limits{Weight: ptr(int64(2))}), admin)), 404, "tenant_not_found"},
 		"none to resize": {errorOf(s.tenants.Tenants.SetTenantConcurrency(registry.NewSetTenantConcurrencyParams().WithID(nobody).

@@ -42,6 +42,7 @@ func TestScenario(t *testing.T) {
 	s.publish(t)
 	s.read(t)
 	s.deadLetters(t)
+	s.access(t)
 	s.changeTenant(t)
 	s.audit(t)
 	s.refusals(t)
@@ -197,6 +198,36 @@ func (s *scenario) changeTenant(t *testing.T) {
 	require.Equal(t, api.TenantStateDeleted, deleted.JSON202.State)
 }
 
+// access gives an application a token and a producer a credential, and takes them back; the tenant's usage is looked at as well.
+func (s *scenario) access(t *testing.T) {
+	ctx, admin := t.Context(), as(s.Admin)
+	keys, err := s.tenants.GetKeySetWithResponse(ctx)
+	require.NoError(t, err)
+	require.Len(t, keys.JSON200.Keys, 1)
+	token, err := s.tenants.IssueTokenWithResponse(ctx, s.Tenant, api.IssueToken{Name: "app", Scopes: []api.IssueTokenScopes{"messages:read"}}, admin)
+	require.NoError(t, err)
+	require.NotNil(t, token.JSON201, "%s", token.Body)
+	usage, err := s.tenants.GetTenantUsageWithResponse(ctx, s.Tenant, &api.GetTenantUsageParams{Step: ptr(api.GetTenantUsageParamsStep("day"))}, as(token.JSON201.Token))
+	require.NoError(t, err)
+	require.NotEmpty(t, usage.JSON200.Data)
+	tokens, err := s.tenants.ListTokensWithResponse(ctx, s.Tenant, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, token.JSON201.Id, tokens.JSON200.Data[0].Id)
+	revoked, err := s.tenants.RevokeTokenWithResponse(ctx, s.Tenant, token.JSON201.Id, admin)
+	require.NoError(t, err)
+	require.Equal(t, 204, revoked.StatusCode())
+
+	credential, err := s.tenants.IssueCredentialWithResponse(ctx, s.Tenant, api.NewCredential{Name: "producer"}, admin)
+	require.NoError(t, err)
+	require.NotNil(t, credential.JSON201, "%s", credential.Body)
+	credentials, err := s.tenants.ListCredentialsWithResponse(ctx, s.Tenant, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, credential.JSON201.Username, credentials.JSON200.Data[0].Username)
+	gone, err := s.tenants.RevokeCredentialWithResponse(ctx, s.Tenant, credential.JSON201.Id, admin)
+	require.NoError(t, err)
+	require.Equal(t, 204, gone.StatusCode())
+}
+
 // audit reads who has done all that.
 func (s *scenario) audit(t *testing.T) {
 	var events []api.AuditEvent
@@ -285,6 +316,33 @@ func (s *scenario) refusals(t *testing.T) {
 	limited, err := s.tenants.PatchTenantConfigWithResponse(ctx, nobody, nil, api.Limits{Weight: ptr(101)}, admin)
 	require.NoError(t, err)
 	require.Equal(t, "validation_failed", limited.ApplicationproblemJSON400.Code)
+	usage, err := s.tenants.GetTenantUsageWithResponse(ctx, nobody, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", usage.ApplicationproblemJSON404.Code)
+	token, err := s.tenants.IssueTokenWithResponse(ctx, nobody, api.IssueToken{Name: "app", Scopes: []api.IssueTokenScopes{"messages:read"}}, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", token.ApplicationproblemJSON404.Code)
+	tokens, err := s.tenants.ListTokensWithResponse(ctx, nobody, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", tokens.ApplicationproblemJSON404.Code)
+	revoked, err := s.tenants.RevokeTokenWithResponse(ctx, nobody, nobody, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", revoked.ApplicationproblemJSON404.Code)
+	keys, err := s.tenants.GetKeySetWithResponse(ctx, func(_ context.Context, r *http.Request) error {
+		r.URL.RawQuery = "kid=1"
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, "unknown_parameter", keys.ApplicationproblemJSON400.Code)
+	credential, err := s.tenants.IssueCredentialWithResponse(ctx, nobody, api.NewCredential{Name: "producer"}, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", credential.ApplicationproblemJSON404.Code)
+	credentials, err := s.tenants.ListCredentialsWithResponse(ctx, nobody, nil, admin)
+	require.NoError(t, err)
+	require.Equal(t, "tenant_not_found", credentials.ApplicationproblemJSON404.Code)
+	kept, err := s.tenants.RevokeCredentialWithResponse(ctx, nobody, nobody, admin)
+	require.NoError(t, err)
+	require.Equal(t, 404, kept.StatusCode())
 	suspended, err := s.tenants.SuspendTenantWithResponse(ctx, nobody, nil, admin)
 	require.NoError(t, err)
 	require.Equal(t, "tenant_not_found", suspended.ApplicationproblemJSON404.Code)
