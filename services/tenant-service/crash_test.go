@@ -92,7 +92,7 @@ func operations() map[string]operation {
 			request: func(id uuid.UUID) request {
 				return request{method: http.MethodPatch, path: path(id, "/config"), body: fmt.Sprintf(`{"workers":%d,"publish_rate":7,"retention_seconds":3600}`, workersAfter)}
 			},
-			state: tenant.Active, workers: workersAfter, steps: published,
+			state: tenant.Active, workers: workersAfter, steps: published, events: []audit.Action{audit.TenantCreated, audit.ConfigChanged},
 		},
 		"deletion": {
 			before: tenant.Active, confirmed: http.StatusAccepted,
