@@ -125,6 +125,7 @@ func (m *merger) operation(service string, o operation) (document, error) {
 		answers[status] = answer(status, o.object("responses").object(status), o.list("produces"), beside.Answers[status])
 	}
 	if beside.Public {
+		o.document["security"] = security // to say so in the document of the service as well
 		delete(answers, "401")
 		delete(answers, "403")
 	}
