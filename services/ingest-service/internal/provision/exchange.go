@@ -18,6 +18,10 @@ import (
 // exchange. Both are internal: no client can publish to them.
 func DeclareTenantExchange(ch *amqp.Channel, tenantID string, screened bool) error {
 	entry, queue := contract.TenantExchangeName(tenantID), contract.QueueName(tenantID)
+	// The exchange says that the tenant has one, so nothing is begun without a queue, to which the screen is bound as well.
+	if _, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil); err != nil {
+		return fmt.Errorf("look at queue %s: %w", queue, err)
+	}
 	if screened {
 		if err := declareTenantScreen(ch, tenantID); err != nil {
 			return err
