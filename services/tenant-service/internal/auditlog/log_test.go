@@ -73,8 +73,8 @@ func (f fixture) place(t *testing.T, id uuid.UUID, from time.Time, n int) {
 	}
 }
 
-// settled waits until everything that was committed is below the horizon, which the transactions of other tests hold back.
-func (f fixture) settled(t *testing.T) {
+// awaitHorizon waits until everything that was committed is below the horizon, which the transactions of other tests hold back.
+func (f fixture) awaitHorizon(t *testing.T) {
 	t.Helper()
 	var horizon string
 	require.NoError(t, f.operator.QueryRow(t.Context(), `SELECT pg_current_xact_id()::text`).Scan(&horizon))
@@ -119,7 +119,7 @@ func TestNoEventAppearsBehindAReader(t *testing.T) {
 		require.Empty(t, f.walk(t, filter, 10), "the late one waits for the early one")
 	}
 	require.NoError(t, early.Commit(t.Context()))
-	f.settled(t)
+	f.awaitHorizon(t)
 	require.Equal(t, []string{"early", "early, second", "late"}, f.walk(t, auditlog.Filter{}, 1))
 }
 
@@ -206,7 +206,7 @@ func TestANewEpochComesLast(t *testing.T) {
 	_, err := f.operator.Exec(t.Context(), `UPDATE reading_epochs SET system_identifier = system_identifier + 1`)
 	require.NoError(t, err)
 	f.add(t, uuid.New(), audit.TenantCreated, "new")
-	f.settled(t)
+	f.awaitHorizon(t)
 	require.Equal(t, []string{"0", "1", "2", "3", "4", "new"}, f.walk(t, auditlog.Filter{}, 2))
 
 	_, err = f.operator.Exec(t.Context(), `UPDATE reading_epochs SET system_identifier = system_identifier + 1`)
@@ -229,7 +229,7 @@ func TestFilters(t *testing.T) {
 	f.place(t, one, from.Add(10*time.Minute), 1)
 	f.add(t, other, audit.TenantDeleted, "deleted")
 	f.add(t, uuid.Nil, audit.TenantDeleted, "nobody's")
-	f.settled(t)
+	f.awaitHorizon(t)
 	at := func(minutes float64) time.Time { return from.Add(time.Duration(minutes * float64(time.Minute))) }
 	for name, c := range map[string]struct {
 		filter auditlog.Filter
@@ -273,7 +273,7 @@ func TestEventsAreShownAsTheyWereWritten(t *testing.T) {
 		_, err = f.writers.Exec(t.Context(), audit.Insert, arguments...)
 		require.NoError(t, err)
 	}
-	f.settled(t)
+	f.awaitHorizon(t)
 	page, more, err := f.log.Page(t.Context(), auditlog.Filter{}, auditlog.Position{}, 10)
 	require.NoError(t, err)
 	require.False(t, more)
@@ -357,7 +357,7 @@ func TestEventsExpire(t *testing.T) {
 	}, waitLimit, time.Millisecond)
 	cancel()
 	require.NoError(t, instances.Wait())
-	f.settled(t)
+	f.awaitHorizon(t)
 	require.Equal(t, []string{"young"}, f.walk(t, auditlog.Filter{}, 10))
 	removed, err := f.log.Expire(t.Context(), age)
 	require.NoError(t, err)

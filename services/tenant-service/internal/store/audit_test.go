@@ -7,13 +7,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
 // someone is who asks for what these tests do.
@@ -25,23 +21,6 @@ func someone() audit.Origin {
 type noted struct {
 	by                            audit.Origin
 	action, target, before, after string
-}
-
-// audited makes a store, and an operator who sees everything.
-func audited(t *testing.T) (*store.Store, *pgxpool.Pool) {
-	t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = backing.Postgres(t)
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
-	operator, err := pgxpool.New(t.Context(), cfg.URL)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
-	return store.New(db, func(tenant.Tenant) {}), operator
 }
 
 // events are the audit events of a tenant, in their order.
@@ -61,7 +40,7 @@ func events(t *testing.T, operator *pgxpool.Pool, id uuid.UUID) []noted {
 // Every change is one event, with who has made it and what it has changed. What changes nothing, or is refused, is none.
 func TestChangesAreAudited(t *testing.T) {
 	t.Parallel()
-	registry, operator := audited(t)
+	registry, operator := openWithOperator(t)
 	created := create(t, registry, "ACME")
 	again := created
 	require.ErrorIs(t, registry.Create(t.Context(), &again, someone()), tenant.ErrExists)
@@ -103,7 +82,7 @@ func TestChangesAreAudited(t *testing.T) {
 // A change and its event are one: where either cannot be committed neither is, and where both are tried again there is one event.
 func TestAChangeThatIsRolledBackIsNoEvent(t *testing.T) {
 	t.Parallel()
-	registry, operator := audited(t)
+	registry, operator := openWithOperator(t)
 	there := create(t, registry, "there")
 	exec := func(sql string) {
 		_, err := operator.Exec(t.Context(), sql)

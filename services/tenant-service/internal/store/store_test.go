@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -25,8 +26,24 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // open makes a store on a fresh database, acting as the role of this service. notified counts what it tells the relay.
 func open(t *testing.T) (registry *store.Store, notified *atomic.Int64) {
 	t.Helper()
+	return openAt(t, backing.Postgres(t))
+}
+
+// openWithOperator is open with a second way into the database, past the rights of the service.
+func openWithOperator(t *testing.T) (*store.Store, *pgxpool.Pool) {
+	t.Helper()
+	url := backing.Postgres(t)
+	registry, _ := openAt(t, url)
+	operator, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(operator.Close)
+	return registry, operator
+}
+
+func openAt(t *testing.T, url string) (registry *store.Store, notified *atomic.Int64) {
+	t.Helper()
 	cfg := postgres.DefaultConfig()
-	cfg.URL = backing.Postgres(t)
+	cfg.URL = url
 	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)

@@ -9,32 +9,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
-	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
-	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
-
-// openWithOperator is open with a second way into the database, past the rights of the service.
-func openWithOperator(t *testing.T) (*store.Store, *pgxpool.Pool) {
-	t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = backing.Postgres(t)
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
-	operator, err := pgxpool.New(t.Context(), cfg.URL)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
-	return store.New(db, func(tenant.Tenant) {}), operator
-}
 
 func newToken(t *testing.T, owner uuid.UUID, name string) tenant.Token {
 	t.Helper()
