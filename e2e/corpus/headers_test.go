@@ -178,14 +178,34 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadL
 		if len(headers) > 128_900 {
 			want.Headers = amqp.Table{} // with what the broker adds they would not fit into a frame
 		}
-		require.True(t, assert.ObjectsAreEqual(want, got), "%s\nwant %.300v\ngot  %.300v", form, want, got)
+		first := want
+		first.Headers = headers.Without(repeated()).Decode()
+		if form == "9,000 fields" { // of which 8,192 are published; which these are depends on the order in which the broker has kept them
+			require.Len(t, got.Headers, len(want.Headers), form)
+			for name, value := range got.Headers {
+				require.NotZero(t, headers.Lookup(name).Kind, name)
+				require.Nil(t, value, name)
+			}
+			want.Headers = got.Headers
+		}
+		require.True(t, assert.ObjectsAreEqual(want, got) || assert.ObjectsAreEqual(first, got), "%s\nwant %.300v\ngot  %.300v", form, want, got)
 	}
 	require.Positive(t, replayed)
 	w.awaitAll(t, token, replayed)
 }
 
+// repeated tells the headers whose name there has been before.
+func repeated() func(name string) bool {
+	seen := map[string]bool{}
+	return func(name string) bool {
+		again := seen[name]
+		seen[name] = true
+		return again
+	}
+}
+
 // equalProperties demands that properties are the same, except for headers that a queue adds, and their order: the broker sorts
-// the headers of what it dead-letters.
+// the headers of what it dead-letters, and of headers of one name RabbitMQ 4 keeps the first.
 func equalProperties(t *testing.T, want, got header.Properties, name string) {
 	t.Helper()
 	sorted := func(p header.Properties) header.Properties {
@@ -199,7 +219,8 @@ func equalProperties(t *testing.T, want, got header.Properties, name string) {
 		slices.Sort(fields)
 		return p.WithHeaders([]byte(strings.Join(fields, "")))
 	}
-	if !bytes.Equal(sorted(want), sorted(got)) {
+	first := want.WithHeaders(want.Headers().Without(repeated()))
+	if !bytes.Equal(sorted(want), sorted(got)) && !bytes.Equal(sorted(first), sorted(got)) {
 		require.Failf(t, "other properties", "%s\nsent %.300q\ngot  %.300q", name, want, got)
 	}
 }
