@@ -211,6 +211,8 @@ func (w *crashWorld) victim(t *testing.T, o operation) *victim {
 		require.Less(t, v.http.do(q).status, 300)
 		v.generation++
 		v.published()
+		// The registry says so before the step is done: its end must not be taken for the one of the operation.
+		require.Eventually(t, func() bool { return v.marks() >= v.generation }, waitLimit, tick)
 	}
 	v.generation++
 	v.from = int64(len(w.service.Written(t)))
@@ -228,6 +230,17 @@ func (v *victim) steps() []relay.Step {
 		}
 	}
 	return steps
+}
+
+// marks counts how often a change of the tenant was marked as published.
+func (v *victim) marks() (n int64) {
+	v.t.Helper()
+	for line := range strings.Lines(string(v.w.service.Written(v.t))) {
+		if strings.TrimSpace(line) == stepLine(v.id, relay.StepMarked) {
+			n++
+		}
+	}
+	return n
 }
 
 // begin makes the request, whose answer may get lost. The instance reports once the change is published for good, so that

@@ -46,10 +46,13 @@ func Steps(serve func(done func(step string)) error) error {
 	}
 	defer func() { _ = steps.Close() }() // every line was written on its own
 	return serve(func(step string) {
+		// First, so that a step which can be read as done has no death before it any more.
+		death, err := os.ReadFile(deathFile(dir))
+		dies := err == nil && strings.TrimSpace(string(death)) == step
 		if _, err := fmt.Fprintln(steps, step); err != nil {
 			panic(err)
 		}
-		if death, err := os.ReadFile(deathFile(dir)); err == nil && strings.TrimSpace(string(death)) == step {
+		if dies {
 			if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
 				panic(err)
 			}
