@@ -329,7 +329,7 @@ func TestSearchesBeginAtTheBoundary(t *testing.T) {
 	tenant := uuid.New()
 	exec(t, operator, `SELECT tenant_attach($1)`, tenant)
 	exec(t, operator, `ALTER TABLE `+partition(tenant)+` SET (autovacuum_enabled = off)`)
-	const dead, kept = 50_000, 1000
+	const dead, kept = 20_000, 1000
 	fill(t, operator, tenant, dead+kept)
 	act(t, operator, tenant)
 	count(t, operator, tenant, dead+kept)

@@ -266,13 +266,13 @@ func sum(values []int64) (total int64) {
 func TestRetentionIsExactWhenStepsAreKilled(t *testing.T) {
 	f := newFixture(t)
 	tenant := f.attached(t)
+	_, err := f.store.Insert(t.Context(), tenant, messages(900))
+	require.NoError(t, err)
+	rollUp(t, f.store, tenant)
 	kills := 0
-	for i := range 60 {
-		_, err := f.store.Insert(t.Context(), tenant, messages(1+i%20))
-		require.NoError(t, err)
-		rollUp(t, f.store, tenant)
+	for keep := int64(6000); keep > 0; keep -= 200 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(4000))*time.Microsecond)
-		if _, err := f.store.Retain(ctx, tenant, contract.Limits{RetentionBytes: 100}); err != nil {
+		if _, err := f.store.Retain(ctx, tenant, contract.Limits{RetentionBytes: keep}); err != nil {
 			kills++
 		}
 		cancel()
@@ -427,7 +427,7 @@ func TestRetentionPlans(t *testing.T) {
 	f := newFixture(t)
 	tenant := f.attached(t)
 	_, err := f.operator.Exec(t.Context(), `INSERT INTO messages (tenant_id, id, payload, bytes, created_at, xid, ord)
-		SELECT $1, gen_random_uuid(), '1', 1, now() - interval '1 hour', '100', i FROM generate_series(1, 50000) AS i`, tenant)
+		SELECT $1, gen_random_uuid(), '1', 1, now() - interval '1 hour', '100', i FROM generate_series(1, 20000) AS i`, tenant)
 	require.NoError(t, err)
 	rollUp(t, f.store, tenant)
 	config := f.operator.Config().ConnConfig.Copy()
@@ -469,6 +469,6 @@ func TestRetentionPlans(t *testing.T) {
 		require.Contains(t, all, "Tid Scan on messages_")
 		require.NotContains(t, all, "Seq Scan on messages")
 	}
-	require.Equal(t, 50_000-6*500, f.count(t, `SELECT count(*) FROM messages WHERE tenant_id = $1`, tenant))
+	require.Equal(t, 20_000-6*500, f.count(t, `SELECT count(*) FROM messages WHERE tenant_id = $1`, tenant))
 	f.requireRemovedExactly(t, tenant)
 }
