@@ -136,18 +136,14 @@ func (f *fake) looks(tenant uuid.UUID) (n int) {
 
 func newKeeper(f *fake) *Keeper { return New(f, f, f.owns, prometheus.NewRegistry(), zap.NewNop()) }
 
-// running runs the test beside a keeper that runs, on a fake clock.
-func running(t *testing.T, f *fake, log *zap.Logger, test func(t *testing.T, k *Keeper)) {
+// start starts a keeper in a bubble, to whose end it runs.
+func start(t *testing.T, f *fake, log *zap.Logger) *Keeper {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		k := New(f, f, f.owns, prometheus.NewRegistry(), log)
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- k.Run(ctx) }()
-		test(t, k)
-		cancel()
-		require.NoError(t, <-ended)
-	})
+	k := New(f, f, f.owns, prometheus.NewRegistry(), log)
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(t.Context()) }()
+	t.Cleanup(func() { require.NoError(t, <-ended) })
+	return k
 }
 
 func pass(d time.Duration) {
@@ -166,7 +162,8 @@ func TestTenantsTakeTurns(t *testing.T) {
 		small = append(small, f.tenant(contract.Limits{RetentionBytes: 100}, 3, 0))
 	}
 	unlimited := f.tenant(contract.Limits{PublishRate: 5}, 7, 7)
-	running(t, f, zap.NewNop(), func(t *testing.T, k *Keeper) {
+	synctest.Test(t, func(t *testing.T) {
+		k := start(t, f, zap.NewNop())
 		pass(3 * time.Second)
 		for _, tenant := range small {
 			messages, _ := f.left(tenant)
@@ -192,7 +189,8 @@ func TestLooksFollowTheLimits(t *testing.T) {
 	hour := f.tenant(contract.Limits{RetentionSeconds: hours}, 0, 0)
 	instant := f.tenant(contract.Limits{RetentionSeconds: 1}, 0, 0)
 	letters := f.tenant(contract.Limits{DeadLetterRetentionSeconds: 2 * hours}, 0, 3)
-	running(t, f, zap.NewNop(), func(t *testing.T, k *Keeper) {
+	synctest.Test(t, func(t *testing.T) {
+		k := start(t, f, zap.NewNop())
 		pass(time.Hour)
 		counts := make(map[uuid.UUID]int)
 		f.change(func() {
@@ -227,7 +225,8 @@ func TestLooksFollowTheLimits(t *testing.T) {
 func TestChangedLimitsCountAtOnce(t *testing.T) {
 	f := newFake()
 	tenant := f.tenant(contract.Limits{}, 2*stepMessages, 3)
-	running(t, f, zap.NewNop(), func(t *testing.T, _ *Keeper) {
+	synctest.Test(t, func(t *testing.T) {
+		start(t, f, zap.NewNop())
 		pass(time.Minute)
 		messages, _ := f.left(tenant)
 		require.EqualValues(t, 2*stepMessages, messages)
@@ -259,7 +258,8 @@ func TestChangedLimitsCountAtOnce(t *testing.T) {
 func TestOverdueIsShown(t *testing.T) {
 	f := newFake()
 	tenant := f.tenant(contract.Limits{RetentionSeconds: hours}, 0, 0)
-	running(t, f, zap.NewNop(), func(t *testing.T, k *Keeper) {
+	synctest.Test(t, func(t *testing.T) {
+		k := start(t, f, zap.NewNop())
 		overdue := func() float64 { return testutil.ToFloat64(k.overdue) }
 		pass(10 * time.Minute)
 		require.Zero(t, overdue())
@@ -290,7 +290,8 @@ func TestFaults(t *testing.T) {
 	broken := f.tenant(contract.Limits{RetentionBytes: 1}, 5, 5)
 	fine := f.tenant(contract.Limits{RetentionBytes: 1}, 5, 0)
 	f.faults[broken] = &pgconn.PgError{Code: pgerrcode.LockNotAvailable}
-	running(t, f, zap.New(core), func(t *testing.T, k *Keeper) {
+	synctest.Test(t, func(t *testing.T) {
+		k := start(t, f, zap.New(core))
 		pass(5 * time.Second)
 		messages, _ := f.left(fine)
 		require.Zero(t, messages)
