@@ -60,3 +60,29 @@ func TestLimitsComeFromTheRegistry(t *testing.T) {
 		return spec.Limits == contract.Limits{PublishRate: 7}
 	}, waitLimit, poll)
 }
+
+// Retention goes on for a suspended tenant, and leaves one that is being deleted to its deletion.
+func TestLimitsOfTenantsThatAreKept(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.start()
+	want := make(map[uuid.UUID]contract.Limits)
+	for state, observed := range map[contract.DesiredState]contract.ConsumerState{
+		contract.DesiredActive: contract.StateRunning, contract.DesiredSuspended: contract.StateSuspended, contract.DesiredDeleting: contract.StateDeleted,
+	} {
+		spec := contract.TenantSpec{
+			TenantID: uuid.NewString(), State: state, Workers: 1, Generation: 1, Limits: contract.Limits{RetentionSeconds: int64(len(want)) + 1},
+		}
+		_, err := r.specs.Put(t.Context(), spec.TenantID, spec)
+		require.NoError(t, err)
+		id := uuid.MustParse(spec.TenantID)
+		r.observed(id, observed, 1)
+		if state != contract.DesiredDeleting {
+			want[id] = spec.Limits
+		}
+		require.Equal(t, spec.Limits, r.controller.Limits(id))
+	}
+	seen := make(map[uuid.UUID]contract.Limits)
+	r.controller.EachLimits(func(tenant uuid.UUID, limits contract.Limits) { seen[tenant] = limits })
+	require.Equal(t, want, seen)
+}
