@@ -130,13 +130,13 @@ func (m *measured) report(rec report.Recorder) {
 // planned are all floods, each as often as it has limits. It measures what half of the machine is.
 func planned(ctx context.Context, r *rig.Rig, rec report.Recorder, a amounts) ([]*measured, error) {
 	half := map[int]int64{}
-	for size, n := range map[int]int{small: a.small, large: a.large} {
-		perSecond, err := drain.Rate(ctx, r, drain.Platform, rig.Workers, n, rig.Payload(size))
+	for _, backlog := range []struct{ size, messages int }{{small, a.small}, {large, a.large}} {
+		perSecond, err := drain.Rate(ctx, r, drain.Platform, rig.Workers, backlog.messages, rig.Payload(backlog.size))
 		if err != nil {
 			return nil, fmt.Errorf("the rate of the machine: %w", err)
 		}
-		half[size] = max(int64(perSecond/2), 1)
-		rec.Progress("noisy: the machine stores %.0f messages of %d bytes a second; half of that is the limit of the limited floods", perSecond, size)
+		half[backlog.size] = max(int64(perSecond/2), 1)
+		rec.Progress("noisy: the machine stores %.0f messages of %d bytes a second; half of that is the limit of the limited floods", perSecond, backlog.size)
 	}
 	var all []*measured
 	for _, f := range floods() {

@@ -43,7 +43,7 @@ type amounts struct {
 
 func amountsOf(quick bool) amounts {
 	if quick {
-		return amounts{backlog: 20_000, stored: 40_000, perSecond: 2000, level: 5000}
+		return amounts{backlog: 10_000, stored: 20_000, perSecond: 2000, level: 5000}
 	}
 	return amounts{backlog: 100_000, stored: 200_000, perSecond: 4000, level: 100_000}
 }
@@ -109,12 +109,12 @@ func draining(ctx context.Context, r *rig.Rig, rec report.Recorder, a amounts) e
 // drained drains the backlog of a tenant that has messages, of which retention removes as many as it can meanwhile.
 func drained(ctx context.Context, r *rig.Rig, a amounts, retained bool) (f figures, err error) {
 	payload := rig.Payload(size)
-	tenant, err := r.Backlog(ctx, rig.Workers, a.backlog, payload)
+	tenant, err := r.Create(ctx, rig.Workers)
 	if err != nil {
 		return f, err
 	}
 	defer func() { err = errors.Join(err, r.Delete(ctx, tenant)) }()
-	if err := r.Load(ctx, tenant, a.stored, payload); err != nil {
+	if err := fill(ctx, r, tenant, a, payload); err != nil {
 		return f, err
 	}
 	for _, statement := range []string{`VACUUM (ANALYZE, PARALLEL 0) ` + rig.Partition(tenant).Sanitize(), `CHECKPOINT`} { // neither is to fall into the drain
@@ -144,6 +144,24 @@ func drained(ctx context.Context, r *rig.Rig, a amounts, retained bool) (f figur
 		rate: float64(a.backlog) / took.Seconds(), removed: float64(before+a.backlog-after) / float64(a.backlog),
 		horizon: report.Percentile(looked.horizon, 99), page: report.Percentile(looked.pages, 99),
 	}, nil
+}
+
+// fill gives a tenant messages, and then a backlog. The messages come through the platform: retention removes what it has counted.
+func fill(ctx context.Context, r *rig.Rig, tenant uuid.UUID, a amounts, payload []byte) error {
+	stored, err := r.Watch(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	if err := r.Fill(ctx, a.stored, payload, tenant); err != nil {
+		return err
+	}
+	if _, err := stored.Await(ctx, a.stored); err != nil {
+		return err
+	}
+	if err := r.Suspend(ctx, tenant); err != nil {
+		return err
+	}
+	return r.Fill(ctx, a.backlog, payload, tenant)
 }
 
 // begin gives a tenant so little room that all of its messages are to go, and returns when the first have gone.
@@ -212,7 +230,7 @@ func watch(ctx context.Context, r *rig.Rig, tenant uuid.UUID) (seen *looks, stop
 // ended is err, unless the watch was stopped.
 func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // its end is the reason
 	}
 	return err
 }

@@ -282,7 +282,7 @@ func (d *database) step() {
 func TestSlotsAreSharedByWeight(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1)) //nolint:gosec // a simulation
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		slots := rapid.IntRange(1, 24).Draw(t, "slots")
 		tenants := make([]*floodingTenant, rapid.IntRange(2, 6).Draw(t, "tenants"))
 		for i := range tenants {
@@ -327,7 +327,7 @@ func TestWeightCountsWhateverTheWorkers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a simulation
+			random := rand.New(rand.NewPCG(1, 2))
 			var flooding []*floodingTenant
 			var weights, served int64
 			for _, one := range tenants {

@@ -303,7 +303,7 @@ func (h flowHeap) Swap(i, j int) {
 
 // Push implements [heap.Interface].
 func (h *flowHeap) Push(x any) {
-	f := x.(*Flow) //nolint:forcetypeassert // package heap gives back what it was given
+	f := x.(*Flow) //nolint:errcheck,forcetypeassert // package heap gives back what it was given
 	f.index = len(*h)
 	*h = append(*h, f)
 }

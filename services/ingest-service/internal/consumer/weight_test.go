@@ -1,7 +1,6 @@
 package consumer_test
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -143,5 +142,5 @@ func requireShares(t *testing.T, rigs [2]*rig, weights [2]int) {
 	before := since(stored(), inFlight)
 	after := since(before, counted)
 	first, second := float64(after[0]-before[0]), float64(after[1]-before[1])
-	require.InEpsilon(t, float64(weights[1])/float64(weights[0]), second/first, shareTolerance, fmt.Sprintf("%.0f and %.0f messages", first, second))
+	require.InEpsilon(t, float64(weights[1])/float64(weights[0]), second/first, shareTolerance, "%.0f and %.0f messages", first, second)
 }
