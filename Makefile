@@ -74,8 +74,8 @@ test-servers: ## run the tests whose outcome depends on the version of a server;
 test-rabbitmq4: ## run the tests that depend on the broker on the newest RabbitMQ 4, from Docker or in a separate Debian (root; minutes, once)
 	@tools/rabbitmq4
 
-bench: ## compare the platform with references and alternatives; QUICK=1, PARTS=drain,pages, ROUNDS=5
-	@go run ./benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-parts "$(PARTS)") $(if $(ROUNDS),-rounds "$(ROUNDS)")
+bench: ## compare the platform with references and alternatives; QUICK=1, PARTS=drain,pages, ROUNDS=5, CHURN=1h (retention)
+	@go run ./benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-parts "$(PARTS)") $(if $(ROUNDS),-rounds "$(ROUNDS)") $(if $(CHURN),-churn "$(CHURN)")
 
 # Built first, so that a signal reaches the program itself, which stops its servers.
 chaos: ## inject every kind of fault under traffic and check that nothing is lost; DURATION=90s, SEED=n, RATE=messages/s, READER=library, REPORT=file

@@ -23,8 +23,10 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/cost"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/drain"
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/noisy"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/pages"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/publish"
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/retention"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/settings"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/spread"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/part/steady"
@@ -38,7 +40,9 @@ import (
 const (
 	fullRounds  = 5
 	quickRounds = 2
-	// partTimeout is longer than any part takes on two slow cores.
+	fullChurn   = 5 * time.Minute
+	quickChurn  = 15 * time.Second
+	// partTimeout is longer than any part takes on two slow cores, beside the churn.
 	partTimeout = time.Hour
 	// startTimeout contains building the services and pulling images.
 	startTimeout = 20 * time.Minute
@@ -62,6 +66,8 @@ func parts() []part {
 		{"publish", "publishing over HTTP, one by one and in batches", publish.Run, false},
 		{"spread", "a backlog spread over 1,000 tenants", spread.Run, false},
 		{"pages", "pages of a tenant of 5 million messages among 1,000 tenants", pages.Run, false},
+		{"noisy", "a victim's latencies, quiet and beside floods of another tenant; only when it is named", noisy.Run, true},
+		{"retention", "a drain beside retention, and what churn does to a table; only when it is named", retention.Run, true},
 		{"tenants", "10,000 tenants: created, idle, after a restart", tenants.Run, false},
 	}
 }
@@ -71,6 +77,7 @@ type options struct {
 	rounds int
 	parts  []part
 	out    string
+	churn  time.Duration
 }
 
 func main() {
@@ -126,6 +133,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&opts.rounds, "rounds", 0, fmt.Sprintf("rounds of each measurement (%d; quick: %d)", fullRounds, quickRounds))
 	flags.StringVar(&opts.out, "out", "benchmarks/results", "folder of the results")
 	names := flags.String("parts", "", "parts to run, separated by commas (all)")
+	flags.DurationVar(&opts.churn, "churn", 0, fmt.Sprintf("how long the part retention keeps a table at its limit (%v; quick: %v)", fullChurn, quickChurn))
 	list := flags.Bool("list", false, "list the parts")
 	version := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
@@ -142,7 +150,7 @@ func parse(args []string) (options, error) {
 	}
 	if *list {
 		for _, p := range parts() {
-			if _, err := fmt.Printf("%-8s %s\n", p.name, p.about); err != nil {
+			if _, err := fmt.Printf("%-9s %s\n", p.name, p.about); err != nil {
 				return opts, fmt.Errorf("list the parts: %w", err)
 			}
 		}
@@ -152,6 +160,12 @@ func parse(args []string) (options, error) {
 		opts.rounds = fullRounds
 		if opts.quick {
 			opts.rounds = quickRounds
+		}
+	}
+	if opts.churn <= 0 {
+		opts.churn = fullChurn
+		if opts.quick {
+			opts.churn = quickChurn
 		}
 	}
 	var err error
@@ -194,7 +208,7 @@ func measure(ctx context.Context, opts options, log *report.Log, result *report.
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	r, err := rig.Start(starting, rig.Options{
-		Rounds: opts.rounds, Quick: opts.quick, Log: func(line string) { log.Progress("%s", line) },
+		Rounds: opts.rounds, Quick: opts.quick, Churn: opts.churn, Log: func(line string) { log.Progress("%s", line) },
 	})
 	if err != nil {
 		return err
@@ -225,7 +239,7 @@ func measure(ctx context.Context, opts options, log *report.Log, result *report.
 }
 
 func runPart(ctx context.Context, p part, r *rig.Rig, log *report.Log) error {
-	ctx, cancel := context.WithTimeout(ctx, partTimeout)
+	ctx, cancel := context.WithTimeout(ctx, partTimeout+r.Churn)
 	defer cancel()
 	return p.run(ctx, r, log)
 }

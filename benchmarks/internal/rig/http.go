@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -32,9 +33,12 @@ type Request struct {
 	Method, URL        string
 	Token, ContentType string
 	Body               []byte
-	// Status is the one that the response has to have; 200 if 0.
+	// Status is the one that the response has to have; 200 if 0, and any with AnyStatus.
 	Status int
 }
+
+// AnyStatus is for those who do not care.
+const AnyStatus = -1
 
 // Send makes a request and passes the body of the response to read, which must not keep it.
 //
@@ -65,7 +69,7 @@ func (r *Rig) Send(ctx context.Context, q Request, read func(body []byte) error)
 	if err := r.lean.DoDeadline(request, response, deadline); err != nil {
 		return fmt.Errorf("%s %s: %w", q.Method, q.URL, err)
 	}
-	if status := response.StatusCode(); status != q.Status && (q.Status != 0 || status != http.StatusOK) {
+	if status := response.StatusCode(); q.Status != AnyStatus && status != cmp.Or(q.Status, http.StatusOK) {
 		return fmt.Errorf("%s %s: status %d: %.300s", q.Method, q.URL, status, response.Body())
 	}
 	return read(response.Body())
@@ -113,6 +117,14 @@ func (r *Rig) Resume(ctx context.Context, tenant uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	_, err := r.operator.ResumeTenant(ctx, client.ID(tenant), client.Wait())
+	return err
+}
+
+// Limit changes limits of a tenant, and returns once they are in force.
+func (r *Rig) Limit(ctx context.Context, tenant uuid.UUID, patch client.LimitPatch) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := r.operator.PatchTenantConfig(ctx, client.ID(tenant), patch, client.Wait())
 	return err
 }
 

@@ -42,6 +42,8 @@ type Options struct {
 	Rounds int
 	// Quick asks the parts for small backlogs.
 	Quick bool
+	// Churn is how long the retention part keeps a table at its limit.
+	Churn time.Duration
 	// Log is told of the progress of starting, one line at a time.
 	Log func(line string)
 }
@@ -57,6 +59,7 @@ type Rig struct {
 	Publisher *publish.Publisher
 	Rounds    int
 	Quick     bool
+	Churn     time.Duration
 
 	operator *client.Client
 	ingest   map[string]string // settings of ingest-service, by environment variable; see Configure
@@ -72,7 +75,7 @@ type Rig struct {
 
 // Start starts everything. [Rig.Close] stops it.
 func Start(ctx context.Context, opts Options) (*Rig, error) {
-	r := &Rig{Rounds: opts.Rounds, Quick: opts.Quick}
+	r := &Rig{Rounds: opts.Rounds, Quick: opts.Quick, Churn: opts.Churn}
 	if err := r.start(ctx, opts); err != nil {
 		return nil, errors.Join(err, r.Close(context.WithoutCancel(ctx)))
 	}

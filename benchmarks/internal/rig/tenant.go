@@ -103,6 +103,40 @@ func (r *Rig) Fill(ctx context.Context, n int, payload []byte, tenants ...uuid.U
 	return nil
 }
 
+// loadChunk is how many messages one transaction of Load writes, so that none keeps readers waiting.
+const loadChunk = 1000
+
+// Load writes n messages of that payload straight into the table.
+func (r *Rig) Load(ctx context.Context, tenant uuid.UUID, n int, payload []byte) error {
+	for done := 0; done < n; done += loadChunk {
+		_, err := r.Database.Exec(ctx, `
+			INSERT INTO messages (tenant_id, id, payload, bytes, epoch, ord)
+			SELECT $1, gen_random_uuid(), $2, $3, (SELECT reading_epoch()), n FROM generate_series(1, $4::integer) AS n`,
+			tenant, payload, len(payload), min(loadChunk, n-done))
+		if err != nil {
+			return fmt.Errorf("load messages: %w", err)
+		}
+	}
+	return nil
+}
+
+// DeadLetters is how many dead letters wait to be recorded.
+func (r *Rig) DeadLetters(ctx context.Context) (waiting int, err error) {
+	session, err := r.Link.Session(ctx)
+	if err != nil {
+		return 0, err
+	}
+	err = session.Do(ctx, func(channel *amqp.Channel) error {
+		queue, err := channel.QueueDeclarePassive(contract.DeadLettersQueue, true, false, false, false, nil)
+		waiting = queue.Messages
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look at the dead letters: %w", err)
+	}
+	return waiting, nil
+}
+
 // Message is a publishing as a producer makes it, with a new id.
 func Message(tenant string, payload []byte) publish.Message {
 	return publish.Message{Exchange: contract.MessagesExchange, Key: tenant, Publishing: amqp.Publishing{

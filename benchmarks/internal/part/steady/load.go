@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/look"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
@@ -24,7 +25,7 @@ const (
 
 // load publishes at the rate for so long, after the warm-up, and returns when all that was sent is confirmed and all samples
 // have been seen. Single commits, to compare with, go to the tenant aside.
-func load(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, sent int, err error) {
+func load(ctx context.Context, r *rig.Rig, looker *look.Looker, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, sent int, err error) {
 	payload := rig.Payload(size)
 	warm := int(warmUp.Seconds() * rate)
 	total := warm + int(length.Seconds()*rate)
@@ -55,13 +56,13 @@ func load(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, aside u
 			}
 			switch i % sampled {
 			case 0:
-				stored, err := look.stored(ctx, tenant, message.Publishing.MessageId)
+				stored, err := looker.Stored(ctx, tenant, message.Publishing.MessageId)
 				if err != nil {
 					return err
 				}
 				count(&seen.stored, stored.Sub(confirmed))
 			case sampled / 3:
-				paged, err := look.paged(ctx, tenant, message.Publishing.MessageId)
+				paged, err := looker.Paged(ctx, tenant, message.Publishing.MessageId)
 				if err != nil {
 					return err
 				}

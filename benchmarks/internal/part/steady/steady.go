@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/look"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/report"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rig"
 	"github.com/srireskianita/multi-tenant-messaging/benchmarks/internal/rival"
@@ -93,11 +94,11 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.DeleteAll(ctx, suspended)) }()
-	look, err := openLooker(ctx, r)
+	looker, err := look.Open(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer look.close()
+	defer looker.Close()
 	length, steps := lengths(r.Quick)
 	var cost, insertCost report.Series
 	percentiles := []*rounds{{p: 50, goal: "<= 1.5"}, {p: 99, goal: "<= 3"}}
@@ -110,11 +111,11 @@ func Run(ctx context.Context, r *rig.Rig, rec report.Recorder) (err error) {
 		for i := range sums {
 			sums[i] = published[i] + committed[i]
 		}
-		platform, spent, err := platform(ctx, r, look, running, suspended[0], length)
+		platform, spent, err := platform(ctx, r, looker, running, suspended[0], length)
 		if err != nil {
 			return fmt.Errorf("platform: %w", err)
 		}
-		insert, insertSpent, err := oneInsert(ctx, r, look, suspended, length)
+		insert, insertSpent, err := oneInsert(ctx, r, looker, suspended, length)
 		if err != nil {
 			return fmt.Errorf("one INSERT a message: %w", err)
 		}
@@ -187,14 +188,14 @@ func commit(ctx context.Context, r *rig.Rig, tenant uuid.UUID, payload []byte) (
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func platform(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
+func platform(ctx context.Context, r *rig.Rig, looker *look.Looker, to []uuid.UUID, aside uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
 	watch, err := r.Watch(ctx, uuid.Nil)
 	if err != nil {
 		return seen, nil, err
 	}
 	spent, err = spend(ctx, r, false, length, func() error {
 		var sent int
-		if seen, sent, err = load(ctx, r, look, to, aside, length); err != nil {
+		if seen, sent, err = load(ctx, r, looker, to, aside, length); err != nil {
 			return err
 		}
 		_, err = watch.Await(ctx, sent)
@@ -212,7 +213,7 @@ func spend(ctx context.Context, r *rig.Rig, ourselves bool, length time.Duration
 	return spent, err
 }
 
-func oneInsert(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
+func oneInsert(ctx context.Context, r *rig.Rig, looker *look.Looker, to []uuid.UUID, length time.Duration) (seen times, spent rig.Usage, err error) {
 	inserter, err := rival.StartOneInsert(ctx, r, rig.Workers, to...)
 	if err != nil {
 		return seen, nil, err
@@ -221,7 +222,7 @@ func oneInsert(ctx context.Context, r *rig.Rig, look *looker, to []uuid.UUID, le
 	inserter.Go()
 	spent, err = spend(ctx, r, true, length, func() error {
 		var sent int
-		if seen, sent, err = load(ctx, r, look, to, to[0], length); err != nil {
+		if seen, sent, err = load(ctx, r, looker, to, to[0], length); err != nil {
 			return err
 		}
 		return inserter.Await(ctx, sent)

@@ -28,22 +28,22 @@ func TestLockedTenantGivesItsSlotBack(t *testing.T) {
 			}
 			return nil
 		}
-		locked.Slot = writer.TryReserve()
+		locked.Slot = writer.TryReserve(new(batch.Flow), false)
 		require.NotNil(t, locked.Slot)
-		require.Nil(t, writer.TryReserve(), "there is one")
+		require.Nil(t, writer.TryReserve(new(batch.Flow), false), "there is one")
 		waitCtx, cancelWait := context.WithCancel(t.Context())
 		held := make(chan error, 1)
 		go func() { held <- writer.Write(t.Context(), waitCtx, locked, &f.stats) }()
 
 		other := f.batch(1, 0)
-		other.Slot = writer.Reserve(t.Context())
+		other.Slot = writer.Reserve(t.Context(), new(batch.Flow), false)
 		require.NotNil(t, other.Slot)
 		require.NoError(t, writer.Write(t.Context(), t.Context(), other, &f.stats))
 		require.Empty(t, held, "the locked one keeps trying")
 		cancelWait()
 		require.ErrorIs(t, <-held, context.Canceled)
-		require.NotNil(t, writer.TryReserve(), "a slot is freed once, however often it was tried")
-		require.Nil(t, writer.TryReserve())
+		require.NotNil(t, writer.TryReserve(new(batch.Flow), false), "a slot is freed once, however often it was tried")
+		require.Nil(t, writer.TryReserve(new(batch.Flow), false))
 	})
 }
 
@@ -53,18 +53,18 @@ func TestSlotsAreGivenOutInOrder(t *testing.T) {
 		f := newFixture(t, nil)
 		writer := batch.NewWriter(batch.Config{Slots: 1},
 			f.store, f.gate, f.publisher, nil, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
-		slot := writer.TryReserve()
+		slot := writer.TryReserve(new(batch.Flow), false)
 		order := make(chan int) // the owner of the slot keeps it until it is asked
 		for i := range 3 {
 			go func() {
-				mine := writer.Reserve(t.Context())
+				mine := writer.Reserve(t.Context(), new(batch.Flow), false)
 				order <- i
 				mine.Free()
 			}()
 			synctest.Wait() // the next one asks after this one
 		}
 		slot.Free()
-		require.Nil(t, writer.TryReserve(), "nobody gets past those that wait")
+		require.Nil(t, writer.TryReserve(new(batch.Flow), false), "nobody gets past those that wait")
 		for i := range 3 {
 			require.Equal(t, i, <-order)
 		}
@@ -76,9 +76,9 @@ func TestReserveEndsWithItsContext(t *testing.T) {
 	f := newFixture(t, nil)
 	writer := batch.NewWriter(batch.Config{Slots: 1},
 		f.store, f.gate, f.publisher, nil, batch.NewMetrics(prometheus.NewRegistry()), zap.NewNop())
-	slot := writer.TryReserve()
+	slot := writer.TryReserve(new(batch.Flow), false)
 	defer slot.Free()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.Nil(t, writer.Reserve(ctx))
+	require.Nil(t, writer.Reserve(ctx, new(batch.Flow), false))
 }

@@ -20,7 +20,6 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
@@ -126,7 +125,7 @@ type Writer struct {
 	deadLetter DeadLetterBuilder
 	metrics    *Metrics
 	log        *zap.Logger
-	slots      *semaphore.Weighted
+	slots      *fairQueue
 }
 
 // NewWriter returns a writer. deadLetter builds the publishing of a dead letter.
@@ -136,25 +135,17 @@ func NewWriter(cfg Config, s Inserter, gate *Gate, publisher Publisher, deadLett
 	}
 	return &Writer{
 		cfg: cfg, store: s, gate: gate, publisher: publisher, deadLetter: deadLetter, metrics: m, log: log,
-		slots: semaphore.NewWeighted(int64(cfg.Slots)),
+		slots: newFairQueue(cfg.Slots),
 	}
 }
 
-// Reserve waits for a slot until ctx ends; nil then.
-func (w *Writer) Reserve(ctx context.Context) *Slot {
-	if w.slots.Acquire(ctx, 1) != nil {
-		return nil
-	}
-	return &Slot{slots: w.slots}
+// Reserve waits for a slot for a batch of f's tenant until ctx ends; nil then. full says that the batch was ended by its size: the tenant has a backlog.
+func (w *Writer) Reserve(ctx context.Context, f *Flow, full bool) *Slot {
+	return w.slots.wait(ctx, f, full)
 }
 
-// TryReserve is a slot if there is one right now and nobody waits for it, else nil.
-func (w *Writer) TryReserve() *Slot {
-	if !w.slots.TryAcquire(1) {
-		return nil
-	}
-	return &Slot{slots: w.slots}
-}
+// TryReserve is a slot if there is one for f right now, else nil. It does not pass anybody who waits.
+func (w *Writer) TryReserve(f *Flow, full bool) *Slot { return w.slots.try(f, full) }
 
 // Write stores b. It returns nil when all of it may be acknowledged, and an error when none of it may: because ctx or
 // waitCtx has ended, because of [ErrHeld], or because the tenant is retired ([store.ErrRetired]). The end of ctx
@@ -168,6 +159,7 @@ func (w *Writer) Write(ctx, waitCtx context.Context, b *Batch, stats *Stats) err
 			return err
 		}
 	}
+	b.Slot.Free() // what is left to do is the broker's work
 	return w.dispose(ctx, waitCtx, &call)
 }
 

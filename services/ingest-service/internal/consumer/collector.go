@@ -246,11 +246,12 @@ func (in *collector) dispatch(ctx, work context.Context) {
 	if !in.gather.full() && time.Since(in.gather.began) < in.pace.linger(in.busy > 0, in.c.cfg.BatchDelay) {
 		return
 	}
-	if slot := in.c.writer.TryReserve(); slot != nil {
+	full := in.gather.full()
+	if slot := in.c.writer.TryReserve(&in.c.flow, full); slot != nil {
 		in.write(ctx, work, slot)
 	} else if !in.reserving { // it is asked for; meanwhile the batch grows
 		in.reserving = true
-		in.asking.Go(func() { in.slots <- in.c.writer.Reserve(work) })
+		in.asking.Go(func() { in.slots <- in.c.writer.Reserve(work, &in.c.flow, full) })
 	}
 }
 
@@ -268,7 +269,7 @@ func (in *collector) reserved(ctx, work context.Context, slot *batch.Slot) {
 func (in *collector) write(ctx, work context.Context, slot *batch.Slot) {
 	full := in.gather.full()
 	b, first, last := in.gather.flush(int(in.c.maxAttempts.Load()))
-	b.Slot = slot
+	slot.Assign(b, full)
 	s := in.tracker.open(first, last)
 	in.busy++
 	in.c.state.Busy.Store(int64(in.busy))

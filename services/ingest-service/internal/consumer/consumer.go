@@ -98,6 +98,7 @@ type Consumer struct {
 
 	maxProbePause time.Duration // between two probes of a queue that does not answer
 
+	flow        batch.Flow // its share of the slots
 	maxAttempts atomic.Int64
 	limits      atomic.Pointer[contract.Limits] // nil: none
 	meanBytes   int64                           // of a message, as far as known; owned by Run
@@ -125,13 +126,16 @@ func (c *Consumer) log() *zap.Logger { return c.base.With(zap.Stringer("tenant_i
 // more workers start with the next batch, fewer do once the surplus ones have finished theirs.
 func (c *Consumer) Configure(workers, maxAttempts int) {
 	c.state.Workers.Store(int64(workers))
+	c.flow.SetWorkers(workers)
 	c.maxAttempts.Store(int64(maxAttempts))
 	c.wake()
 }
 
-// Limit sets the limits of the tenant, of which those of publishing count here. It takes effect at once, also on what waits.
+// Limit sets the limits of the tenant, of which those of publishing and the weight count here. It takes effect at once, also on what
+// waits.
 func (c *Consumer) Limit(limits contract.Limits) {
 	c.limits.Store(&limits)
+	c.flow.SetWeight(limits.Weight)
 	c.wake()
 }
 

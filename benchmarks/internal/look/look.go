@@ -1,4 +1,6 @@
-package steady
+// Package look finds out when a message can be read, without the load that looking is: a function in PostgreSQL asks for it until it is
+// there.
+package look
 
 import (
 	"context"
@@ -17,8 +19,8 @@ import (
 // lost is how long a message is looked for.
 const lost = 30 * time.Second
 
-// looker finds out when a message can be read.
-type looker struct {
+// Looker finds out when a message can be read. It is safe for concurrent use.
+type Looker struct {
 	rows *pgxpool.Pool
 }
 
@@ -44,8 +46,8 @@ END $$`
 // lookers is how many messages may be looked for at a time: far more than there are samples in a tenth of a second.
 const lookers = 16
 
-// openLooker has connections of its own, so that a question waits for nobody.
-func openLooker(ctx context.Context, r *rig.Rig) (*looker, error) {
+// Open has connections of its own, so that a question waits for nobody.
+func Open(ctx context.Context, r *rig.Rig) (*Looker, error) {
 	config, err := pgxpool.ParseConfig(r.Backing.DatabaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("connect to look for messages: %w", err)
@@ -62,23 +64,24 @@ func openLooker(ctx context.Context, r *rig.Rig) (*looker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to look for messages: %w", err)
 	}
-	return &looker{rows}, nil
+	return &Looker{rows}, nil
 }
 
-func (l *looker) close() { l.rows.Close() }
+// Close closes the connections.
+func (l *Looker) Close() { l.rows.Close() }
 
-// stored waits until there is the row of a message. The question goes to the partition itself: planning a statement on the
+// Stored waits until there is the row of a message. The question goes to the partition itself: planning a statement on the
 // parent takes longer than all that is measured here, and what this snapshot sees, that of any reader sees.
-func (l *looker) stored(ctx context.Context, tenant uuid.UUID, id string) (time.Time, error) {
+func (l *Looker) Stored(ctx context.Context, tenant uuid.UUID, id string) (time.Time, error) {
 	return l.await(ctx, `true`, tenant, id)
 }
 
-// paged waits until that row is below the horizon of the reading order, as a page demands.
-func (l *looker) paged(ctx context.Context, tenant uuid.UUID, id string) (time.Time, error) {
+// Paged waits until that row is below the horizon of the reading order, as a page demands.
+func (l *Looker) Paged(ctx context.Context, tenant uuid.UUID, id string) (time.Time, error) {
 	return l.await(ctx, `(epoch, xid) < (reading_epoch(), pg_snapshot_xmin(pg_current_snapshot()))`, tenant, id)
 }
 
-func (l *looker) await(ctx context.Context, condition string, tenant uuid.UUID, id string) (time.Time, error) {
+func (l *Looker) await(ctx context.Context, condition string, tenant uuid.UUID, id string) (time.Time, error) {
 	question := `SELECT ` + condition + ` FROM messages_` + strings.ReplaceAll(tenant.String(), "-", "") + ` WHERE tenant_id = $1 AND id = $2`
 	if _, err := l.rows.Exec(ctx, `SELECT pg_temp.await_answer($1, $2, $3)`, question, tenant, id); err != nil {
 		return time.Time{}, fmt.Errorf("a confirmed message is not readable: %w", err)
