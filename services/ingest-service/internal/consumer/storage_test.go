@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 )
@@ -74,11 +75,13 @@ func (r *rig) sized(n, bytes int) map[uuid.UUID]bool {
 		body[i] = '7'
 	}
 	body[0], body[bytes-1] = '"', '"'
-	for range n {
+	messages := make([]publish.Message, n)
+	for i := range messages {
 		id := uuid.New()
 		ids[id] = true
-		r.publish(r.message(id.String(), string(body)))
+		messages[i] = r.message(id.String(), string(body))
 	}
+	r.publish(messages...)
 	return ids
 }
 
