@@ -45,7 +45,9 @@ func (s *shelf) Room(tenant uuid.UUID, limit int64) (room int64, known bool) {
 	// Not with the context of the test: a consumer that ends after it asks as well.
 	err := s.rig.operator.QueryRow(context.WithoutCancel(s.rig.t.Context()),
 		`SELECT coalesce(sum(bytes), 0) FROM messages WHERE tenant_id = $1`, tenant).Scan(&stored)
-	assert.NoError(s.rig.t, err)
+	if err != nil {
+		s.rig.t.Errorf("what is stored: %v", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return limit - stored + s.removed, true
