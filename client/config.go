@@ -23,7 +23,7 @@ const (
 	LimitMaxPayload                 Limit = "max_payload"                   // bytes of the largest payload
 	LimitQueueMaxMessages           Limit = "queue_max_messages"            // that wait in the queue
 	LimitQueueMaxBytes              Limit = "queue_max_bytes"               // that wait in the queue
-	LimitStoredMaxBytes             Limit = "stored_max_bytes"              // more is refused
+	LimitStoredMaxBytes             Limit = "stored_max_bytes"              // more is refused, see [ErrStorageFull]
 	LimitRetentionSeconds           Limit = "retention_seconds"             // older messages are removed
 	LimitRetentionBytes             Limit = "retention_bytes"               // beyond them the oldest messages are removed
 	LimitDeadLetterRetentionSeconds Limit = "dead_letter_retention_seconds" // after the last failure

@@ -48,6 +48,8 @@ const (
 	ErrDeadLetterNotFound Code = "dead_letter_not_found"
 	ErrReplayRunning      Code = "replay_running" // one replay of many at a time; repeated
 	ErrRateLimited        Code = "rate_limited"   // over the tenant's limit of messages or bytes a second; repeated
+	// ErrStorageFull: the tenant has stored as much as it may. Repeated if it has a retention, which makes room.
+	ErrStorageFull Code = "storage_full"
 )
 
 // Codes of a broker, a database or a service that is away; all are repeated.

@@ -167,7 +167,7 @@ type batchAnswer struct {
 		ID     string `json:"id"`
 	} `json:"results"`
 
-	retryAfter time.Duration // that of the whole, for the lines that are over a rate
+	retryAfter time.Duration // that of the whole, for the lines that are over a rate, or for which there is no room
 }
 
 func (a *batchAnswer) readHeader(header http.Header) { a.retryAfter = retryAfter(header) }
@@ -244,7 +244,7 @@ func (a batchAnswer) resolve(lines []line) (left []line, errs []error) {
 			answers[i] = nil
 		case r.Status >= http.StatusBadRequest && (r.ID == "" || r.ID == lines[i].id.String()):
 			refused := &Problem{Status: r.Status, Code: r.Code, Detail: r.Detail, Errors: r.Errors}
-			if r.Status == http.StatusTooManyRequests {
+			if r.Status == http.StatusTooManyRequests || r.Status == http.StatusInsufficientStorage {
 				refused.RetryAfter = a.retryAfter
 			}
 			answers[i] = refused

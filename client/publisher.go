@@ -24,7 +24,8 @@ type PublisherConfig struct {
 	// Concurrency is the number of requests under way at once. Messages keep their order only with 1, and then only those that
 	// need no repeat. Default: 4.
 	Concurrency int
-	// Timeout is how long a batch is repeated before its messages have failed. Default: 2 minutes.
+	// Timeout is how long a batch is repeated before its messages have failed. Default: 2 minutes. Messages that the tenant has no
+	// room for ([ErrStorageFull]) fail at once, unless it has a retention.
 	Timeout time.Duration
 	// OnResult, if set, is called once for every enqueued message, from several goroutines at once. A sender waits until it
 	// returns. It must not call Flush or Close.

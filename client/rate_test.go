@@ -76,3 +76,27 @@ func TestRateWithinTheContext(t *testing.T) {
 		require.Zero(t, early)
 	})
 }
+
+// A tenant without room: a publisher gives up at once, with the reason, where waiting does not help, and waits as it is told where it does.
+func TestPublisherOfAFullTenant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := map[int]string{0: "507 storage_full"}
+		c, s := play(t, nil, acceptLines(full))
+		p := c.NewPublisher(client.PublisherConfig{})
+		refused := publish(t, p, 1)
+		require.ErrorIs(t, p.Close(t.Context()), client.ErrStorageFull)
+		require.ErrorIs(t, refused.Wait(t.Context()), client.ErrStorageFull)
+		require.Len(t, s.sent, 1)
+
+		c, s = play(t, nil, func(r *http.Request, body []byte) (*http.Response, error) {
+			response, err := acceptLines(full)(r, body)
+			response.Header.Set("Retry-After", "10")
+			return response, err
+		}, acceptLines(nil))
+		begun := time.Now()
+		_, err := c.PublishBatch(t.Context(), publishings(1))
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, time.Since(begun), 10*time.Second)
+		require.Len(t, s.sent, 2)
+	})
+}

@@ -58,6 +58,7 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 	for status, code := range map[int]string{
 		301: "", 307: "", 400: "payload_unstorable", 401: "invalid_token", 403: "insufficient_scope", 404: "tenant_not_found",
 		409: "tenant_deleting", 413: "body_too_large", 415: "unsupported_media_type", 422: "payload_not_json", 500: "internal", 501: "",
+		507: "storage_full",
 	} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			c, _ := play(t, nil, refuse(status, code, "Location", "http://elsewhere"))

@@ -57,7 +57,7 @@ type TenantStatus struct {
 	Queue   QueueDepth `json:"queue"`
 	// ObservedGeneration is the lowest generation that an instance has acted on.
 	ObservedGeneration int64 `json:"observed_generation"`
-	// Error is what is wrong in the states paused and failed.
+	// Error is what is wrong in the states storage_full, paused and failed.
 	Error     string           `json:"error"`
 	Instances []InstanceStatus `json:"instances"`
 }
@@ -69,7 +69,8 @@ type ConsumerState string
 const (
 	ConsumerProvisioning ConsumerState = "provisioning"
 	ConsumerRunning      ConsumerState = "running"
-	ConsumerPaused       ConsumerState = "paused" // the infrastructure does not allow it to run at the moment
+	ConsumerStorageFull  ConsumerState = "storage_full" // as much is stored as may be: what comes is refused, or waits, until there is room
+	ConsumerPaused       ConsumerState = "paused"       // the infrastructure does not allow it to run at the moment
 	ConsumerSuspended    ConsumerState = "suspended"
 	ConsumerDeleting     ConsumerState = "deleting"
 	ConsumerDeleted      ConsumerState = "deleted"
@@ -94,21 +95,21 @@ type InstanceStatus struct {
 	ObservedAt         time.Time     `json:"observed_at"`
 }
 
-// Reconciled reports whether the instances have brought about what is desired: an active tenant is consumed, a suspended
-// one is not, of a deleted one nothing is left.
+// Reconciled reports whether the instances have brought about what is desired: an active tenant is consumed, or would be if there were
+// room to store ([ConsumerStorageFull]), a suspended one is not, of a deleted one nothing is left.
 func (t Tenant) Reconciled() bool {
-	var desired ConsumerState
-	switch t.State {
+	var reached bool
+	switch state := t.Status.State; t.State {
 	case TenantActive:
-		desired = ConsumerRunning
+		reached = state == ConsumerRunning || state == ConsumerStorageFull
 	case TenantSuspended:
-		desired = ConsumerSuspended
+		reached = state == ConsumerSuspended
 	case TenantDeleted:
 		return true
 	default: // of one that is being deleted, 404 tells
 		return false
 	}
-	return t.Status.State == desired && t.Status.ObservedGeneration >= t.Generation
+	return reached && t.Status.ObservedGeneration >= t.Generation
 }
 
 // TenantOption changes a request that changes a tenant.

@@ -82,6 +82,12 @@ func TestWait(t *testing.T) {
 			require.Equal(t, client.ConsumerPaused, last.Status.State)
 		})
 	})
+	t.Run("no longer because there is no room to store", func(t *testing.T) {
+		c, _ := play(t, nil, tenantOf(200, "active", "storage_full", 2, 2))
+		resumed, err := c.ResumeTenant(t.Context(), fixed(1), client.Wait())
+		require.NoError(t, err)
+		require.Equal(t, client.ConsumerStorageFull, resumed.Status.State)
+	})
 	t.Run("resize and resume", func(t *testing.T) {
 		c, s := play(t, nil, tenantOf(200, "active", "running", 2, 2), tenantOf(200, "active", "running", 2, 2))
 		_, err := c.ResizeTenant(t.Context(), fixed(1), 5, client.Wait())

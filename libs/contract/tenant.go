@@ -77,6 +77,9 @@ const (
 	StateRunning ConsumerState = "running"
 	// StatePaused: the tenant is to run, but the infrastructure does not allow it; the error says what is missing.
 	StatePaused ConsumerState = "paused"
+	// StateStorageFull: as desired, but the tenant has stored as much as it may ([Limits.StoredMaxBytes]): messages wait in its queue.
+	// It continues without intervention once there is room.
+	StateStorageFull ConsumerState = "storage_full"
 	// StateSuspended: queue and partition are there, nothing is consumed, as desired.
 	StateSuspended ConsumerState = "suspended"
 	// StateDeleting: the teardown is under way.

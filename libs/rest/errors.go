@@ -25,7 +25,8 @@ const retryTimeout = 2 * time.Second
 // renderError is the one place where errors become answers.
 func (s *Server) renderError(c *fiber.Ctx, err error) error {
 	p := s.toProblem(err)
-	if p.Status >= http.StatusInternalServerError && !errors.Is(err, errPanic) {
+	// 507 is a limit of whoever asks, and no fault of the service.
+	if p.Status >= http.StatusInternalServerError && p.Status != http.StatusInsufficientStorage && !errors.Is(err, errPanic) {
 		s.log.Error("request has failed", zap.String("request_id", RequestID(c)), zap.Int("status", p.Status), zap.Error(err))
 	}
 	return write(c, p)

@@ -38,6 +38,7 @@ func TestErrorsBecomeProblems(t *testing.T) {
 		"problem":           {problem.New(409, "conflict", "taken"), 409, "conflict", "", false},
 		"wrapped problem":   {fmt.Errorf("create: %w", problem.New(409, "conflict", "taken")), 409, "conflict", "", false},
 		"retry after":       {problem.New(503, "blocked", "").WithRetryAfter(1500 * time.Millisecond), 503, "blocked", "2", true},
+		"limit of storage":  {problem.New(507, "storage_full", ""), 507, "storage_full", "", false},
 		"unknown":           {errors.New(secret), 500, "internal", "", true},
 		"deadline":          {fmt.Errorf("query: %w", context.DeadlineExceeded), 503, "timeout", "2", true},
 		"canceled":          {fmt.Errorf("query: %w", context.Canceled), 503, "unavailable", "2", true},

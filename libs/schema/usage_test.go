@@ -133,6 +133,10 @@ func TestRightsOnUsage(t *testing.T) {
 		_, err := connection.Exec(t.Context(), counting, theirs)
 		require.ErrorContains(t, err, "is not one of tenant "+theirs.String(), counting)
 	}
+	require.ElementsMatch(t, []string{mine.String() + " 1 0", theirs.String() + " 1 0"}, column[string](t, connection,
+		`SELECT concat_ws(' ', tenant, counted, removed) FROM stored_bytes($1)`, []uuid.UUID{mine, theirs}))
+	require.Equal(t, []uuid.UUID{mine}, column[uuid.UUID](t, connection, `SELECT tenant_id FROM usage_positions`), "the look across tenants ends")
+	refused(t, connection, `SELECT messages FROM usage_positions`)
 	exec(t, connection, `SELECT usage_expire(now() - interval '1 hour', 10)`)
 	require.Equal(t, []uuid.UUID{mine, mine}, column[uuid.UUID](t, connection, `SELECT tenant_id FROM usage_hours`), "the look across tenants ends")
 }

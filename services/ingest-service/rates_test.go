@@ -34,6 +34,7 @@ import (
 type rateWorld struct {
 	t         *testing.T
 	operator  *pgxpool.Pool
+	link      *conn.Link
 	producer  *publish.Publisher
 	specs     *control.Bucket[contract.TenantSpec]
 	statuses  *control.Bucket[contract.TenantStatus]
@@ -51,9 +52,9 @@ func newRateWorld(t *testing.T, instances int) *rateWorld {
 	w.operator, err = pgxpool.New(t.Context(), databaseURL)
 	require.NoError(t, err)
 	t.Cleanup(w.operator.Close)
-	link := conn.NewLink(conn.Config{URL: broker.URL}, "test", zap.NewNop(), nil)
-	w.producer = publish.New(link, 1, zap.NewNop())
-	component.Run(t, link.Run)
+	w.link = conn.NewLink(conn.Config{URL: broker.URL}, "test", zap.NewNop(), nil)
+	w.producer = publish.New(w.link, 1, zap.NewNop())
+	component.Run(t, w.link.Run)
 	component.Run(t, w.producer.Run)
 	channel, err := control.Connect(control.Config{URL: natsURL}, "test", zap.NewNop(), nil)
 	require.NoError(t, err)
@@ -75,15 +76,29 @@ func newRateWorld(t *testing.T, instances int) *rateWorld {
 // want sets the desired state of a tenant, and waits until every instance has acted on it.
 func (w *rateWorld) want(tenant uuid.UUID, generation int64, limits contract.Limits) {
 	w.t.Helper()
+	w.put(tenant, contract.DesiredActive, generation, limits)
+	w.report(tenant, contract.StateRunning, generation)
+}
+
+// put sets the desired state of a tenant.
+func (w *rateWorld) put(tenant uuid.UUID, state contract.DesiredState, generation int64, limits contract.Limits) {
+	w.t.Helper()
 	_, err := w.specs.Put(w.t.Context(), tenant.String(), contract.TenantSpec{
-		TenantID: tenant.String(), State: contract.DesiredActive, Workers: len(w.names), Generation: generation, Limits: limits,
+		TenantID: tenant.String(), State: state, Workers: len(w.names), Generation: generation, Limits: limits,
 	})
 	require.NoError(w.t, err)
+}
+
+// report waits until every instance reports a state of a generation. Where it runs, each has a worker.
+func (w *rateWorld) report(tenant uuid.UUID, state contract.ConsumerState, generation int64) {
+	w.t.Helper()
 	for _, name := range w.names {
+		var last contract.TenantStatus
 		require.Eventually(w.t, func() bool {
 			entry, err := w.statuses.Get(w.t.Context(), contract.StatusKey(tenant.String(), name))
-			return err == nil && entry.Value.State == contract.StateRunning && entry.Value.ObservedGeneration >= generation && entry.Value.Workers == 1
-		}, waitLimit, tick, name)
+			last = entry.Value
+			return err == nil && last.State == state && last.ObservedGeneration >= generation && (last.Workers == 1) == (state == contract.StateRunning)
+		}, waitLimit, tick, "want %s of %s, last seen %+v", state, name, &last)
 	}
 }
 

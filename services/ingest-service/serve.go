@@ -24,6 +24,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/quota"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reroute"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
@@ -70,16 +71,17 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 	messages := store.New(pool, cfg.Ingest.WriteTimeout)
 	gate := batch.NewGate(messages.Ping, log)
 	writing := health.Check("writing")
+	stored := quota.NewTracker(messages, log)
 	writer := batch.NewWriter(batch.Config{
 		RetryDelays: cfg.Ingest.RetryDelays, HoldTimeout: cfg.Ingest.HoldTimeout, PublishTimeout: publishTimeout,
 		Slots: writeSlots(cfg.Database.MaxConns),
-	}, messages, gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
+	}, stored.Counting(messages), gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
 	deadLetterMetrics := deadletter.NewMetrics(reg)
 	requests := api.NewMetrics(reg)
 	forget := []func(uuid.UUID){requests.Forget, deadLetterMetrics.Forget, broker.consume.Forget}
 	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays,
 		provision.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, cfg.RabbitMQ.Screen, log)
-	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, forget, hook, health, log)
+	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, stored, forget, hook, health, log)
 	reg.MustRegister(tenants.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
@@ -91,7 +93,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	api.Mount(process.Server, process.Verifier, api.Dependencies{
 		Tenants: controller, Publisher: reroute.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
-		Eraser: erase.New(messages, eraseWait), Rates: rates,
+		Eraser: erase.New(messages, eraseWait), Rates: rates, Storage: stored,
 	}, limits, requests)
 
 	keeper := newKeeper(cfg, messages, controller, reg, log)
@@ -129,6 +131,9 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		lifecycle.Component{Name: "rates", Run: rates.Run},
 		lifecycle.Component{Name: "usage", Run: usage.New(counting{messages, keeper.Counted}, cfg.Ingest.UsageRetention, reg, log).Run},
 		lifecycle.Component{Name: "retention", Run: keeper.Run},
+		lifecycle.Component{Name: "stored bytes", Run: func(ctx context.Context) error {
+			return stored.Run(ctx, controller.StorageLimited, controller.ObserveStorage)
+		}},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 		lifecycle.Component{Name: "exchanges", Run: exchanges.Run},
 	)
@@ -141,13 +146,13 @@ func writeSlots(maxConns int32) int { return max(int(maxConns)*3/4, 1) }
 // newController wires tenants to what they need, and to the limits per second, which need to know them.
 func newController(
 	cfg Config, conn *control.Conn, broker *broker, topology *provision.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
-	forget []func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
+	stored *quota.Tracker, forget []func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
 ) (*tenants.Controller, *rate.Limiter) {
 	in := cfg.Ingest
 	budget := consumer.NewBudget(in.UnackedBytes)
 	consuming := consumer.Config{
 		Prefetch: in.Prefetch, BatchMessages: in.BatchMessages, BatchBytes: in.BatchBytes, BatchDelay: in.BatchDelay,
-		MaxPayload: in.MaxPayload, HoleLimit: holeLimit, Prober: broker.prober,
+		MaxPayload: in.MaxPayload, HoleLimit: holeLimit, Prober: broker.prober, Storage: stored,
 	}
 	synced := health.Check("tenants")
 	var rates *rate.Limiter
@@ -162,7 +167,7 @@ func newController(
 			},
 			Heartbeats: control.Statuses(conn), Presence: messages, Registry: messages,
 			Synced: func() { synced.Set(nil) },
-			Forget: forget,
+			Forget: forget, Storage: stored,
 			Outage: gate.Err,
 			Step:   hook,
 			Log:    log,

@@ -47,6 +47,8 @@ type Dependencies struct {
 	Eraser      *erase.Eraser
 	// Rates are not asked about tenants without limits per second.
 	Rates Rates
+	// Storage is not asked about tenants without a limit of what is stored.
+	Storage Storage
 }
 
 // api answers the requests.

@@ -51,7 +51,7 @@ type BatchResult struct {
 // publishBatch takes in many messages.
 //
 //	@summary		Publish a batch of messages
-//	@description	NDJSON: one message a line, as in POST /messages. It may be compressed with gzip or zstd; the limits are those of what it is without. Each line has a result of its own, in order; a line that is refused does not touch the others. 202 says that the batch was worked on: look at `failed`. Lines with status 503 are safe to repeat with the `id` of their result. Of a batch over the tenant's limit of messages or bytes a second the first lines are accepted, and the others have status 429, `rate_limited`: repeat them after the time in Retry-After.
+//	@description	NDJSON: one message a line, as in POST /messages. It may be compressed with gzip or zstd; the limits are those of what it is without. Each line has a result of its own, in order; a line that is refused does not touch the others. 202 says that the batch was worked on: look at `failed`. Lines with status 503 are safe to repeat with the `id` of their result. Of a batch over the tenant's limit of messages or bytes a second the first lines are accepted, and the others have status 429, `rate_limited`: repeat them after the time in Retry-After. While the tenant has stored as much as it may, lines have status 507, `storage_full`, with a Retry-After if it has a retention.
 //	@tags			messages
 //	@security		Bearer
 //	@accept			application/x-ndjson,json
@@ -60,7 +60,7 @@ type BatchResult struct {
 //	@success		202			{object}	BatchResult
 //	@header			202			{string}	RateLimit-Policy	"the limits a second of a tenant that has any, as in POST /messages"
 //	@header			202			{string}	RateLimit			"what is left of them"
-//	@header			202			{integer}	Retry-After			"seconds, if lines have status 429"
+//	@header			202			{integer}	Retry-After			"seconds, if lines have status 429, or 507 where waiting may help"
 //	@failure		400			{object}	problem.Problem	"`empty_body`, `malformed_encoding`, `unknown_parameter`"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
@@ -132,7 +132,7 @@ func lines(body []byte) iter.Seq2[int, []byte] {
 // work publishes what it can of a batch.
 func (a *api) work(ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits contract.Limits, body []byte) BatchResult {
 	batch := BatchResult{Results: []LineResult{}}
-	next := chunk{tenant: tenant, limits: rate.Publishing(limits)}
+	next := chunk{tenant: tenant, limits: limits, rates: rate.Publishing(limits)}
 	now := time.Now()
 	for number, line := range lines(body) {
 		id, payload, err := a.readLine(line)
@@ -152,7 +152,7 @@ func (a *api) work(ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits c
 		}
 	}
 	a.publishChunk(ctx, c, &next, batch.Results)
-	if next.refusal != nil {
+	if next.refusal != nil && next.refusal.RetryAfter > 0 {
 		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(int(next.refusal.RetryAfter/time.Second)))
 	}
 	for i := range batch.Results {
@@ -168,29 +168,35 @@ func (a *api) work(ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits c
 // chunk is what of a batch is published at a time.
 type chunk struct {
 	tenant   uuid.UUID
-	limits   rate.Amounts
+	limits   contract.Limits
+	rates    rate.Amounts
 	messages []publish.Message
 	place    []int            // messages[i] is that of the result of that index
-	costs    []rate.Amounts   // of messages; empty without limits
-	refusal  *problem.Problem // of all that follows: a message was over a rate
+	costs    []rate.Amounts   // of messages; empty without rates
+	refusal  *problem.Problem // of all that follows: a message was over a rate, or the storage is full
+	refused  error            // which of the two
 }
 
 func (ch *chunk) add(m publish.Message, line []byte, place int) {
 	ch.messages, ch.place = append(ch.messages, m), append(ch.place, place)
-	if !ch.limits.IsZero() {
+	if !ch.rates.IsZero() {
 		ch.costs = append(ch.costs, cost(line))
 	}
 }
 
-// publishChunk publishes what the rates of the tenant let pass, notes what became of each message, and empties the chunk. After the
-// first message that is over a rate none passes: those that do are the first ones.
+// publishChunk publishes what the limits of the tenant let pass, notes what became of each message, and empties the chunk. After the
+// first message that is over a rate none passes, nor once the storage is full: those that do are the first ones.
 func (a *api) publishChunk(ctx context.Context, c *fiber.Ctx, ch *chunk, results []LineResult) {
 	passed := len(ch.messages)
+	if ch.refusal == nil && passed > 0 {
+		ch.refusal, ch.refused = a.storageFull(ch.tenant, ch.limits), errStorageFull
+	}
 	switch {
 	case ch.refusal != nil:
 		passed = 0
-	case passed > 0 && !ch.limits.IsZero():
-		passed, ch.refusal = a.pass(ctx, c, ch.tenant, ch.limits, ch.costs)
+	case passed > 0 && !ch.rates.IsZero():
+		passed, ch.refusal = a.pass(ctx, c, ch.tenant, ch.rates, ch.costs)
+		ch.refused = errRateLimited
 	}
 	for i, err := range a.deps.Publisher.PublishBatch(ctx, ch.messages[:passed]) {
 		a.metrics.count(ch.tenant, err)
@@ -203,7 +209,7 @@ func (a *api) publishChunk(ctx context.Context, c *fiber.Ctx, ch *chunk, results
 		}
 	}
 	for _, place := range ch.place[passed:] {
-		a.metrics.count(ch.tenant, errRateLimited)
+		a.metrics.count(ch.tenant, ch.refused)
 		results[place].refuse(ch.refusal)
 	}
 	clear(ch.messages) // lets go of the payloads

@@ -23,6 +23,7 @@ const (
 	resultUnavailable = "unavailable"
 	resultTimeout     = "timeout"
 	resultRateLimited = "rate_limited"
+	resultStorageFull = "storage_full"
 )
 
 // Metrics count what was published over HTTP.
@@ -70,6 +71,8 @@ func resultOf(err error) string {
 		return resultAccepted
 	case errors.Is(err, errRateLimited):
 		return resultRateLimited
+	case errors.Is(err, errStorageFull):
+		return resultStorageFull
 	case errors.Is(err, publish.ErrRejected):
 		return resultRejected
 	case errors.Is(err, publish.ErrUnroutable):

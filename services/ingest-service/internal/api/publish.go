@@ -49,6 +49,8 @@ type Accepted struct {
 //	@header			202,429		{string}	RateLimit-Policy	"the limits a second of a tenant that has any"
 //	@header			202,429		{string}	RateLimit			"what is left of them; it may be gone before it is asked for"
 //	@header			429			{integer}	Retry-After			"seconds"
+//	@failure		507			{object}	problem.Problem	"`storage_full`: the tenant has stored as much as it may (`stored_max_bytes`); the message was not accepted. With Retry-After if the tenant has a retention, which makes room"
+//	@header			507			{integer}	Retry-After			"seconds, where waiting may help"
 //	@failure		503			{object}	problem.Problem	"`tenant_provisioning`, `broker_blocked`, `broker_unavailable`, `queue_full`, `queue_missing`, `queue_unanswered`, `confirm_timeout`: try again after the time in Retry-After. Where the message may have been accepted, errors[] has its id in the field `id`."
 //	@id			publishMessage
 //	@router			/messages [post]
@@ -80,6 +82,10 @@ func (a *api) publish(c *fiber.Ctx) error {
 	}
 	if err := checkSize(payload, limits.MaxPayload); err != nil {
 		return err
+	}
+	if refusal := a.storageFull(tenant, limits); refusal != nil {
+		a.metrics.count(tenant, errStorageFull)
+		return refusal
 	}
 	perSecond := rate.Publishing(limits)
 	if !perSecond.IsZero() {

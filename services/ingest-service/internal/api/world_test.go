@@ -50,6 +50,8 @@ var (
 	deleting     = uuid.MustParse("33333333-3333-4333-8333-333333333333") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 	provisioning = uuid.MustParse("44444444-4444-4444-8444-444444444444") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 	limited      = uuid.MustParse("66666666-6666-4666-8666-666666666666") //nolint:gochecknoglobals // a fixed value of a type that has no constants
+	bounded      = uuid.MustParse("77777777-7777-4777-8777-777777777777") //nolint:gochecknoglobals // a fixed value of a type that has no constants
+	retaining    = uuid.MustParse("88888888-8888-4888-8888-888888888888") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 	unknown      = uuid.MustParse("55555555-5555-4555-8555-555555555555") //nolint:gochecknoglobals // a fixed value of a type that has no constants
 )
 
@@ -62,6 +64,10 @@ func (directory) Lookup(_ context.Context, tenant uuid.UUID) (spec contract.Tena
 		return contract.TenantSpec{State: contract.DesiredActive}, true, true
 	case limited:
 		return contract.TenantSpec{State: contract.DesiredActive, Limits: limitsOfLimited}, true, true
+	case bounded:
+		return contract.TenantSpec{State: contract.DesiredActive, Limits: limitsOfBounded}, true, true
+	case retaining:
+		return contract.TenantSpec{State: contract.DesiredSuspended, Limits: limitsOfRetaining}, true, true
 	case suspended:
 		return contract.TenantSpec{State: contract.DesiredSuspended}, true, true
 	case deleting:
@@ -108,6 +114,7 @@ type service struct {
 	metrics     *Metrics
 	deadLetters *deadletter.Store
 	rates       *tokens // of the limited tenant
+	rooms       *rooms  // of the bounded and the retaining tenant
 	// operator sees the whole database; nil without one.
 	operator *pgxpool.Pool
 }
@@ -139,8 +146,9 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	s := &service{transport: openapi.Transport(connections), deadLetters: deadLetters}
 	s.metrics = NewMetrics(reg)
 	s.rates = &tokens{t: t}
+	s.rooms = &rooms{t: t, left: make(map[uuid.UUID]int64)}
 	Mount(server, verifier, Dependencies{
-		Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer, Rates: s.rates,
+		Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer, Rates: s.rates, Storage: s.rooms,
 		Eraser: erase.New(store.New(pool, 5*time.Second), 100*time.Millisecond),
 	}, cfg, s.metrics)
 	addr, err := server.Listen()
@@ -288,8 +296,10 @@ func (a answer) problem(t *testing.T, status int, code string) problem.Problem {
 	require.Equal(t, code, p.Code, a.body)
 	require.Equal(t, status, p.Status)
 	require.NotEmpty(t, p.RequestID)
-	comesBack := status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests
-	require.Equal(t, comesBack, a.header.Get("Retry-After") != "", "429 and 503 say when to come back")
+	if status != http.StatusInsufficientStorage { // which says so where that helps
+		comesBack := status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests
+		require.Equal(t, comesBack, a.header.Get("Retry-After") != "", "429 and 503 say when to come back")
+	}
 	return p
 }
 

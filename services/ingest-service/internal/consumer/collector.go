@@ -36,6 +36,7 @@ const (
 	lower           // to start over with a lower prefetch
 	raise           // to start over with a higher prefetch
 	relocate        // to start over on another connection, or with the prefetch of another limit
+	noRoom          // to start over once the tenant may store again
 )
 
 // collector is one consumer on one channel. Its fields are owned by the goroutine of run; workers own their batch until
@@ -59,12 +60,14 @@ type collector struct {
 	tracker tracker
 
 	busy    int
+	writing int64       // bytes of the batches that are being written
 	results chan result // unbuffered: end takes every result before it returns
 
 	slots     chan *batch.Slot // capacity 1: the one that is asked for
 	reserving bool
 
-	meter meter
+	meter   meter
+	askRoom time.Time // when to ask again for room for the delivery at the front; zero for not at all
 
 	pace   pace
 	probes chan int64 // capacity 1: the depth of the queue, and one question at a time
@@ -152,6 +155,8 @@ func (in *collector) end(wait, work context.Context, course course, err error) (
 		return max(in.prefetch/prefetchStep, minPrefetch), errOverBudget
 	case raise:
 		return min(in.prefetch*prefetchStep, in.c.cfg.Prefetch), nil
+	case noRoom:
+		return in.prefetch, ErrStorageFull
 	default:
 		return in.prefetch, err
 	}
@@ -194,6 +199,7 @@ func (in *collector) next(ctx, work context.Context) (course, error) {
 // remind does what the timer was set for.
 func (in *collector) remind(now time.Time) course {
 	in.passHoles(now)
+	in.askRoom = time.Time{} // advance asks, if there still is a delivery
 	if in.meter.exhausted(now) {
 		return relocate
 	}
@@ -210,7 +216,11 @@ func (in *collector) advance(ctx, work context.Context) course {
 		held := false
 		for in.used < len(in.arrived) && !in.gather.full() {
 			delivery := &in.arrived[in.used]
-			if held = !in.admit(delivery); held {
+			fits, none := in.hasRoom()
+			if none {
+				return noRoom
+			}
+			if held = !fits || !in.admit(delivery); held {
 				break
 			}
 			in.used++
@@ -226,7 +236,7 @@ func (in *collector) advance(ctx, work context.Context) course {
 		}
 		in.dispatch(ctx, work)
 		switch {
-		case in.meter.misfit(time.Since(in.began), held):
+		case in.meter.misfit(time.Since(in.began), held), in.isCramped():
 			return relocate
 		case held, in.used == len(in.arrived), in.gather.full():
 			return proceed
@@ -272,6 +282,7 @@ func (in *collector) write(ctx, work context.Context, slot *batch.Slot) {
 	slot.Assign(b, full)
 	s := in.tracker.open(first, last)
 	in.busy++
+	in.writing += b.Bytes
 	in.c.state.Busy.Store(int64(in.busy))
 	if in.pace.handedOver(len(b.Deliveries), full, time.Now()) {
 		in.probe(work)
@@ -297,6 +308,7 @@ func (in *collector) probe(work context.Context) {
 // finishBatch takes a finished batch back and acknowledges what can be. An error says why the batch, or all, goes back to its queue.
 func (in *collector) finishBatch(r result) (course, error) {
 	in.busy--
+	in.writing -= r.batch.Bytes
 	in.c.state.Busy.Store(int64(in.busy))
 	idle := in.idle()
 	in.gather.giveBack(r.batch, idle)
@@ -351,6 +363,9 @@ func (in *collector) arm() {
 	}
 	if in.meter.holding() {
 		sooner(in.meter.again)
+	}
+	if !in.askRoom.IsZero() {
+		sooner(in.askRoom)
 	}
 	if in.prefetch < in.c.cfg.Prefetch {
 		at := in.began.Add(prefetchCooldown)

@@ -49,6 +49,8 @@ type Config struct {
 	Prober *consume.Prober
 	// Rates hold the limits per second of tenants that have any; nil: nobody has.
 	Rates Rates
+	// Storage holds the limit of what is stored of tenants that have one; nil: nobody has.
+	Storage Storage
 }
 
 // State is what the outside sees of a consumer. Its fields may be read at any time.
@@ -174,9 +176,12 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// startCollector starts one consumer on one channel, once the gate is open.
+// startCollector starts one consumer on one channel, once the gate is open and the tenant may store.
 func (c *Consumer) startCollector(ctx context.Context) (*collector, error) {
 	if err := c.gate.Wait(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.awaitRoom(ctx); err != nil {
 		return nil, err
 	}
 	metered := c.meter()
@@ -224,6 +229,8 @@ func (c *Consumer) startOver(ctx context.Context, err error, lasted time.Duratio
 	switch {
 	case ctx.Err() != nil:
 		return nil //nolint:nilerr // the end of ctx is the way to stop a consumer
+	case errors.Is(err, ErrStorageFull):
+		return nil // the next start waits
 	case errors.Is(err, ErrQueueMissing), errors.Is(err, store.ErrRetired):
 		return err
 	case err != nil:

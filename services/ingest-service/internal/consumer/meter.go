@@ -38,7 +38,7 @@ const (
 type meter struct {
 	limits   contract.Limits
 	rates    rate.Amounts // zero: no limit
-	prefetch int          // at most, by those limits
+	prefetch int          // at most, by those limits and by the room for what is to be stored
 
 	meanBytes int64     // of a message; 0 if not known
 	since     time.Time // when the delivery at the front was held back first; zero if none is
@@ -55,6 +55,9 @@ func (c *Consumer) meter() meter {
 		}
 	}
 	m.prefetch = m.second()
+	if room, known := c.room(); known {
+		m.prefetch = min(m.prefetch, m.fits(room))
+	}
 	return m
 }
 
@@ -76,7 +79,7 @@ func (m *meter) second() int {
 
 // drained takes in how large messages are.
 func (m *meter) drained(deliveries []consume.Delivery) {
-	if m.rates[rate.Bytes] <= 0 || len(deliveries) == 0 {
+	if m.rates[rate.Bytes] <= 0 && m.limits.StoredMaxBytes == 0 || len(deliveries) == 0 {
 		return
 	}
 	bytes := int64(0)
@@ -119,7 +122,7 @@ func (in *collector) limited() bool {
 		return false
 	}
 	in.gather.maxPayload = next.limits.MaxPayload
-	if next.rates != in.meter.rates {
+	if next.rates != in.meter.rates || in.isBelow(next.prefetch) {
 		return true
 	}
 	in.meter.limits = next.limits

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
@@ -60,4 +61,40 @@ func TestWhatIsCounted(t *testing.T) {
 		d.Exchange = exchange
 		require.Equal(t, want, counted(&d), exchange)
 	}
+}
+
+// rooms is a storage with so much room.
+type rooms int64
+
+func (r rooms) Room(uuid.UUID, int64) (room int64, known bool) { return int64(r), r >= 0 }
+func (rooms) Refreshed() <-chan struct{}                       { return nil }
+
+// What is delivered at a time is what there is room for, and more once there is much more.
+func TestPrefetchFitsIntoTheRoom(t *testing.T) {
+	limits := contract.Limits{StoredMaxBytes: 1 << 30}
+	begin := func(room int64) *collector {
+		c := &Consumer{cfg: Config{Storage: rooms(room), Prefetch: 2000}, prefetch: 2000, meanBytes: 1000}
+		c.limits.Store(&limits)
+		return &collector{c: c, prefetch: 2000, meter: c.meter(), began: time.Now().Add(-misfitAfter)}
+	}
+	for room, want := range map[int64]int{1: 1, 10_000: 10, 1 << 30: 1 << 30 / 1000, -1: math.MaxInt} {
+		require.Equal(t, want, begin(room).meter.prefetch, room)
+	}
+	in := begin(10_000)
+	for room, want := range map[rooms]bool{10_000: false, 39_999: false, 40_000: true, 1 << 30: true, 5: false, -1: false} {
+		in.c.cfg.Storage = room
+		require.Equal(t, want, in.isCramped(), room)
+	}
+	in.began = time.Now().Add(time.Minute)
+	in.c.cfg.Storage = rooms(1 << 30)
+	require.False(t, in.isCramped(), "not at once")
+	in = begin(3_000_000)
+	in.c.cfg.Storage = rooms(1 << 40)
+	require.False(t, in.isCramped(), "no more than the configuration allows")
+	require.False(t, in.limited())
+	in = begin(10_000)
+	in.c.cfg.Storage = rooms(1 << 40)
+	raised := contract.Limits{}
+	in.c.limits.Store(&raised)
+	require.True(t, in.limited(), "a limit that is gone leaves no trace")
 }

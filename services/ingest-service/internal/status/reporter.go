@@ -275,7 +275,7 @@ func (r *Reporter) put(ctx context.Context, id uuid.UUID, source Source) error {
 
 // isGoal reports whether state is one in which a desired state has been reached.
 func isGoal(state contract.ConsumerState) bool {
-	return state == contract.StateRunning || state == contract.StateSuspended || state == contract.StateDeleted
+	return state == contract.StateRunning || state == contract.StateStorageFull || state == contract.StateSuspended || state == contract.StateDeleted
 }
 
 // Withdraw removes the heartbeat, so that nobody takes this instance for running, and then what it has reported, as far as there

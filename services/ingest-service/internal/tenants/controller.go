@@ -43,6 +43,7 @@ func New(cfg Config, deps Dependencies) *Controller {
 		newConsumer: deps.NewConsumer,
 		starts:      make(starts, maxStarts),
 		outage:      deps.Outage,
+		storage:     deps.Storage,
 		forget:      deps.Forget,
 		hook:        deps.Step,
 		log:         deps.Log,
@@ -204,6 +205,23 @@ func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
 func (c *Controller) Reobserve() {
 	for _, t := range c.tenants.all() {
 		t.observeConsumer(nil)
+	}
+}
+
+// StorageLimited are the tenants that have a limit of what is stored.
+func (c *Controller) StorageLimited() (limited []uuid.UUID) {
+	for _, t := range c.tenants.all() {
+		if s := t.current(); s.hasStorageLimit() {
+			limited = append(limited, t.id)
+		}
+	}
+	return limited
+}
+
+// ObserveStorage has the tenants reported anew that have stored as much as they may, or no longer have: more is known of that.
+func (c *Controller) ObserveStorage() {
+	for _, t := range c.tenants.all() {
+		t.observeStorage()
 	}
 }
 

@@ -46,6 +46,12 @@ type Registry interface {
 	RegisteredAmong(ctx context.Context, ids []uuid.UUID) ([]store.Registration, error)
 }
 
+// Storage knows how much tenants may still store; quota.Tracker does.
+type Storage interface {
+	// Room is how many bytes a tenant may still store under a limit of so many; known is false as long as nobody knows.
+	Room(tenant uuid.UUID, limit int64) (room int64, known bool)
+}
+
 // Consumer consumes the queue of one tenant; consumer.Consumer does.
 type Consumer interface {
 	Configure(workers, maxAttempts int)
@@ -81,6 +87,8 @@ type Dependencies struct {
 	Presence members.Presence
 	// Registry is what the control channel is compared with; nil: what the channel says is all there is.
 	Registry Registry
+	// Storage knows how much tenants may still store; nil: no tenant has a limit.
+	Storage Storage
 	// Synced is called once the first full snapshot of the control channel has been taken in.
 	Synced func()
 	// Forget are called when a tenant's teardown is done, and again when it is let go: what others keep of it must go, too.

@@ -13,7 +13,7 @@ type Collector struct {
 
 	consumers, queue, workers, desired, instances, healed *prometheus.Desc
 	stored, duplicates, retried, deadLettered, withoutID  *prometheus.Desc
-	held                                                  *prometheus.Desc
+	held, full                                            *prometheus.Desc
 }
 
 // NewCollector returns the collector of c.
@@ -35,6 +35,7 @@ func NewCollector(c *Controller) *Collector {
 		retried:      desc("mtm_messages_retried_total", "Messages sent to a retry tier.", tenant...),
 		deadLettered: desc("mtm_messages_dead_lettered_total", "Messages that became dead letters.", "tenant_id", "reason"),
 		held:         desc("mtm_messages_waiting_for_rate", "Messages of a tenant that were delivered to this instance and wait for its limit per second; more may wait in the queue.", tenant...),
+		full:         desc("mtm_tenant_storage_full", "1 for a tenant that has stored as much as it may, as this instance knows; its messages wait in the queue.", tenant...),
 		withoutID:    desc("mtm_messages_without_id_total", "Messages that came without an id and are stored at least once.", tenant...),
 	}
 }
@@ -42,7 +43,7 @@ func NewCollector(c *Controller) *Collector {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		c.consumers, c.queue, c.workers, c.desired, c.instances, c.healed, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID, c.held,
+		c.consumers, c.queue, c.workers, c.desired, c.instances, c.healed, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID, c.held, c.full,
 	} {
 		ch <- desc
 	}
@@ -55,11 +56,11 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		s := t.current()
 		states[s.observed.state]++
 		if s.observed.state != contract.StateDeleted {
-			c.collectTenant(ch, t, s.depth.Ready, s.share)
+			c.collectTenant(ch, t, s)
 		}
 	}
 	for _, state := range []contract.ConsumerState{
-		contract.StateProvisioning, contract.StateRunning, contract.StatePaused, contract.StateSuspended,
+		contract.StateProvisioning, contract.StateRunning, contract.StateStorageFull, contract.StatePaused, contract.StateSuspended,
 		contract.StateDeleting, contract.StateDeleted, contract.StateFailed,
 	} {
 		ch <- prometheus.MustNewConstMetric(c.consumers, prometheus.GaugeValue, float64(states[state]), string(state))
@@ -70,7 +71,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready int64, desired int) {
+func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, s state) {
 	id := t.id.String()
 	gauge := func(desc *prometheus.Desc, value int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), append([]string{id}, labels...)...)
@@ -78,12 +79,15 @@ func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready 
 	counter := func(desc *prometheus.Desc, value int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), append([]string{id}, labels...)...)
 	}
-	if ready >= 0 {
+	if ready := s.depth.Ready; ready >= 0 {
 		gauge(c.queue, ready, "ready")
 	}
 	gauge(c.queue, t.counts.Unacked(), "unacked")
 	if n := t.counts.Held.Load(); n > 0 { // series of tenants that do not wait would be most of all series
 		gauge(c.held, n)
+	}
+	if s.full {
+		gauge(c.full, 1)
 	}
 	busy, running := t.counts.Busy.Load(), int64(0)
 	if t.counts.Consuming.Load() {
@@ -91,7 +95,7 @@ func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, ready 
 	}
 	gauge(c.workers, busy, "busy")
 	gauge(c.workers, max(running-busy, 0), "idle")
-	gauge(c.desired, int64(desired))
+	gauge(c.desired, int64(s.share))
 	counter(c.stored, t.counts.Stats.Stored.Load())
 	counter(c.duplicates, t.counts.Stats.Duplicates.Load())
 	counter(c.retried, t.counts.Stats.Retried.Load())

@@ -33,6 +33,7 @@ type state struct {
 	standby    bool  // all workers belong to other instances, as is desired
 	configured int64 // the generation for which the consumer, or the standby, was configured
 	isolated   error // what the consumer says of deliveries that break the connection
+	full       bool  // as much is stored as may be
 
 	// What is reported.
 	observed observation
@@ -182,6 +183,15 @@ func (s state) withoutStandby() state {
 	return s
 }
 
+func (s state) hasStorageLimit() bool {
+	return s.spec.Limits.StoredMaxBytes > 0 && s.spec.State != contract.DesiredDeleting
+}
+
+func (s state) withFull(full bool) state {
+	s.full = full
+	return s
+}
+
 // withIsolation is s after the consumer has said what keeps it from consuming. That its deliveries break the connection stays true
 // between two probes, whatever becomes of each.
 func (s state) withIsolation(fault error) state {
@@ -194,12 +204,19 @@ func (s state) withIsolation(fault error) state {
 // observeConsumer is s with what the consumer says of itself, or that none is needed here, as what is observed, and whether there
 // is anything to say. It speaks of the generation that the consumer was configured for, which may not be the newest one that is
 // wanted, and says nothing once the consumer has been stopped. delivering says that the broker delivers to it.
+//
+// That as much is stored as may be is said whether or not something waits, since producers are refused.
 func (s state) observeConsumer(fault error, delivering bool) (next state, report bool) {
+	if errors.Is(fault, consumer.ErrStorageFull) {
+		fault, delivering = nil, false // whether it is full, or that is not known, is known here
+	}
 	switch {
 	case !s.consuming && !s.standby:
 		return s, false
 	case s.isolated != nil:
 		s.observed = observation{contract.StateFailed, s.configured, s.isolated}
+	case fault == nil && s.full:
+		s.observed = observation{contract.StateStorageFull, s.configured, consumer.ErrStorageFull}
 	case fault == nil && s.consuming && delivering:
 		s.standby = false
 		s.observed = observation{contract.StateRunning, s.configured, nil}

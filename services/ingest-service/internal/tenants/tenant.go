@@ -32,6 +32,7 @@ type environment struct {
 	newConsumer NewConsumer
 	starts      starts // capacity maxStarts
 	outage      func() error
+	storage     Storage // nil: no tenant has a limit
 	forget      []func(tenant uuid.UUID)
 	hook        step.Hook
 	log         *zap.Logger
@@ -42,6 +43,15 @@ func (e *environment) forgetTenant(id uuid.UUID) {
 	for _, forget := range e.forget {
 		forget(id)
 	}
+}
+
+// isFull reports whether a tenant is known to have stored as much as it may.
+func (e *environment) isFull(id uuid.UUID, s state) bool {
+	if e.storage == nil || !s.hasStorageLimit() {
+		return false
+	}
+	room, known := e.storage.Room(id, s.spec.Limits.StoredMaxBytes)
+	return known && room <= 0
 }
 
 // tenant is one tenant on this instance. The goroutine of run acts; everyone else sets what is wanted and reads what was
@@ -147,6 +157,18 @@ func (t *tenant) correct(r store.Registration, before contract.TenantSpec) {
 func (t *tenant) requestVerification() {
 	t.change(state.markUnverified)
 	t.nudge()
+}
+
+// observeStorage reports the tenant anew if it has stored as much as it may, or no longer has.
+func (t *tenant) observeStorage() {
+	t.mu.Lock()
+	full := t.env.isFull(t.id, t.state)
+	changed := full != t.state.full
+	t.state.full = full
+	t.mu.Unlock()
+	if changed {
+		t.observeConsumer(nil)
+	}
 }
 
 // divide has the share of the workers applied if it is another one now.
@@ -271,7 +293,7 @@ func (t *tenant) step(spec contract.TenantSpec, done step.Step) {
 // the queue and the partition are its concern as well as anybody's.
 func (t *tenant) activate(ctx context.Context, spec contract.TenantSpec) error {
 	share, known := t.env.members.Share(t.id, spec.Workers)
-	t.change(func(s state) state { return s.withShare(share) })
+	t.change(func(s state) state { return s.withShare(share).withFull(t.env.isFull(t.id, s)) })
 	if known && share == 0 {
 		t.stopConsumer(spec) // first: whatever else fails, the workers are others'
 	}

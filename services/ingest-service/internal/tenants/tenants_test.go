@@ -26,8 +26,10 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/quota"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/usage"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 )
@@ -53,6 +55,8 @@ type rig struct {
 	deps       tenants.Dependencies
 	registry   *prometheus.Registry
 	controller *tenants.Controller
+	tracker    *quota.Tracker // of what is stored; it runs for the controller that is started last
+	counter    usage.Counter
 	natsURL    string
 	resync     time.Duration // of the controller; 0 for the default
 }
@@ -110,11 +114,13 @@ func newRig(t *testing.T) *rig {
 	r.specs, r.statuses = control.Tenants(r.conn), control.Statuses(r.conn)
 
 	delays := []time.Duration{time.Second}
+	r.counter, r.tracker = messages, quota.NewTracker(messages, log)
 	writer := batch.NewWriter(batch.Config{RetryDelays: delays, HoldTimeout: time.Minute, PublishTimeout: time.Second},
-		messages, gate, r.publisher, nil, batch.NewMetrics(r.registry), log)
+		r.tracker.Counting(messages), gate, r.publisher, nil, batch.NewMetrics(r.registry), log)
 	budget := consumer.NewBudget(1 << 28)
 	consuming := consumer.Config{
 		Prefetch: 100, BatchMessages: 50, BatchBytes: 1 << 20, BatchDelay: time.Millisecond, MaxPayload: 1 << 16, HoleLimit: time.Second,
+		Storage: r.tracker,
 	}
 	r.deps = tenants.Dependencies{
 		Specs: r.specs, Statuses: r.statuses, Partitions: messages,
@@ -122,7 +128,7 @@ func newRig(t *testing.T) *rig {
 		NewConsumer: func(tenant uuid.UUID, state *consumer.State, onChange func(error)) tenants.Consumer {
 			return consumer.New(consuming, tenant, consumer.On(r.link), gate, writer, budget, state, onChange, log)
 		},
-		Heartbeats: r.statuses, Presence: messages, Registry: messages, Synced: func() {}, Outage: gate.Err, Log: log,
+		Heartbeats: r.statuses, Presence: messages, Registry: messages, Synced: func() {}, Outage: gate.Err, Storage: r.tracker, Log: log,
 	}
 	return r
 }
@@ -138,9 +144,16 @@ func (r *rig) start() (stop func()) {
 	r.controller = tenants.New(tenants.Config{Instance: instance, MaxAttempts: 3, Concurrency: 4, Resync: r.resync}, r.deps)
 	collector := tenants.NewCollector(r.controller)
 	r.registry.MustRegister(collector)
+	controller := r.controller
+	stopLooking := r.run(func(ctx context.Context) error {
+		return r.tracker.Run(ctx, controller.StorageLimited, controller.ObserveStorage)
+	})
+	stopCounting := r.run(usage.New(r.counter, 24*time.Hour, prometheus.NewRegistry(), zap.NewNop()).Run)
 	stopRunning := r.run(r.controller.Run)
 	return func() {
 		stopRunning()
+		stopCounting()
+		stopLooking()
 		r.registry.Unregister(collector)
 	}
 }

@@ -26,14 +26,14 @@ type Tenant struct {
 
 // Status is what the instances of ingest-service observe of a tenant.
 type Status struct {
-	// The state of the instance that is furthest from what is desired; `unknown` if none reports. `paused`: the infrastructure does not allow it to run, and it resumes without intervention. `failed`: the last attempt failed and is being repeated.
-	State string `json:"state" example:"running" enums:"provisioning,running,paused,suspended,deleting,deleted,failed,unknown"`
+	// The state of the instance that is furthest from what is desired; `unknown` if none reports. `storage_full`: the tenant has stored as much as it may (`stored_max_bytes`); producers are refused, what was accepted waits in the queue, and it resumes once there is room. `paused`: the infrastructure does not allow it to run, and it resumes without intervention. `failed`: the last attempt failed and is being repeated.
+	State string `json:"state" example:"running" enums:"provisioning,running,storage_full,paused,suspended,deleting,deleted,failed,unknown"`
 	// Workers that exist now, on all instances together: as many as desired, but for the moments in which instances come or go.
 	Workers int   `json:"workers" example:"3"`
 	Queue   Queue `json:"queue"`
 	// The lowest generation that an instance has acted on, 0 if none has.
 	ObservedGeneration int64 `json:"observed_generation" example:"1"`
-	// What is wrong, in the state paused or failed.
+	// What is wrong, in the state storage_full, paused or failed.
 	Error     string     `json:"error,omitempty" example:"ping the database: connection refused"`
 	Instances []Instance `json:"instances"`
 } // @name TenantStatus
@@ -49,7 +49,7 @@ type Queue struct {
 // Instance is what one instance of ingest-service observes of a tenant.
 type Instance struct {
 	Instance string `json:"instance" example:"ingest-7d9f"`
-	State    string `json:"state" example:"running" enums:"provisioning,running,paused,suspended,deleting,deleted,failed"`
+	State    string `json:"state" example:"running" enums:"provisioning,running,storage_full,paused,suspended,deleting,deleted,failed"`
 	// Its share of the tenant's workers; 0 while others have all of them.
 	Workers            int    `json:"workers" example:"3"`
 	Queue              Queue  `json:"queue"`

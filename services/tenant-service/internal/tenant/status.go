@@ -82,12 +82,14 @@ func distance(desired State, observed contract.ConsumerState) int {
 	}
 	order := []contract.ConsumerState{
 		contract.StateDeleted, contract.StateRunning, contract.StateSuspended, contract.StateProvisioning,
-		contract.StateDeleting, contract.StatePaused, contract.StateFailed,
+		contract.StateDeleting, contract.StateStorageFull, contract.StatePaused, contract.StateFailed,
 	}
 	return 1 + slices.Index(order, observed) // a state of a newer version ranks like the goal
 }
 
-// Reached reports whether the instances have brought about what t wants.
+// Reached reports whether the instances have brought about what t wants. An active tenant whose storage is full is as it is to be: it
+// is up to the tenant to make room, or to its limits, and no instance has anything left to do.
 func (s Status) Reached(t Tenant) bool {
-	return s.State == string(goal(t.State)) && s.ObservedGeneration >= t.Generation
+	reached := s.State == string(goal(t.State)) || t.State == Active && s.State == string(contract.StateStorageFull)
+	return reached && s.ObservedGeneration >= t.Generation
 }
