@@ -72,9 +72,12 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 	deadLetterMetrics := deadletter.NewMetrics(reg)
 	requests := api.NewMetrics(reg)
 	forget := []func(uuid.UUID){requests.Forget, deadLetterMetrics.Forget, broker.consume.Forget}
-	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays,
-		provision.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, cfg.RabbitMQ.Screen, log)
-	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, forget, hook, health, log)
+	queues := newQueueLimits(cfg, messages)
+	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays, queues.options(), cfg.RabbitMQ.Screen, log)
+	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, queues.Of, forget, hook, health, log)
+	if err := queues.enforce(controller, health.Check("queue limits").Degrade, reg, log); err != nil {
+		return err
+	}
 	reg.MustRegister(tenants.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
@@ -123,6 +126,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		lifecycle.Component{Name: "usage", Run: usage.New(messages, cfg.Ingest.UsageRetention, reg, log).Run},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 		lifecycle.Component{Name: "exchanges", Run: exchanges.Run},
+		lifecycle.Component{Name: "queue limits", Run: queues.Run},
 	)
 	return process.Run(ctx, components...)
 }
@@ -133,7 +137,7 @@ func writeSlots(maxConns int32) int { return max(int(maxConns)*3/4, 1) }
 // newController wires tenants to what they need, and to the limits per second, which need to know them.
 func newController(
 	cfg Config, conn *control.Conn, broker *broker, topology *provision.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
-	forget []func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
+	queueLimits func(uuid.UUID, contract.Limits) *contract.QueueLimits, forget []func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
 ) (*tenants.Controller, *rate.Limiter) {
 	in := cfg.Ingest
 	budget := consumer.NewBudget(in.UnackedBytes)
@@ -153,11 +157,12 @@ func newController(
 				return consumer.New(consuming, tenant, broker.consume, gate, writer, budget, state, onChange, log)
 			},
 			Heartbeats: control.Statuses(conn), Presence: messages, Registry: messages,
-			Synced: func() { synced.Set(nil) },
-			Forget: forget,
-			Outage: gate.Err,
-			Step:   hook,
-			Log:    log,
+			Synced:      func() { synced.Set(nil) },
+			Forget:      forget,
+			QueueLimits: queueLimits,
+			Outage:      gate.Err,
+			Step:        hook,
+			Log:         log,
 		})
 	rates = newRates(cfg, conn, controller)
 	consuming.Rates = rates // before any consumer is made: the controller does not run yet

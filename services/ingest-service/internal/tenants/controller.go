@@ -43,6 +43,7 @@ func New(cfg Config, deps Dependencies) *Controller {
 		newConsumer: deps.NewConsumer,
 		starts:      make(starts, maxStarts),
 		outage:      deps.Outage,
+		queueLimits: deps.QueueLimits,
 		forget:      deps.Forget,
 		hook:        deps.Step,
 		log:         deps.Log,
@@ -204,6 +205,13 @@ func (c *Controller) observeDepth(id uuid.UUID, ready int64) {
 func (c *Controller) Reobserve() {
 	for _, t := range c.tenants.all() {
 		t.observeConsumer(nil)
+	}
+}
+
+// Report has a tenant reported again. It does not wait for that.
+func (c *Controller) Report(id uuid.UUID) {
+	if t, known := c.tenants.find(id); known {
+		c.env.reporter.Mark(id, t)
 	}
 }
 
