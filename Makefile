@@ -66,7 +66,7 @@ test-long: bin/gotestsum ## run the tests that take minutes, which `make test` l
 
 # What the servers do with us: the packages that have tests on PostgreSQL, RabbitMQ or NATS and do not serve HTTP.
 SERVED = $(addprefix ./,testkit/... testkit/servers/... $(addprefix libs/,postgres amqp/... schema) \
-	$(addprefix services/ingest-service/internal/,consumer deadletter dlxhealth provision store tenants) \
+	$(addprefix services/ingest-service/internal/,consumer deadletter dlxhealth provision queuelimit store tenants) \
 	services/query-service/internal/store $(addprefix services/tenant-service/internal/,relay status store))
 test-servers: ## run the tests whose outcome depends on the version of a server; BACKING=docker or native chooses the servers
 	@$(MAKE) test PKG="$(SERVED)"

@@ -58,9 +58,34 @@ type TenantStatus struct {
 	// ObservedGeneration is the lowest generation that an instance has acted on.
 	ObservedGeneration int64 `json:"observed_generation"`
 	// Error is what is wrong in the states storage_full, paused and failed.
-	Error     string           `json:"error"`
-	Instances []InstanceStatus `json:"instances"`
+	Error string `json:"error"`
+	// QueueLimits is nil while the queue is held to the limits of the tenant.
+	QueueLimits *QueueLimits     `json:"queue_limits"`
+	Instances   []InstanceStatus `json:"instances"`
 }
+
+// QueueLimits is what the broker holds a tenant's queue to while that is not what [LimitQueueMaxMessages] and [LimitQueueMaxBytes] say.
+type QueueLimits struct {
+	Reason QueueLimitsReason `json:"reason"`
+	// MaxMessages and MaxBytes are in force. 0 is no limit, or not known.
+	MaxMessages int64 `json:"max_messages"`
+	MaxBytes    int64 `json:"max_bytes"`
+	// Detail is the reason for people.
+	Detail string `json:"detail"`
+}
+
+// QueueLimitsReason says why a queue is held to something else than the limits of its tenant; a service may send others than these.
+type QueueLimitsReason string
+
+// The reasons of [QueueLimits].
+const (
+	QueueLimitsNotManaged    QueueLimitsReason = "not_managed"    // ingest-service has no management API of the broker
+	QueueLimitsUnavailable   QueueLimitsReason = "unavailable"    // it cannot be reached, and is tried again
+	QueueLimitsRefused       QueueLimitsReason = "refused"        // it refuses the login of ingest-service
+	QueueLimitsArgument      QueueLimitsReason = "argument"       // the queue has a lower limit until it is made again
+	QueueLimitsForeignPolicy QueueLimitsReason = "foreign_policy" // a policy of somebody else applies to the queue
+	QueueLimitsRounded       QueueLimitsReason = "rounded"        // there are too many different limits
+)
 
 // ConsumerState is the observed state of a tenant's consumer.
 type ConsumerState string

@@ -33,6 +33,20 @@ func TestCreateTenantWhoseAnswerIsLost(t *testing.T) {
 	})
 }
 
+// An operator who raises a limit is told that it is not in force yet, and why.
+func TestQueueLimitsOfATenant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := play(t, nil, answer(200, fmt.Sprintf(`{"id":%q,"status":{"state":"running","queue":{},"instances":[],
+			"queue_limits":{"reason":"argument","max_bytes":1073741824,"detail":"D"}}}`, fixed(1))), tenantOf(200, "active", "running", 1, 1))
+		got, err := c.Tenant(t.Context(), fixed(1))
+		require.NoError(t, err)
+		require.Equal(t, &client.QueueLimits{Reason: client.QueueLimitsArgument, MaxBytes: 1 << 30, Detail: "D"}, got.Status.QueueLimits)
+		got, err = c.Tenant(t.Context(), fixed(1))
+		require.NoError(t, err)
+		require.Nil(t, got.Status.QueueLimits)
+	})
+}
+
 // A tenant that was there before is not ours, lost answer or not.
 func TestCreateTenantThatExists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

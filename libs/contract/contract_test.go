@@ -30,6 +30,11 @@ func TestGoldenJSON(t *testing.T) {
 			TenantID: tenantID, Instance: "ingest-1", ObservedGeneration: 41, State: contract.StatePaused, Workers: 5,
 			QueueReady: 12, QueueUnacked: 3, Error: "the database is away", ObservedAt: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
 		},
+		"tenant_status_queue_limits.json": contract.TenantStatus{
+			TenantID: tenantID, Instance: "ingest-1", ObservedGeneration: 41, State: contract.StateRunning, Workers: 5,
+			ObservedAt:  time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
+			QueueLimits: &contract.QueueLimits{Reason: contract.QueueLimitsArgument, MaxMessages: 1, MaxBytes: 2, Detail: "a lower argument"},
+		},
 	} {
 		t.Run(file, func(t *testing.T) {
 			golden, err := os.ReadFile(filepath.Join("testdata", file))

@@ -29,6 +29,42 @@ type Limits struct {
 	ReplayRate int64 `json:"replay_rate,omitempty"`
 }
 
+// QueueLimitsReason says why the broker does not hold a queue to the limits of its tenant.
+type QueueLimitsReason string
+
+// The reasons of [QueueLimits].
+const (
+	// QueueLimitsNotManaged: the installation has no management API of the broker, by which alone limits of queues are enforced.
+	QueueLimitsNotManaged QueueLimitsReason = "not_managed"
+	// QueueLimitsUnavailable: the management API cannot be reached. It is tried again.
+	QueueLimitsUnavailable QueueLimitsReason = "unavailable"
+	// QueueLimitsRefused: the management API refuses the login, which needs the tag policymaker.
+	QueueLimitsRefused QueueLimitsReason = "refused"
+	// QueueLimitsArgument: an argument of the queue is lower, and counts until the queue is made again.
+	QueueLimitsArgument QueueLimitsReason = "argument"
+	// QueueLimitsForeignPolicy: a policy that is none of the platform's applies to the queue.
+	QueueLimitsForeignPolicy QueueLimitsReason = "foreign_policy"
+	// QueueLimitsRounded: there are more different limits than there may be policies, so that this one is rounded down.
+	QueueLimitsRounded QueueLimitsReason = "rounded"
+)
+
+// QueueLimitsReasons are all of them, in the order of their declaration.
+func QueueLimitsReasons() []QueueLimitsReason {
+	return []QueueLimitsReason{
+		QueueLimitsNotManaged, QueueLimitsUnavailable, QueueLimitsRefused, QueueLimitsArgument, QueueLimitsForeignPolicy, QueueLimitsRounded,
+	}
+}
+
+// QueueLimits is what the broker holds a tenant's queue to, while that is not what its [Limits] say.
+type QueueLimits struct {
+	Reason QueueLimitsReason `json:"reason"`
+	// MaxMessages and MaxBytes are in force. 0 is no limit, or not known.
+	MaxMessages int64 `json:"max_messages,omitempty"`
+	MaxBytes    int64 `json:"max_bytes,omitempty"`
+	// Detail is the reason for people.
+	Detail string `json:"detail,omitempty"`
+}
+
 // Negative reports whether a limit is below 0, which none may be.
 func (l Limits) Negative() bool {
 	return min(l.Weight, l.PublishRate, l.PublishBytes, l.MaxPayload, l.QueueMaxMessages, l.QueueMaxBytes, l.StoredMaxBytes, l.RetentionSeconds,

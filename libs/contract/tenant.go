@@ -106,6 +106,8 @@ type TenantStatus struct {
 	QueueUnacked int64     `json:"queue_unacked"`
 	Error        string    `json:"error,omitempty"`
 	ObservedAt   time.Time `json:"observed_at"`
+	// QueueLimits is nil while the queue is held to the limits of the tenant, and from the instances that do not look.
+	QueueLimits *QueueLimits `json:"queue_limits,omitempty"`
 }
 
 // StatusKey is the key of what instance observed of tenant: "<tenant id>.<instance>".

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/management"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -32,18 +33,21 @@ import (
 
 // rateWorld is several instances of the service, and the test as registry and producer.
 type rateWorld struct {
-	t         *testing.T
-	operator  *pgxpool.Pool
-	link      *conn.Link
-	producer  *publish.Publisher
-	specs     *control.Bucket[contract.TenantSpec]
-	statuses  *control.Bucket[contract.TenantStatus]
-	names     []string
-	urls      []string
-	transport *http.Transport
+	t        *testing.T
+	operator *pgxpool.Pool
+	link     *conn.Link
+	producer *publish.Publisher
+	// management is that of the broker.
+	management *management.Client
+	specs      *control.Bucket[contract.TenantSpec]
+	statuses   *control.Bucket[contract.TenantStatus]
+	names      []string
+	urls       []string
+	stops      []func() // of the instances
+	transport  *http.Transport
 }
 
-func newRateWorld(t *testing.T, instances int) *rateWorld {
+func newRateWorld(t *testing.T, instances int, change ...func(*Config, backing.Broker)) *rateWorld {
 	t.Helper()
 	databaseURL, natsURL, broker := backing.Postgres(t), backing.NATS(t), backing.RabbitMQ(t)
 	w := &rateWorld{t: t, transport: &http.Transport{}}
@@ -52,6 +56,8 @@ func newRateWorld(t *testing.T, instances int) *rateWorld {
 	w.operator, err = pgxpool.New(t.Context(), databaseURL)
 	require.NoError(t, err)
 	t.Cleanup(w.operator.Close)
+	w.management, err = management.New(broker.ManagementURL, broker.URL)
+	require.NoError(t, err)
 	w.link = conn.NewLink(conn.Config{URL: broker.URL}, "test", zap.NewNop(), nil)
 	w.producer = publish.New(w.link, 1, zap.NewNop())
 	component.Run(t, w.link.Run)
@@ -68,7 +74,10 @@ func newRateWorld(t *testing.T, instances int) *rateWorld {
 		cfg.HTTP.Addr, cfg.Ops.Addr = "127.0.0.1:"+strconv.Itoa(ports[2*i]), "127.0.0.1:"+strconv.Itoa(ports[2*i+1])
 		cfg.Ingest.Instance, cfg.Database.MaxConns = "ingest-"+strconv.Itoa(i+1), 4
 		w.names, w.urls = append(w.names, cfg.Ingest.Instance), append(w.urls, "http://"+cfg.HTTP.Addr)
-		component.Run(t, func(ctx context.Context) error { return serve(ctx, cfg, zap.NewNop()) })
+		for _, change := range change {
+			change(&cfg, broker)
+		}
+		w.stops = append(w.stops, component.Run(t, func(ctx context.Context) error { return serve(ctx, cfg, zap.NewNop()) }))
 	}
 	return w
 }

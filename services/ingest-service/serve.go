@@ -79,9 +79,12 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 	deadLetterMetrics := deadletter.NewMetrics(reg)
 	requests := api.NewMetrics(reg)
 	forget := []func(uuid.UUID){requests.Forget, deadLetterMetrics.Forget, broker.consume.Forget}
-	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays,
-		provision.QueueOptions{Type: cfg.Ingest.QueueType, MaxLengthBytes: cfg.Ingest.QueueMaxBytes}, cfg.RabbitMQ.Screen, log)
-	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, stored, forget, hook, health, log)
+	queues := newQueueLimits(cfg, messages)
+	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays, queues.options(), cfg.RabbitMQ.Screen, log)
+	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, stored, queues.Of, forget, hook, health, log)
+	if err := queues.enforce(controller, health.Check("queue limits").Degrade, reg, log); err != nil {
+		return err
+	}
 	reg.MustRegister(tenants.NewCollector(controller), isolation.NewCollector(broker.consume))
 
 	deadLetters := deadletter.NewStore(pool, cfg.Ingest.WriteTimeout)
@@ -136,6 +139,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		}},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 		lifecycle.Component{Name: "exchanges", Run: exchanges.Run},
+		lifecycle.Component{Name: "queue limits", Run: queues.Run},
 	)
 	return process.Run(ctx, components...)
 }
@@ -146,7 +150,8 @@ func writeSlots(maxConns int32) int { return max(int(maxConns)*3/4, 1) }
 // newController wires tenants to what they need, and to the limits per second, which need to know them.
 func newController(
 	cfg Config, conn *control.Conn, broker *broker, topology *provision.Topology, messages *store.Store, gate *batch.Gate, writer *batch.Writer,
-	stored *quota.Tracker, forget []func(uuid.UUID), hook step.Hook, health *telemetry.Health, log *zap.Logger,
+	stored *quota.Tracker, queueLimits func(uuid.UUID, contract.Limits) *contract.QueueLimits, forget []func(uuid.UUID),
+	hook step.Hook, health *telemetry.Health, log *zap.Logger,
 ) (*tenants.Controller, *rate.Limiter) {
 	in := cfg.Ingest
 	budget := consumer.NewBudget(in.UnackedBytes)
@@ -166,11 +171,13 @@ func newController(
 				return consumer.New(consuming, tenant, broker.consume, gate, writer, budget, state, onChange, log)
 			},
 			Heartbeats: control.Statuses(conn), Presence: messages, Registry: messages,
-			Synced: func() { synced.Set(nil) },
-			Forget: forget, Storage: stored,
-			Outage: gate.Err,
-			Step:   hook,
-			Log:    log,
+			Synced:      func() { synced.Set(nil) },
+			Forget:      forget,
+			Storage:     stored,
+			QueueLimits: queueLimits,
+			Outage:      gate.Err,
+			Step:        hook,
+			Log:         log,
 		})
 	rates = newRates(cfg, conn, controller)
 	consuming.Rates = rates // before any consumer is made: the controller does not run yet

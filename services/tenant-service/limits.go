@@ -36,6 +36,7 @@ func (c Config) policy() tenant.Policy {
 	return tenant.Policy{
 		DefaultWorkers: c.Workers, MaxWorkers: c.MaxWorkers,
 		DefaultMaxAttempts: c.Limits.MaxAttempts, DefaultLimits: contract.Limits(c.Limits.LimitDefaults),
+		ManagesBroker: c.RabbitMQ.ManagementURL != "",
 	}
 }
 

@@ -69,7 +69,7 @@ func with(base, more map[string]int64) map[string]int64 {
 // An operator sees what holds and what is special about a tenant, changes one limit without touching another, and the instances are told.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	r := startReady(t)
+	r := startWithManagement(t)
 	ingest := startInstance(t, r.cfg.NATS.URL, "one")
 	id := r.create("a")
 	read, got := r.limitsOf(id)
@@ -113,6 +113,57 @@ func TestLimits(t *testing.T) {
 		spec, _ := ingest.spec(id)
 		return spec == contract.TenantSpec{TenantID: id.String(), State: contract.DesiredActive, Workers: 3, Generation: int64(2 + len(all))}
 	}, waitLimit, tick)
+}
+
+// startWithManagement is startReady of an installation that has a management API of the broker, which no change of limits asks.
+func startWithManagement(t *testing.T) *running {
+	t.Helper()
+	cfg := testConfig(t, backing.Postgres(t), backing.NATS(t))
+	cfg.RabbitMQ.URL, cfg.RabbitMQ.ManagementURL = "amqp://127.0.0.1:1", "http://127.0.0.1:1"
+	r := start(t, cfg)
+	r.requireReady(true)
+	return r
+}
+
+// A limit that nothing can enforce is refused, and not stored as if it were in force; that there is none needs nobody to enforce it.
+func TestQueueLimitsNeedManagement(t *testing.T) {
+	t.Parallel()
+	r := startReady(t)
+	id := r.create("a")
+	for _, body := range []string{`{"queue_max_messages":1}`, `{"queue_max_bytes":1}`, `{"queue_max_messages":null,"queue_max_bytes":5000,"weight":2}`} {
+		got := r.require(http.StatusConflict, patch(id, body))
+		require.Equal(t, "no_broker_management", got.problem.Code)
+	}
+	r.require(http.StatusBadRequest, patch(id, `{"queue_max_messages":-1}`))
+	read, _ := r.limitsOf(id)
+	require.Empty(t, read.Override)
+	read, _ = r.config(patch(id, `{"queue_max_messages":0,"queue_max_bytes":null,"publish_rate":5}`))
+	require.Equal(t, map[string]int64{"queue_max_messages": 0, "publish_rate": 5}, read.Override)
+}
+
+// What an instance says of the queue is in the status of the tenant, and in it no more once it says nothing.
+func TestQueueLimitsInTheStatus(t *testing.T) {
+	t.Parallel()
+	r := startWithManagement(t)
+	ingest := startInstance(t, r.cfg.NATS.URL, "one")
+	id := r.create("a")
+	r.config(patch(id, `{"queue_max_bytes":5000}`))
+	status := contract.TenantStatus{
+		TenantID: id.String(), State: contract.StateRunning, ObservedGeneration: 2, Workers: 3,
+		QueueLimits: &contract.QueueLimits{Reason: contract.QueueLimitsArgument, MaxMessages: 7, MaxBytes: 1000, Detail: "because"},
+	}
+	report := func() {
+		_, err := ingest.statuses.Put(t.Context(), contract.StatusKey(id.String(), ingest.name), status)
+		require.NoError(t, err)
+	}
+	r.eventually(id, func(c *assert.CollectT, got api.Tenant) { require.EqualValues(c, 2, got.Status.ObservedGeneration) })
+	report()
+	r.eventually(id, func(c *assert.CollectT, got api.Tenant) {
+		require.Equal(c, &api.QueueLimits{Reason: "argument", MaxMessages: 7, MaxBytes: 1000, Detail: "because"}, got.Status.QueueLimits)
+	})
+	status.QueueLimits = nil
+	report()
+	r.eventually(id, func(c *assert.CollectT, got api.Tenant) { require.Nil(c, got.Status.QueueLimits) })
 }
 
 // The older requests write overrides, too, and show what they have shown before.

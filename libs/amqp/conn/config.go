@@ -25,8 +25,8 @@ type Config struct {
 	Heartbeat time.Duration `koanf:"heartbeat" validate:"min=1s,max=5m" usage:"heartbeat interval; a silent broker is given up after 1.5 times as long"`
 	// ConnectTimeout bounds one attempt to connect, the handshakes included.
 	ConnectTimeout time.Duration `koanf:"connect_timeout" validate:"min=100ms,max=1m" usage:"limit of one attempt to connect"`
-	// ManagementURL is that of the management API, with login unless it is that of URL. It may be empty.
-	ManagementURL string `koanf:"management_url" validate:"omitempty,url" secret:"true" usage:"URL of the broker's management API, to notice messages that are stuck; they are not looked for without it"`
+	// ManagementURL is that of the management API, with login unless it is that of URL. The login needs the tag policymaker. It may be empty.
+	ManagementURL string `koanf:"management_url" validate:"omitempty,url" secret:"true" usage:"URL of the broker's management API, whose login may write policies (tag policymaker), to enforce limits of queues and notice messages that are stuck; without it neither is done"`
 	// Reader is [ReaderWire] or [ReaderLibrary].
 	Reader string `koanf:"reader" validate:"oneof=wire library" usage:"what reads deliveries: wire (the frames as they are) or library (amqp091-go, slower; it loses the connection over headers beyond its limits)"`
 	// Screen is for the service that declares what producers publish to; a connection has no use for it.

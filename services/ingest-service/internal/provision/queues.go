@@ -32,6 +32,9 @@ type QueueOptions struct {
 	// MaxLengthBytes is how many bytes of messages a queue holds before it refuses more. 0 means without limit. It is
 	// soft: what is on the way when the limit is reached still gets in.
 	MaxLengthBytes int64
+	// Raised, if there is one, tells how many bytes a tenant wants its queue to hold, 0 for no wish: a new queue with a higher wish than
+	// MaxLengthBytes has that as its argument, since nothing can raise an argument later. Not of an unlimited queue.
+	Raised func(tenant string) int64
 	// Screened says that producers reach the queue through the screen alone, see [DeclareScreen].
 	Screened bool
 }
@@ -138,8 +141,11 @@ func DeclareTenantQueue(ch *amqp.Channel, tenantID string, opts QueueOptions) er
 		args["x-delivery-limit"] = int32(deliveryLimit)
 	}
 	atLeastOnce(args)
-	if opts.MaxLengthBytes > 0 {
-		args[amqp.QueueMaxLenBytesArg] = opts.MaxLengthBytes
+	if limit := opts.MaxLengthBytes; limit > 0 {
+		if opts.Raised != nil {
+			limit = max(limit, opts.Raised(tenantID))
+		}
+		args[amqp.QueueMaxLenBytesArg] = limit
 	}
 	return declareQueue(ch, contract.QueueName(tenantID), args)
 }

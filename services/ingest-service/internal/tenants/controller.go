@@ -44,6 +44,7 @@ func New(cfg Config, deps Dependencies) *Controller {
 		starts:      make(starts, maxStarts),
 		outage:      deps.Outage,
 		storage:     deps.Storage,
+		queueLimits: deps.QueueLimits,
 		forget:      deps.Forget,
 		hook:        deps.Step,
 		log:         deps.Log,
@@ -222,6 +223,13 @@ func (c *Controller) StorageLimited() (limited []uuid.UUID) {
 func (c *Controller) ObserveStorage() {
 	for _, t := range c.tenants.all() {
 		t.observeStorage()
+	}
+}
+
+// Report has a tenant reported again. It does not wait for that.
+func (c *Controller) Report(id uuid.UUID) {
+	if t, known := c.tenants.find(id); known {
+		c.env.reporter.Mark(id, t)
 	}
 }
 

@@ -93,6 +93,8 @@ type Dependencies struct {
 	Synced func()
 	// Forget are called when a tenant's teardown is done, and again when it is let go: what others keep of it must go, too.
 	Forget []func(tenant uuid.UUID)
+	// QueueLimits tells what a tenant's queue is held to, if that is not what its limits say; nil: nobody looks.
+	QueueLimits func(tenant uuid.UUID, limits contract.Limits) *contract.QueueLimits
 	// Outage tells why nothing can be stored; nil while it can.
 	Outage func() error
 	// Step is told of every step that is done; nil outside of tests.

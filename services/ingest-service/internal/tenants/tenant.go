@@ -32,7 +32,8 @@ type environment struct {
 	newConsumer NewConsumer
 	starts      starts // capacity maxStarts
 	outage      func() error
-	storage     Storage // nil: no tenant has a limit
+	storage     Storage                                                              // nil: no tenant has a limit
+	queueLimits func(tenant uuid.UUID, limits contract.Limits) *contract.QueueLimits // nil: nobody looks
 	forget      []func(tenant uuid.UUID)
 	hook        step.Hook
 	log         *zap.Logger
@@ -182,9 +183,14 @@ func (t *tenant) divide() {
 // Status is what this instance has to say about the tenant now.
 func (t *tenant) Status() contract.TenantStatus {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.state = t.state.markReported(t.counts.Unacked())
-	return t.state.status(t.id, time.Now().UTC(), int(t.counts.Workers.Load()))
+	s := t.state
+	t.mu.Unlock()
+	status := s.status(t.id, time.Now().UTC(), int(t.counts.Workers.Load()))
+	if t.env.queueLimits != nil && s.spec.State != contract.DesiredDeleting {
+		status.QueueLimits = t.env.queueLimits(t.id, s.spec.Limits)
+	}
+	return status
 }
 
 // activity is what the consumer does now.

@@ -41,9 +41,9 @@ type Limits struct {
 	PublishBytes *int64 `json:"publish_bytes,omitempty" example:"10485760" minimum:"0" maximum:"1125899906842624" extensions:"x-nullable"`
 	// Bytes of the largest payload. That of the installation holds as well.
 	MaxPayload *int64 `json:"max_payload,omitempty" example:"262144" minimum:"0" maximum:"16000000" extensions:"x-nullable"`
-	// Messages that may wait in the queue, which then refuses more.
+	// Messages that may wait in the queue, which then refuses more. In force within seconds, unless `queue_limits` in the status of the tenant says otherwise.
 	QueueMaxMessages *int64 `json:"queue_max_messages,omitempty" example:"1000000" minimum:"0" maximum:"1000000000000" extensions:"x-nullable"`
-	// Bytes that may wait in the queue, which then refuses more.
+	// Bytes that may wait in the queue, which then refuses more; likewise.
 	QueueMaxBytes *int64 `json:"queue_max_bytes,omitempty" example:"1073741824" minimum:"0" maximum:"1125899906842624" extensions:"x-nullable"`
 	// Bytes that may be stored, of payloads and envelopes; more is refused.
 	StoredMaxBytes *int64 `json:"stored_max_bytes,omitempty" example:"107374182400" minimum:"0" maximum:"1125899906842624" extensions:"x-nullable"`
@@ -127,7 +127,7 @@ func (a *api) config(c *fiber.Ctx) error {
 //	@header			200			{string}	Preference-Applied	"wait=n, if that was asked for"
 //	@failure		400			{object}	problem.Problem	"`empty_body`, `malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `invalid_precondition`, `validation_failed`, `malformed_encoding`: errors[] names the field"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`: unknown, deleted, or not that of the token"
-//	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
+//	@failure		409			{object}	problem.Problem	"`tenant_deleting`; `no_broker_management`: limits of queues need the management API of the broker, which the installation does not have"
 //	@failure		412			{object}	problem.Problem	"`generation_mismatch`: the tenant has another generation than those in If-Match"
 //	@failure		503			{object}	problem.Problem	"`registry_unavailable`: try again after the time in Retry-After"
 //	@id			patchTenantConfig
@@ -148,6 +148,9 @@ func (a *api) configure(c *fiber.Ctx) error {
 	}
 	if err := a.policy.CheckPatch(patch); err != nil {
 		return asProblem(err)
+	}
+	if a.policy.NeedsBroker(patch) {
+		return notManaged("limits of queues need")
 	}
 	t, err := a.registry.Change(c.UserContext(), id, auth.Origin(c), audit.ConfigChanged, func(t *tenant.Tenant) error {
 		if t.State == tenant.Deleted {

@@ -106,7 +106,7 @@ func (a *credentials) issue(c *fiber.Ctx) error {
 		return asProblem(err)
 	}
 	if a.issuer == nil {
-		return notManaged()
+		return notManaged("AMQP credentials need")
 	}
 	issued, err := a.issuer.Issue(c.UserContext(), id, name, auth.Origin(c))
 	if err != nil {
@@ -204,7 +204,7 @@ func (a *credentials) revoke(c *fiber.Ctx) error {
 // available refuses where the broker is not managed or there is no such tenant.
 func (a *credentials) available(ctx context.Context, id uuid.UUID) error {
 	if a.issuer == nil {
-		return notManaged()
+		return notManaged("AMQP credentials need")
 	}
 	if _, err := a.registry.Find(ctx, id); err != nil {
 		return asProblem(err)
@@ -212,9 +212,9 @@ func (a *credentials) available(ctx context.Context, id uuid.UUID) error {
 	return nil
 }
 
-func notManaged() *problem.Problem {
+func notManaged(what string) *problem.Problem {
 	return problem.New(http.StatusConflict, "no_broker_management",
-		"AMQP credentials need the management API of the broker, which this installation does not have")
+		what+" the management API of the broker, which this installation does not have")
 }
 
 // managementRetry is how long a client is asked to wait for the management API.

@@ -34,9 +34,23 @@ type Status struct {
 	// The lowest generation that an instance has acted on, 0 if none has.
 	ObservedGeneration int64 `json:"observed_generation" example:"1"`
 	// What is wrong, in the state storage_full, paused or failed.
-	Error     string     `json:"error,omitempty" example:"ping the database: connection refused"`
-	Instances []Instance `json:"instances"`
+	Error string `json:"error,omitempty" example:"ping the database: connection refused"`
+	// Only while the queue is held to something else than `queue_max_messages` and `queue_max_bytes` say.
+	QueueLimits *QueueLimits `json:"queue_limits,omitempty"`
+	Instances   []Instance   `json:"instances"`
 } // @name TenantStatus
+
+// QueueLimits is what the broker holds a tenant's queue to, and why that is not what the tenant's limits say.
+type QueueLimits struct {
+	// `not_managed`: the installation has no management API of the broker, by which alone the limits are enforced. `unavailable`: it cannot be reached, and is tried again. `refused`: it refuses the login of ingest-service. `argument`: the queue was made with a lower `x-max-length-bytes`, which counts until it is made again. `foreign_policy`: a policy that is none of the platform's applies to the queue. `rounded`: more different limits are in use than there may be policies, and this one is rounded down.
+	Reason string `json:"reason" example:"argument" enums:"not_managed,unavailable,refused,argument,foreign_policy,rounded"`
+	// In force; absent: no limit, or not known.
+	MaxMessages int64 `json:"max_messages,omitempty" example:"1000000"`
+	// In force; absent: no limit, or not known.
+	MaxBytes int64 `json:"max_bytes,omitempty" example:"1073741824"`
+	// The reason for people.
+	Detail string `json:"detail,omitempty" example:"the argument x-max-length-bytes of the queue, 1073741824, counts until it is made again"`
+} // @name QueueLimits
 
 // Queue is the depth of a tenant's queue; null means not known.
 type Queue struct {
@@ -86,6 +100,11 @@ func render(t tenant.Tenant, s tenant.Status) Tenant {
 			Error:              s.Error,
 			Instances:          make([]Instance, len(s.Instances)),
 		},
+	}
+	if limits := s.QueueLimits; limits != nil {
+		view.Status.QueueLimits = &QueueLimits{
+			Reason: string(limits.Reason), MaxMessages: limits.MaxMessages, MaxBytes: limits.MaxBytes, Detail: limits.Detail,
+		}
 	}
 	for i, report := range s.Instances {
 		view.Status.Instances[i] = renderInstance(report)

@@ -23,7 +23,7 @@ type Config struct {
 	// URL names the virtual host, and has the login of the management API if ManagementURL has none.
 	URL string `koanf:"url" validate:"required_with=ManagementURL,omitempty,url" secret:"true" usage:"AMQP URL of the broker, amqp://user:password@host:5672/vhost, for the credentials of tenants; needed with management_url"`
 	// ManagementURL is that of the management API, whose login needs the tag administrator. Empty: there are no credentials.
-	ManagementURL string `koanf:"management_url" validate:"omitempty,url" secret:"true" usage:"URL of the broker's management API, whose login may administrate users; AMQP credentials of tenants cannot be made without it"`
+	ManagementURL string `koanf:"management_url" validate:"omitempty,url" secret:"true" usage:"URL of the broker's management API, whose login may administrate users; AMQP credentials of tenants cannot be made, and limits of queues not be set, without it"`
 	// PublicURL is where producers reach the broker. Its login counts for nothing.
 	PublicURL string `koanf:"public_url" validate:"omitempty,url" usage:"AMQP URL at which producers reach the broker, amqps://host:5671, as it is shown with their credentials (default: the host of url)"`
 	// CredentialConnections and CredentialChannels are limits of one credential's user.

@@ -42,6 +42,12 @@ const (
 	maxAttemptsLimit = "max_attempts"
 )
 
+// The names of the limits that the broker holds queues to.
+const (
+	queueMaxMessages = "queue_max_messages"
+	queueMaxBytes    = "queue_max_bytes"
+)
+
 // limit is one of the limits, with the range of what a tenant may have of its own.
 type limit struct {
 	name     string
@@ -58,8 +64,8 @@ func (p Policy) limits() []limit {
 		{"publish_rate", 0, maxPerSecond, func(c *Config) *int64 { return &c.PublishRate }},
 		{"publish_bytes", 0, maxBytes, func(c *Config) *int64 { return &c.PublishBytes }},
 		{"max_payload", 0, maxPayload, func(c *Config) *int64 { return &c.MaxPayload }},
-		{"queue_max_messages", 0, maxMessages, func(c *Config) *int64 { return &c.QueueMaxMessages }},
-		{"queue_max_bytes", 0, maxBytes, func(c *Config) *int64 { return &c.QueueMaxBytes }},
+		{queueMaxMessages, 0, maxMessages, func(c *Config) *int64 { return &c.QueueMaxMessages }},
+		{queueMaxBytes, 0, maxBytes, func(c *Config) *int64 { return &c.QueueMaxBytes }},
 		{"stored_max_bytes", 0, maxBytes, func(c *Config) *int64 { return &c.StoredMaxBytes }},
 		{"retention_seconds", 0, maxSeconds, func(c *Config) *int64 { return &c.RetentionSeconds }},
 		{"retention_bytes", 0, maxBytes, func(c *Config) *int64 { return &c.RetentionBytes }},
@@ -77,7 +83,7 @@ func contradictions() [][2]string {
 	return [][2]string{
 		{"retention_bytes", "stored_max_bytes"}, // it would refuse before the oldest are removed
 		{"max_payload", "publish_bytes"},
-		{"max_payload", "queue_max_bytes"},
+		{"max_payload", queueMaxBytes},
 		{"max_payload", "stored_max_bytes"},
 		{"max_payload", "retention_bytes"},
 	}
@@ -130,6 +136,19 @@ func (p Policy) CheckPatch(patch Patch) error {
 		}
 	}
 	return wrong.orNil()
+}
+
+// NeedsBroker reports whether a patch sets a limit that takes the management API of the broker, which the installation does not have.
+func (p Policy) NeedsBroker(patch Patch) bool {
+	if p.ManagesBroker {
+		return false
+	}
+	for _, name := range []string{queueMaxMessages, queueMaxBytes} {
+		if value := patch[name]; value != nil && *value > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Configure applies a patch, whose values were checked, and brings what is in force up to date. A patch that changes no override

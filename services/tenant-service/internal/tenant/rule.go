@@ -72,6 +72,8 @@ type Policy struct {
 	DefaultMaxAttempts int
 	// DefaultLimits are the limits of tenants that have none of their own.
 	DefaultLimits contract.Limits
+	// ManagesBroker says that the installation has the management API of the broker, without which no limit of a queue is enforced.
+	ManagesBroker bool
 }
 
 // Draft is a tenant to be created. A nil field takes its default: a new id, the policy's workers and attempts.

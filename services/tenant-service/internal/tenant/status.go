@@ -3,6 +3,7 @@ package tenant
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
@@ -26,6 +27,9 @@ type Status struct {
 	ObservedGeneration int64
 	// Error is the error of the instance that State comes from.
 	Error string
+	// QueueLimits is what the tenant's queue is held to while that is not what its limits say; nil else. It comes from the instance that
+	// has reported last of those that look.
+	QueueLimits *contract.QueueLimits
 	// Instances are all of them, in the order of their names.
 	Instances []contract.TenantStatus
 }
@@ -44,7 +48,11 @@ func Summarize(desired State, reports []contract.TenantStatus) Status {
 	})
 	sum.ObservedGeneration = reports[0].ObservedGeneration
 	worst := -1
+	var looked time.Time
 	for _, report := range sum.Instances {
+		if report.QueueLimits != nil && !report.ObservedAt.Before(looked) {
+			looked, sum.QueueLimits = report.ObservedAt, report.QueueLimits
+		}
 		sum.Workers += report.Workers
 		sum.QueueReady = max(sum.QueueReady, report.QueueReady)
 		if report.QueueUnacked >= 0 {

@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -55,6 +56,20 @@ func TestSummarize(t *testing.T) {
 			require.Equal(t, tc.reached, sum.Reached(Tenant{State: tc.desired, Generation: 5}))
 		})
 	}
+}
+
+// Instances that do not look at what a queue is held to say nothing, and of two that do the later one counts: the other has just stopped to.
+func TestSummarizeQueueLimits(t *testing.T) {
+	old, now := &contract.QueueLimits{Reason: contract.QueueLimitsUnavailable}, &contract.QueueLimits{Reason: contract.QueueLimitsArgument, MaxBytes: 5}
+	at := time.Unix(1_800_000_000, 0)
+	reports := []contract.TenantStatus{
+		{Instance: "a", State: "running", ObservedAt: at.Add(time.Minute)},
+		{Instance: "b", State: "running", ObservedAt: at.Add(time.Second), QueueLimits: now},
+		{Instance: "c", State: "running", ObservedAt: at, QueueLimits: old},
+	}
+	require.Equal(t, now, Summarize(Active, reports).QueueLimits)
+	require.Nil(t, Summarize(Active, reports[:1]).QueueLimits)
+	require.Nil(t, Summarize(Active, nil).QueueLimits)
 }
 
 func TestSummarizeNumbers(t *testing.T) {
