@@ -109,15 +109,19 @@ func TestReplayAllWithinTheLimit(t *testing.T) {
 	var o outlet
 	r, k := limitedReplayer(t, s, &o, 10_000)
 	k.set(130, time.Hour)
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	outcome, err := r.ReplayAll(ctx, tenantA, Filter{}, Position{}, someone())
+	untilRefused := func() context.Context { // the time of a request that ends while it waits
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			defer cancel()
+			<-k.asked
+		}()
+		return ctx
+	}
+	outcome, err := r.ReplayAll(untilRefused(), tenantA, Filter{}, Position{}, someone())
 	require.NoError(t, err)
 	require.Equal(t, Outcome{Replayed: 130, Next: Position{all[129].FirstFailedAt, all[129].ID}, More: true}, outcome)
 
-	ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	outcome, err = r.ReplayAll(ctx, tenantA, Filter{}, outcome.Next, someone())
+	outcome, err = r.ReplayAll(untilRefused(), tenantA, Filter{}, outcome.Next, someone())
 	require.NoError(t, err)
 	require.Equal(t, Outcome{Next: Position{all[129].FirstFailedAt, all[129].ID}, More: true}, outcome, "not one passed")
 
