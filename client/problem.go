@@ -47,7 +47,8 @@ const (
 	ErrBadCursor          Code = "bad_cursor"         // a cursor of another tenant, order or request, or none at all
 	ErrDeadLetterNotFound Code = "dead_letter_not_found"
 	ErrReplayRunning      Code = "replay_running" // one replay of many at a time; repeated
-	ErrRateLimited        Code = "rate_limited"   // over the tenant's limit of messages or bytes a second; repeated
+	ErrRateLimited        Code = "rate_limited"   // over a limit a second of the tenant: messages, bytes, replays; repeated
+	ErrTooManyReads       Code = "too_many_reads" // too many reads of the tenant are under way; repeated
 	// ErrStorageFull: the tenant has stored as much as it may. Repeated if it has a retention, which makes room.
 	ErrStorageFull Code = "storage_full"
 )

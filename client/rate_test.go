@@ -100,3 +100,31 @@ func TestPublisherOfAFullTenant(t *testing.T) {
 		require.Len(t, s.sent, 2)
 	})
 }
+
+// A reader whose tenant is over its limit of bytes a second, or has too many reads under way, waits as it is told, and has every message
+// once; and so does a replay.
+func TestReaderWaitsForTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := play(t, nil,
+			pageOf("c1", true, 1, 2), refuse(429, "rate_limited", "Retry-After", "7"), pageOf("c2", true, 3),
+			refuse(429, "too_many_reads", "Retry-After", "1"), refuse(429, "rate_limited", "Retry-After", "20"), pageOf("c3", false, 4))
+		begun := time.Now()
+		numbers, err := read(t, c.Messages(client.MessageQuery{}).All(t.Context()), 0)
+		require.NoError(t, err)
+		require.Equal(t, []int{1, 2, 3, 4}, numbers)
+		require.Equal(t, []string{"", "c1", "c1", "c2", "c2", "c2"}, cursors(s))
+		require.GreaterOrEqual(t, time.Since(begun), 28*time.Second)
+		require.Less(t, time.Since(begun), 29*time.Second)
+
+		c, _ = play(t, nil, refuse(429, "rate_limited", "Retry-After", "3"), answer(202, `{"message_id":"`+fixed(1).String()+`","result":"replayed"}`))
+		begun = time.Now()
+		got, err := c.ReplayDeadLetter(t.Context(), fixed(2))
+		require.NoError(t, err)
+		require.Equal(t, client.Replayed, got.Result)
+		require.GreaterOrEqual(t, time.Since(begun), 3*time.Second)
+
+		c, _ = play(t, []client.Option{client.WithRetry(client.Retry{MaxAttempts: 1})}, refuse(429, "too_many_reads"))
+		_, err = c.Message(t.Context(), fixed(1))
+		require.ErrorIs(t, err, client.ErrTooManyReads)
+	})
+}

@@ -22,7 +22,7 @@ import (
 
 // The passwords of the users of deployments/nats/users.conf.
 const (
-	tenantPassword, ingestPassword = "tenant-password", "ingest-password"
+	tenantPassword, ingestPassword, queryPassword = "tenant-password", "ingest-password", "query-password"
 	// strangePassword is of one more user, who may do nothing with the platform's buckets.
 	strangePassword = "strange-password"
 )
@@ -39,6 +39,7 @@ func newChannel(t *testing.T) *channel {
 	require.NoError(t, err)
 	// A server takes these from its environment; this one runs in a process that has been started before.
 	users := strings.NewReplacer("$NATS_TENANT_SERVICE_PASSWORD", tenantPassword, "$NATS_INGEST_SERVICE_PASSWORD", ingestPassword,
+		"$NATS_QUERY_SERVICE_PASSWORD", queryPassword,
 		"users = [", `users = [{user: strange, password: `+strangePassword+`, permissions {publish: {deny: ["$JS.>", "$KV.>"]}, subscribe: {deny: ["$KV.>"], allow: ["_INBOX.>"]}}}`).
 		Replace(string(text))
 	authority := certificate.NewAuthority(t)
@@ -72,6 +73,7 @@ func TestControlChannelUsers(t *testing.T) {
 	opts.ServiceEnv = map[string]map[string]string{
 		stack.TenantService: {"NATS_URL": c.url("tenant-service", tenantPassword)},
 		stack.IngestService: {"NATS_URL": c.url("ingest-service", ingestPassword)},
+		stack.QueryService:  {"NATS_URL": c.url("query-service", queryPassword)},
 	}
 	s := stack.Start(t, opts)
 	admin, err := s.AdminToken()
@@ -90,11 +92,52 @@ func TestControlChannelUsers(t *testing.T) {
 		require.NoError(t, err)
 	}
 	live()
+	c.lend(t)
 	c.attack(t)
 	c.Stop()
 	c.Wipe()
 	c.Start()
 	live() // the buckets were made again
+}
+
+// lend checks that instances of a service share limits per second, and with nobody else: an instance that is not answered takes a part of
+// a limit, and one that is answered by a stranger takes whatever that says.
+func (c *channel) lend(t *testing.T) {
+	t.Helper()
+	passwords := map[string]string{"tenant-service": tenantPassword, "ingest-service": ingestPassword, "query-service": queryPassword}
+	connect := func(user string) *nats.Conn {
+		connection, err := nats.Connect(c.url(user, passwords[user]), nats.RootCAs(c.authority.File), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		require.NoError(t, err)
+		t.Cleanup(connection.Close)
+		return connection
+	}
+	for subject, owner := range map[string]string{
+		contract.RateSubject("x"): "ingest-service", contract.ReplayRateSubject("x"): "ingest-service", contract.ReadRateSubject("x"): "query-service",
+	} {
+		lender := connect(owner)
+		_, err := lender.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond([]byte("lent")) })
+		require.NoError(t, err)
+		require.NoError(t, lender.Flush())
+		for user := range passwords {
+			ask := func(ctx context.Context) error {
+				_, err := connect(user).RequestWithContext(ctx, subject, []byte("ask"))
+				return err
+			}
+			if user == owner {
+				require.NoError(t, ask(t.Context()), "%s on %s", user, subject)
+			} else {
+				refused(t, ask)
+			}
+		}
+	}
+	received := make(chan *nats.Msg, 1)
+	_, err := connect("query-service").ChanSubscribe(contract.ReadersSubject, received)
+	require.NoError(t, err)
+	select {
+	case <-received: // the one that runs says every second that it is there
+	case <-time.After(await):
+		t.Fatal("query-service does not announce itself")
+	}
 }
 
 // attack tries the buckets as those who must not.
@@ -124,6 +167,21 @@ func (c *channel) attack(t *testing.T) {
 	})
 	refused(t, func(ctx context.Context) error { return seen.Purge(ctx, key) })
 	refused(t, func(ctx context.Context) error { return ingest.DeleteKeyValue(ctx, contract.TenantsBucket) })
+
+	query := c.connect(t, "query-service", queryPassword)
+	seen, err = query.KeyValue(ctx, contract.TenantsBucket)
+	require.NoError(t, err)
+	_, err = seen.Get(ctx, key)
+	require.NoError(t, err, "query-service reads desired states")
+	refused(t, func(ctx context.Context) error { _, err := query.KeyValue(ctx, contract.StatusBucket); return err })
+	for _, subject := range []string{"$KV." + contract.TenantsBucket + "." + key, "$KV." + contract.StatusBucket + ".x"} {
+		refused(t, func(ctx context.Context) error { _, err := query.Publish(ctx, subject, []byte(`{}`)); return err })
+	}
+	refused(t, func(ctx context.Context) error { return query.DeleteKeyValue(ctx, contract.TenantsBucket) })
+	refused(t, func(ctx context.Context) error {
+		_, err := query.UpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: contract.TenantsBucket, MaxBytes: 1})
+		return err
+	})
 
 	strange := c.connect(t, "strange", strangePassword)
 	for _, bucket := range []string{contract.TenantsBucket, contract.StatusBucket} {

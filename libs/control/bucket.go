@@ -42,12 +42,14 @@ type Entry[T any] struct {
 }
 
 // Bucket is a typed view of one key-value bucket. It is safe for concurrent use. Values travel as JSON. Every operation
-// makes the bucket if it is missing. A read or write of a key gives up after 5 seconds: an answer that was on its way when a
-// connection was cut never comes, and nobody tells. While there is no connection operations fail at once.
+// makes the bucket if it is missing, unless this process may only read it. A read or write of a key gives up after 5 seconds: an answer
+// that was on its way when a connection was cut never comes, and nobody tells. While there is no connection operations fail at once.
 type Bucket[T any] struct {
 	conn   *Conn
 	config jetstream.KeyValueConfig
-	open   atomic.Pointer[opened] // nil until first needed, and after the bucket was seen missing
+	// readOnly: the bucket is never made.
+	readOnly bool
+	open     atomic.Pointer[opened] // nil until first needed, and after the bucket was seen missing
 }
 
 // opened is a bucket that exists, as far as this process knows.
@@ -59,6 +61,14 @@ type opened struct {
 // Tenants is the bucket of desired states; its keys are tenant ids.
 func Tenants(c *Conn) *Bucket[contract.TenantSpec] {
 	return newBucket[contract.TenantSpec](c, contract.TenantsBucket, 0)
+}
+
+// ReadTenants is that bucket for a process that may only read it: it never makes the bucket or changes its configuration, and a bucket that
+// is missing is an error.
+func ReadTenants(c *Conn) *Bucket[contract.TenantSpec] {
+	b := Tenants(c)
+	b.readOnly = true
+	return b
 }
 
 // Statuses is the bucket of observed states and of heartbeats; its keys are made by [contract.StatusKey] and
@@ -248,6 +258,15 @@ func (b *Bucket[T]) ensure(ctx context.Context) (*opened, error) {
 	}
 	if !b.conn.nc.IsConnected() {
 		return nil, errDisconnected
+	}
+	if b.readOnly {
+		kv, err := b.conn.js.KeyValue(ctx, b.config.Bucket)
+		if err != nil {
+			return nil, fmt.Errorf("open the bucket: %w", err)
+		}
+		o := &opened{kv: kv}
+		b.open.Store(o)
+		return o, nil
 	}
 	config, markers := b.config, true
 	kv, err := b.conn.js.CreateOrUpdateKeyValue(ctx, config)

@@ -21,6 +21,14 @@ func (c *Conn) Request(ctx context.Context, subject string, request []byte) ([]b
 	return answer.Data, nil
 }
 
+// Publish sends data to whoever serves subject, if anybody does. It fails at once while there is no connection.
+func (c *Conn) Publish(subject string, data []byte) error {
+	if err := c.nc.Publish(subject, data); err != nil {
+		return fmt.Errorf("publish to %s: %w", subject, err)
+	}
+	return nil
+}
+
 // Serve answers requests to subject, one after the other, until stop is called, which waits for the one under way; a nil answer is not
 // sent. It goes on after every reconnect.
 func (c *Conn) Serve(subject string, answer func(request []byte) []byte) (stop func(), err error) {

@@ -22,7 +22,7 @@ type borrower struct {
 
 	mu       sync.Mutex // before that of the limiter and that of the lender
 	limits   Amounts    // guarded by mu
-	balance  Amounts    // guarded by mu: tokens at hand
+	balance  Amounts    // guarded by mu: tokens at hand; negative: used before they were there
 	waiters  []*waiter  // guarded by mu: calls of Take
 	enqueued bool       // guarded by mu: it is among those to be asked for
 	used     time.Time  // guarded by mu: when tokens were asked for last
@@ -51,10 +51,13 @@ type waiter struct {
 	done   chan struct{} // closed when there is a result
 }
 
-// begin takes in the limits that are in force, and gives up what has not been used for a while.
+// begin takes in the limits that are in force, and gives up what has not been used for a while. A debt stays.
 func (b *borrower) begin(now time.Time, limits Amounts) {
 	if now.Sub(b.used) > idleAfter && len(b.waiters) == 0 {
-		b.balance, b.reserved, b.spent, b.spentAt = Amounts{}, Amounts{}, Amounts{}, now
+		b.reserved, b.spent, b.spentAt = Amounts{}, Amounts{}, now
+		for k := range b.balance {
+			b.balance[k] = min(b.balance[k], 0)
+		}
 	}
 	b.used = now
 	if limits == b.limits {
@@ -64,6 +67,16 @@ func (b *borrower) begin(now time.Time, limits Amounts) {
 		b.balance[k] = min(b.balance[k], limit/depthParts)
 	}
 	b.limits, b.reserved, b.level, b.wait = limits, Amounts{}, Amounts{}, [kinds]time.Duration{}
+}
+
+// inDebt reports whether more was used than was there, of limits that there are.
+func (b *borrower) inDebt() bool {
+	for k, limit := range b.limits {
+		if limit > 0 && b.balance[k] < 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // lacks is what a cost needs beyond the balance, of limits that there are.
@@ -108,6 +121,10 @@ func (b *borrower) spendShare(now time.Time, costs []Amounts, since time.Time, p
 	for k, limit := range b.limits {
 		if limit > 0 {
 			b.share[k].fill(now, newFlow(limit, parts))
+			if debt := -b.balance[k]; debt > 0 && b.share[k].tokens() > 0 { // is paid first, and alone
+				b.share[k].remove(debt)
+				b.balance[k] = 0
+			}
 		}
 	}
 	for _, cost := range costs {
@@ -137,9 +154,14 @@ func (b *borrower) runsLow() bool {
 	return false
 }
 
-// asks are what is needed for the first message, and wanted for the rest.
+// asks are what is needed for the first message, and wanted for the rest. A debt is paid first, and alone: what comes next has what is left
+// then.
 func (b *borrower) asks(first, rest Amounts) (asks []ask) {
 	need, want := b.lacks(first), b.lacks(first.plus(rest))
+	if b.inDebt() {
+		need = b.lacks(Amounts{})
+		want = need
+	}
 	for k := range want {
 		if want[k] > 0 {
 			asks = append(asks, ask{tenant: b.tenant, kind: Kind(k), need: max(need[k], 1), want: want[k]})
@@ -152,6 +174,9 @@ func (b *borrower) asks(first, rest Amounts) (asks []ask) {
 func (b *borrower) compose(now time.Time) []ask {
 	b.enqueued = false
 	b.reserve(now)
+	if b.inDebt() {
+		return b.asks(Amounts{}, Amounts{}) // and for what waits after that
+	}
 	costs := make([]Amounts, 0, len(b.waiters)+1)
 	for _, w := range b.waiters {
 		w.asked = true
@@ -195,7 +220,15 @@ func (b *borrower) receive(asks []ask, grants []grant) (served bool) {
 		b.balance[k] += g.tokens
 		b.level[k], b.wait[k] = g.level, g.wait
 	}
-	b.share = nil
+	if b.share != nil { // what its part was in debt for is still to be paid
+		for k := range b.share {
+			b.balance[k] += min(b.share[k].level, 0) / fraction
+		}
+		b.share = nil
+	}
+	for _, w := range b.waiters {
+		w.asked = w.asked || b.inDebt() // there is nothing for them
+	}
 	return true
 }
 
@@ -236,6 +269,10 @@ func (b *borrower) quota(refused int) (q Quota) {
 			left, wait = b.balance[k]+b.share[k].tokens(), b.share[k].until(f)
 		}
 		q.Left[k] = min(max(left, 0), limit)
+		if b.balance[k] < 0 { // it is to be paid as well
+			debt := bucket{level: max(b.balance[k], -maxRate) * fraction}
+			wait = min(wait+debt.until(newFlow(limit, 1)), maxWait)
+		}
 		if refused > 0 {
 			q.Wait = max(q.Wait, wait)
 		}

@@ -138,6 +138,9 @@ func (l *Limiter) divide(group []*borrower) {
 // divideOne does that for one, whose lock the caller holds.
 func (l *Limiter) divideOne(b *borrower) {
 	now, parts := time.Now(), l.parts()
+	for _, w := range b.waiters {
+		w.asked = true // there is nobody else to ask
+	}
 	if b.serve(func(costs []Amounts) int { return b.spendShare(now, costs, now, parts) }) {
 		l.enqueue(b)
 	}

@@ -231,6 +231,23 @@ func (l *Limiter) GiveBack(tenant uuid.UUID, tokens Amounts) {
 	}
 }
 
+// Charge takes what has been used already, whether it is there or not: what comes next waits until it is paid for.
+func (l *Limiter) Charge(tenant uuid.UUID, limits, tokens Amounts) {
+	b := l.borrower(tenant)
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begin(now, limits)
+	b.remove(tokens)
+	switch how, _, _ := l.route(now, tenant); how {
+	case own:
+		l.lendOwn(now, b, Amounts{}, Amounts{})
+	case borrowed:
+		l.enqueue(b)
+	case divided: // what comes next pays for it
+	}
+}
+
 // way is where the tokens of a tenant come from.
 type way int
 
@@ -290,7 +307,7 @@ func (l *Limiter) spendOwn(now time.Time, b *borrower, costs []Amounts) (passed 
 	passed = b.spend(costs)
 	var unused Amounts
 	for k := range unused {
-		unused[k] = max(b.balance[k]-before[k], 0)
+		unused[k] = max(b.balance[k]-max(before[k], 0), 0) // what paid a debt was used
 		b.balance[k] -= unused[k]
 	}
 	l.lender.giveBack(now, b.tenant, unused)
@@ -299,8 +316,14 @@ func (l *Limiter) spendOwn(now time.Time, b *borrower, costs []Amounts) (passed 
 
 // lendOwn adds to the balance from a bucket of this instance. The caller holds the lock of b.
 func (l *Limiter) lendOwn(now time.Time, b *borrower, first, rest Amounts) {
-	if asks := b.asks(first, rest); len(asks) > 0 {
-		b.receive(asks, l.lender.lend(now, l.cfg.Self, asks))
+	for paying := true; paying; {
+		paying = b.inDebt()
+		if asks := b.asks(first, rest); len(asks) > 0 {
+			b.receive(asks, l.lender.lend(now, l.cfg.Self, asks))
+		}
+		if b.inDebt() {
+			return
+		}
 	}
 }
 
@@ -359,7 +382,11 @@ func (l *Limiter) sweep(now time.Time) {
 	l.mu.Unlock()
 	for _, b := range known {
 		b.mu.Lock()
-		idle := len(b.waiters) == 0 && !b.enqueued && now.Sub(b.used) > keepBorrower
+		debt := b.inDebt() && !l.cfg.Limits(b.tenant).IsZero()
+		idle := len(b.waiters) == 0 && !b.enqueued && !debt && now.Sub(b.used) > keepBorrower
+		if debt {
+			l.enqueue(b) // so that the others wait for it as well
+		}
 		b.mu.Unlock()
 		if idle {
 			l.Forget(b.tenant)

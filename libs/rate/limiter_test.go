@@ -113,7 +113,7 @@ func pass(d time.Duration) { <-time.After(d) }
 func (c *cluster) start(name string) {
 	n := &node{name: name}
 	n.Limiter = New(Config{
-		Self: name, Owner: first, Largest: Amounts{Messages: 1, Bytes: 1 << 20}, Transport: line{c, name},
+		Self: name, Owner: first, Largest: Amounts{Messages: 1, Bytes: 1 << 30}, Transport: line{c, name},
 		Instances: func() []string { c.mu.Lock(); defer c.mu.Unlock(); return c.alive },
 		Limits:    func(tenant uuid.UUID) Amounts { c.mu.Lock(); defer c.mu.Unlock(); return c.limits[tenant] },
 	})

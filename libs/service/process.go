@@ -2,8 +2,11 @@ package service
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -39,6 +42,24 @@ func DefaultConfig(api, ops string) Config {
 	}
 	cfg.HTTP.Addr = api
 	return cfg
+}
+
+// InstanceName is the default name of an instance, unique among the processes of a host, and among hosts. It is the name of the host, or
+// fallback where that is not known, and a random part, and fits into a subject and a key of the control channel.
+func InstanceName(fallback string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = fallback
+	}
+	name := make([]rune, 0, len(host))
+	for _, r := range host {
+		if (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z') || (r >= '0' && r <= '9') || r == '-' || r == '_' {
+			name = append(name, r)
+			continue
+		}
+		name = append(name, '-')
+	}
+	return fmt.Sprintf("%.40s-%s", string(name), uuid.NewString()[:8])
 }
 
 // Process is what every service runs.

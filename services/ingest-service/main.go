@@ -10,11 +10,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"time"
 
-	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
@@ -86,16 +84,12 @@ type IngestConfig struct {
 }
 
 func defaultConfig() Config {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "ingest"
-	}
 	return Config{
 		Config:   service.DefaultConfig(":8082", "127.0.0.1:9082"),
 		RabbitMQ: conn.Default(),
 		NATS:     control.DefaultConfig(),
 		Ingest: IngestConfig{
-			Instance:      instanceName(host),
+			Instance:      service.InstanceName("ingest"),
 			QueueType:     amqp.QueueTypeQuorum,
 			QueueMaxBytes: 1 << 30,
 			MaxPayload:    contract.DefaultMaxPayload,
@@ -117,19 +111,6 @@ func defaultConfig() Config {
 			UsageRetention: 400 * 24 * time.Hour,
 		},
 	}
-}
-
-// instanceName is unique among the processes of a host, and among hosts, and fits into a key of the control channel.
-func instanceName(host string) string {
-	name := make([]rune, 0, len(host))
-	for _, r := range host {
-		if (r >= 'a' && r <= 'z') || (r >= 'A' && r <= 'Z') || (r >= '0' && r <= '9') || r == '-' || r == '_' {
-			name = append(name, r)
-			continue
-		}
-		name = append(name, '-')
-	}
-	return fmt.Sprintf("%.40s-%s", string(name), uuid.NewString()[:8])
 }
 
 func main() {

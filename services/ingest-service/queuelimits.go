@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rendezvous"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/queuelimit"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
@@ -52,7 +52,7 @@ func (q *queueLimits) enforce(controller *tenants.Controller, degrade func(error
 	instance := q.cfg.Ingest.Instance
 	q.enforcer, err = queuelimit.New(queuelimit.Config{
 		ManagementURL: q.cfg.RabbitMQ.ManagementURL, URL: q.cfg.RabbitMQ.URL,
-		Leads:   func() bool { return members.Owner(uuid.Nil, controller.Instances()) == instance },
+		Leads:   func() bool { return rendezvous.Owner(uuid.Nil, controller.Instances()) == instance },
 		Changed: controller.Report, Degrade: degrade,
 	}, q.registry, reg, log)
 	if err != nil {

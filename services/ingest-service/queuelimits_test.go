@@ -16,7 +16,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rendezvous"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 )
 
@@ -142,7 +142,7 @@ func TestQueueLimits(t *testing.T) {
 			w.requireFull(byMessages, all)
 
 			if instances > 1 { // the one that writes stops
-				leader := slices.Index(w.names, members.Owner(uuid.Nil, w.names))
+				leader := slices.Index(w.names, rendezvous.Owner(uuid.Nil, w.names))
 				w.stops[leader]()
 				all = slices.Delete(all, leader, leader+1)
 			}

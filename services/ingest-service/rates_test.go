@@ -25,6 +25,8 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/control"
+	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
@@ -115,7 +117,7 @@ func (w *rateWorld) report(tenant uuid.UUID, state contract.ConsumerState, gener
 func (w *rateWorld) request(ctx context.Context, instance int, path, contentType string, tenant uuid.UUID, body string) (raw.Response, error) {
 	token, err := auth.Sign(secret, auth.Claims{
 		Issuer: auth.DefaultConfig().Issuer, Audience: auth.DefaultConfig().Audience, Subject: "test",
-		Scopes: []auth.Scope{auth.ScopeMessagesWrite}, TenantID: tenant,
+		Scopes: []auth.Scope{auth.ScopeMessagesWrite, auth.ScopeDeadLettersManage}, TenantID: tenant,
 	})
 	if err != nil {
 		return raw.Response{}, err
@@ -243,4 +245,116 @@ func TestOneMessageOverTheRate(t *testing.T) {
 	require.InDelta(t, 9000, after, 200)
 	require.Equal(t, `"bytes";q=1;qu="content-bytes";w=1`, refused.Header.Get("RateLimit-Policy"))
 	require.Equal(t, fmt.Sprintf(`"bytes";r=0;t=%d`, after), refused.Header.Get("RateLimit"))
+}
+
+// deadLetters records so many dead letters of a tenant, which can be replayed, a second apart from began on.
+func (w *rateWorld) deadLetters(tenant uuid.UUID, n int, began time.Time) (ids []uuid.UUID) {
+	w.t.Helper()
+	cfg := postgres.DefaultConfig()
+	cfg.URL = w.operator.Config().ConnString()
+	pool, err := postgres.Open(w.t.Context(), cfg, postgres.RoleIngest)
+	require.NoError(w.t, err)
+	defer pool.Close()
+	entries := make([]deadletter.Entry, n)
+	for i := range entries {
+		id, payload, at := uuid.New(), []byte(`"replayed"`), began.Add(time.Duration(i)*time.Second)
+		entries[i] = deadletter.Entry{
+			ID: uuid.New(), TenantID: tenant, MessageID: &id, OriginalMessageID: id.String(), Payload: payload, PayloadSize: int64(len(payload)),
+			Headers: []byte(`{}`), Reason: contract.ReasonRejected, Attempts: 1, Version: 1, FirstFailedAt: at, LastFailedAt: at,
+		}
+		ids = append(ids, entries[i].ID)
+	}
+	_, err = deadletter.NewStore(pool, waitLimit).Record(w.t.Context(), entries)
+	require.NoError(w.t, err)
+	return ids
+}
+
+func (w *rateWorld) deadLettersLeft(tenant uuid.UUID) (n int64) {
+	w.t.Helper()
+	require.NoError(w.t, w.operator.QueryRow(w.t.Context(), `SELECT count(*) FROM dead_letters WHERE tenant_id = $1`, tenant).Scan(&n))
+	return n
+}
+
+// The limit of replays is that of all instances together, one by one and many at a time; a limit that is taken away is in force for
+// replays that are under way; and a tenant without one is replayed meanwhile as fast as the installation allows.
+func TestReplayRateOverInstances(t *testing.T) {
+	window := 3 * time.Second
+	if !testing.Short() { // NOT RUN with -short, by make test-long alone: the whole ten seconds
+		window = 10 * time.Second
+	}
+	for _, instances := range []int{1, 3} {
+		t.Run(fmt.Sprint(instances, " instances"), func(t *testing.T) {
+			t.Parallel()
+			w := newRateWorld(t, instances)
+			const limit, letters = 40, 1000
+			single, many, free := uuid.New(), uuid.New(), uuid.New()
+			for tenant, perSecond := range map[uuid.UUID]int64{single: limit, many: limit, free: 0} {
+				w.want(tenant, 1, contract.Limits{ReplayRate: perSecond})
+			}
+			ids := make(chan uuid.UUID, letters)
+			first := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+			for _, id := range w.deadLetters(single, letters, first) {
+				ids <- id
+			}
+			w.deadLetters(many, letters, first)
+			w.deadLetters(free, 100, first)
+			answer, err := w.request(t.Context(), 0, "/dead-letters/replay?all=true", "", free, "")
+			require.NoError(t, err)
+			require.Contains(t, string(answer.Body), `"replayed":100`)
+
+			ctx, cancel := context.WithTimeout(t.Context(), window)
+			defer cancel()
+			began := time.Now()
+			var refused atomic.Int64
+			var clients sync.WaitGroup
+			for client := range 9 {
+				clients.Go(func() {
+					for ctx.Err() == nil {
+						id := <-ids
+						answer, err := w.request(ctx, client%instances, "/dead-letters/"+id.String()+"/replay", "", single, "")
+						switch {
+						case ctx.Err() != nil:
+						case err != nil:
+							t.Error(err)
+						case answer.Status == http.StatusTooManyRequests && answer.Header.Get("Retry-After") != "":
+							refused.Add(1)
+							ids <- id
+						case answer.Status != http.StatusAccepted:
+							t.Errorf("%d %s", answer.Status, answer.Body)
+						}
+					}
+				})
+			}
+			var replays sync.WaitGroup
+			for instance := range instances { // each has a part of them: two that replay the same ones pay twice
+				at := func(part int) string {
+					return first.Add(time.Duration(part*letters/instances) * time.Second).Format(time.RFC3339)
+				}
+				path := "/dead-letters/replay?failed_after=" + at(instance) + "&failed_before=" + at(instance+1)
+				replays.Go(func() {
+					for more := true; more; {
+						answer, err := w.request(t.Context(), instance, path, "", many, "")
+						if err != nil || answer.Status != http.StatusOK {
+							t.Errorf("%v %d %s", err, answer.Status, answer.Body)
+							return
+						}
+						more = strings.Contains(string(answer.Body), `"has_more":true`)
+					}
+				})
+			}
+			clients.Wait()
+			oneByOne, together := letters-w.deadLettersLeft(single), letters-w.deadLettersLeft(many)
+			elapsed := time.Since(began).Seconds()
+			t.Logf("in %.1f s %d one by one, %d together, of %.0f; %d refused", elapsed, oneByOne, together, limit*elapsed, refused.Load())
+			for _, n := range []int64{oneByOne, together} {
+				require.LessOrEqual(t, float64(n), 1.05*limit*elapsed+limit/4+float64(instances))
+				// How much less it may be is held on a simulated clock (libs/rate TestSumHolds): here it is the machine that decides.
+				require.GreaterOrEqual(t, float64(n), 0.25*limit*elapsed)
+			}
+			require.Positive(t, refused.Load())
+			w.want(many, 2, contract.Limits{})
+			replays.Wait()
+			require.Zero(t, w.deadLettersLeft(many))
+		})
+	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rendezvous"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/retention"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/tenants"
@@ -17,7 +17,7 @@ import (
 // from the others looks at all of them.
 func newKeeper(cfg Config, messages *store.Store, controller *tenants.Controller, reg prometheus.Registerer, log *zap.Logger) *retention.Keeper {
 	owns := func(tenant uuid.UUID) bool {
-		owner := members.Owner(tenant, controller.Instances())
+		owner := rendezvous.Owner(tenant, controller.Instances())
 		return owner == "" || owner == cfg.Ingest.Instance
 	}
 	return retention.New(messages, controller, owns, reg, log)

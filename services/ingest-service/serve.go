@@ -13,6 +13,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rate"
+	"github.com/srireskianita/multi-tenant-messaging/libs/rendezvous"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/libs/telemetry"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/api"
@@ -22,7 +23,6 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/erase"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
-	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/quota"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/reroute"
@@ -78,10 +78,12 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 	}, stored.Counting(messages), gate, broker.internal, deadletter.Publishing, batch.NewMetrics(reg), log)
 	deadLetterMetrics := deadletter.NewMetrics(reg)
 	requests := api.NewMetrics(reg)
-	forget := []func(uuid.UUID){requests.Forget, deadLetterMetrics.Forget, broker.consume.Forget}
+	var replays *rate.Limiter
+	forget := []func(uuid.UUID){requests.Forget, deadLetterMetrics.Forget, broker.consume.Forget, func(tenant uuid.UUID) { replays.Forget(tenant) }}
 	queues := newQueueLimits(cfg, messages)
 	topology := provision.NewTopology(broker.shared, broker.prober, cfg.Ingest.RetryDelays, queues.options(), cfg.RabbitMQ.Screen, log)
 	controller, rates := newController(cfg, conn, broker, topology, messages, gate, writer, stored, queues.Of, forget, hook, health, log)
+	replays = newReplayRates(cfg, conn, controller) // the controller, which may forget a tenant, does not run yet
 	if err := queues.enforce(controller, health.Check("queue limits").Degrade, reg, log); err != nil {
 		return err
 	}
@@ -92,6 +94,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		deadletter.Links{DeadLetters: broker.deadLetters, Parked: broker.parked, Large: broker.large, Shared: broker.shared},
 		deadLetters, deadLetterMetrics, health.Check("dead letters").Degrade, log)
 	replayer := deadletter.NewReplayer(deadLetters, reroute.New(broker.internal, controller.Verify), cfg.Ingest.ReplayPerSec, cfg.Ingest.MaxPayload, deadLetterMetrics, log)
+	replayer.Limit(replays, func(tenant uuid.UUID) int64 { return controller.Limits(tenant).ReplayRate })
 	watch := dlxhealth.New(dlxhealth.Config{Instance: cfg.Ingest.Instance, Tier: slices.Min(cfg.Ingest.RetryDelays), Broker: cfg.RabbitMQ},
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	api.Mount(process.Server, process.Verifier, api.Dependencies{
@@ -132,6 +135,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 			return watch.Run(ctx)
 		}},
 		lifecycle.Component{Name: "rates", Run: rates.Run},
+		lifecycle.Component{Name: "replay rates", Run: replays.Run},
 		lifecycle.Component{Name: "usage", Run: usage.New(counting{messages, keeper.Counted}, cfg.Ingest.UsageRetention, reg, log).Run},
 		lifecycle.Component{Name: "retention", Run: keeper.Run},
 		lifecycle.Component{Name: "stored bytes", Run: func(ctx context.Context) error {
@@ -190,8 +194,20 @@ const propertiesMax = 256 << 10
 // newRates returns the limits per second of the tenants of controller.
 func newRates(cfg Config, conn *control.Conn, controller *tenants.Controller) *rate.Limiter {
 	return rate.New(rate.Config{
-		Self: cfg.Ingest.Instance, Instances: controller.Instances, Owner: members.Owner, Transport: rate.OverNATS(conn),
+		Self: cfg.Ingest.Instance, Instances: controller.Instances, Owner: rendezvous.Owner, Transport: rate.OverNATS(conn, contract.RateSubject),
 		Limits:  func(tenant uuid.UUID) rate.Amounts { return rate.Publishing(controller.Limits(tenant)) },
 		Largest: rate.Amounts{rate.Messages: 1, rate.Bytes: int64(max(cfg.HTTP.BodyLimit, cfg.Ingest.MaxPayload+propertiesMax))},
+	})
+}
+
+// newReplayRates returns the limits of replays of the tenants of controller. A limiter has one set of limits for each tenant, and
+// publishing does not pay for replays.
+func newReplayRates(cfg Config, conn *control.Conn, controller *tenants.Controller) *rate.Limiter {
+	return rate.New(rate.Config{
+		Self: cfg.Ingest.Instance, Instances: controller.Instances, Owner: rendezvous.Owner, Transport: rate.OverNATS(conn, contract.ReplayRateSubject),
+		Limits: func(tenant uuid.UUID) rate.Amounts {
+			return rate.Amounts{rate.Messages: controller.Limits(tenant).ReplayRate}
+		},
+		Largest: rate.Amounts{rate.Messages: 1},
 	})
 }

@@ -2,7 +2,8 @@
 // with a cursor, and single messages by their id. It only reads, as a database role that can do nothing else.
 //
 // It starts whether or not PostgreSQL is up, and is ready once it is. While the database is away it answers 503 and
-// resumes without intervention when the database is back.
+// resumes without intervention when the database is back. From the control channel, if it is told where that is, it learns
+// what tenants may read a second; it is ready without it, too.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"os"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
+	"github.com/srireskianita/multi-tenant-messaging/libs/readrate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 )
 
@@ -37,10 +39,30 @@ const serviceName = "query-service"
 // Config is the configuration of this binary.
 type Config struct {
 	service.Config
+	NATS  readrate.Config `koanf:"nats"`
+	Query QueryConfig     `koanf:"query"`
+}
+
+// QueryConfig is the section "query".
+type QueryConfig struct {
+	Instance          string `koanf:"instance" validate:"required,max=64,excludesall=.*> /" usage:"name of this instance among those that share the limits of reading; each needs its own (default: the host name and a random part)"`
+	MaxReadsPerTenant int    `koanf:"max_reads_per_tenant" validate:"min=0,max=1000" usage:"reads of one tenant that are under way at a time on this instance; others wait a second at most and are then refused (0: half of database.max_conns)"`
+}
+
+// maxReads is the number of reads of one tenant at a time.
+func (c Config) maxReads() int {
+	if c.Query.MaxReadsPerTenant > 0 {
+		return c.Query.MaxReadsPerTenant
+	}
+	return max(int(c.Database.MaxConns)/2, 1)
 }
 
 func defaultConfig() Config {
-	return Config{Config: service.DefaultConfig(":8083", "127.0.0.1:9083")}
+	return Config{
+		Config: service.DefaultConfig(":8083", "127.0.0.1:9083"),
+		NATS:   readrate.DefaultConfig(),
+		Query:  QueryConfig{Instance: service.InstanceName("query")},
+	}
 }
 
 func main() {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/lifecycle"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
+	"github.com/srireskianita/multi-tenant-messaging/libs/readrate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/service"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/api"
 	"github.com/srireskianita/multi-tenant-messaging/services/query-service/internal/store"
@@ -24,8 +25,19 @@ func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	api.Mount(process.Server, process.Verifier, store.New(db))
-	horizon := store.NewHorizon(process.Pool, process.Registry, log)
-	err = process.Run(ctx, lifecycle.Component{Name: "horizon", Run: horizon.Run})
-	return errors.Join(err, closer.Close())
+	metrics := api.NewMetrics(process.Registry)
+	components := []lifecycle.Component{{Name: "horizon", Run: store.NewHorizon(process.Pool, process.Registry, log).Run}}
+	var rates api.Rates
+	if cfg.NATS.URL == "" {
+		log.Warn("nats.url is not set: limits of bytes read a second are not enforced")
+	} else {
+		limits, err := readrate.New(cfg.NATS, serviceName, cfg.Query.Instance, process.Health.Backing("nats").Degrade, metrics.Forget, log)
+		if err != nil {
+			return errors.Join(err, closer.Close())
+		}
+		defer limits.Close()
+		rates, components = limits, append(components, lifecycle.Component{Name: "read rates", Run: limits.Run})
+	}
+	api.Mount(process.Server, process.Verifier, store.New(db), cfg.maxReads(), rates, metrics)
+	return errors.Join(process.Run(ctx, components...), closer.Close())
 }

@@ -271,6 +271,11 @@ func TestStartIsRefused(t *testing.T) {
 	cfg.Auth.Secret = secret
 	cfg.HTTP.Addr = taken.Addr().String()
 	require.ErrorContains(t, serve(t.Context(), cfg, zap.NewNop()), "http.addr "+taken.Addr().String(), "the port is in use")
+
+	cfg.HTTP.Addr, cfg.NATS.URL = "127.0.0.1:0", "nats://reader:hidden@[::1"
+	err = serve(t.Context(), cfg, zap.NewNop())
+	require.ErrorContains(t, err, "nats.url")
+	require.NotContains(t, err.Error(), "hidden")
 }
 
 func TestConfiguration(t *testing.T) {
@@ -291,6 +296,14 @@ func TestConfiguration(t *testing.T) {
 	_, err = run("htpp: {}\nhttp:\n  request_timeout: soon\n")
 	for _, key := range []string{"htpp", "http.request_timeout", "database.url"} {
 		require.ErrorContains(t, err, key, "all mistakes at once, each with its key")
+	}
+
+	shown, err = run("nats:\n  url: nats://reader:hidden@nats:4222\n", "DATABASE_URL=postgres://db/mtm", "AUTH_SECRET="+secret)
+	require.NoError(t, err)
+	require.NotContains(t, shown, "hidden")
+	_, err = run("nats:\n  resync: 0s\n  tls_cert_file: a.pem\nquery:\n  instance: a.b\n  max_reads_per_tenant: -1\n")
+	for _, key := range []string{"nats.resync", "nats.tls_key_file", "query.instance", "query.max_reads_per_tenant"} {
+		require.ErrorContains(t, err, key)
 	}
 }
 

@@ -98,7 +98,7 @@ func readByServices(name string) bool {
 	}
 	section, _, _ := strings.Cut(name, "_")
 	return slices.Contains([]string{
-		"AUTH", "DATABASE", "HTTP", "INGEST", "LOG", "MAX", "NATS", "OPS", "RABBITMQ", "SHUTDOWN", "WORKERS",
+		"AUTH", "DATABASE", "HTTP", "INGEST", "LOG", "MAX", "NATS", "OPS", "QUERY", "RABBITMQ", "SHUTDOWN", "WORKERS",
 	}, section)
 }
 

@@ -181,6 +181,8 @@ type Edit struct {
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`, `tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		422			{object}	problem.Problem	"`payload_not_json`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: the message cannot be stored as it is; send another payload"
+//	@failure		429			{object}	problem.Problem	"`rate_limited`: over the tenant's limit of replays a second; nothing was published. Try again after the time in Retry-After"
+//	@header			429			{integer}	Retry-After	"seconds"
 //	@failure		503			{object}	problem.Problem	"as for POST /messages, or `database_unavailable`: try again after the time in Retry-After"
 //	@id			replayDeadLetter
 //	@router			/dead-letters/{id}/replay [post]
@@ -232,7 +234,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 // replayDeadLetters publishes the messages of many dead letters again.
 //
 //	@summary		Replay dead letters
-//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` continues. Dead letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many dead letters there are.
+//	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate, that of the installation or of the tenant's limit of replays. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` continues. Dead letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many dead letters there are.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)

@@ -91,7 +91,11 @@ func deadLetterProblem(err error) error {
 // replayProblem words the errors of a replay.
 func replayProblem(err error, id string) error {
 	var refused *contract.PayloadError
+	var over *deadletter.RateError
 	switch {
+	case errors.As(err, &over):
+		return problem.New(http.StatusTooManyRequests, "rate_limited", "the tenant replays more dead letters than its limit a second").
+			WithRetryAfter(max(over.Wait, time.Second))
 	case errors.As(err, &refused):
 		return problem.New(http.StatusUnprocessableEntity, "payload_"+string(refused.Reason),
 			refused.Error()+"; replayed as it is it would be a dead letter again: replay it with an edited payload")

@@ -115,6 +115,7 @@ type service struct {
 	deadLetters *deadletter.Store
 	rates       *tokens // of the limited tenant
 	rooms       *rooms  // of the bounded and the retaining tenant
+	replays     *replayTokens
 	// operator sees the whole database; nil without one.
 	operator *pgxpool.Pool
 }
@@ -143,7 +144,8 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	deadLetters := deadletter.NewStore(pool, 5*time.Second)
 	replayer := deadletter.NewReplayer(deadLetters, publisher, 10_000, cfg.MaxPayload, deadletter.NewMetrics(reg), zap.NewNop())
 	connections := &http.Transport{}
-	s := &service{transport: openapi.Transport(connections), deadLetters: deadLetters}
+	s := &service{transport: openapi.Transport(connections), deadLetters: deadLetters, replays: &replayTokens{}}
+	replayer.Limit(s.replays, func(tenant uuid.UUID) int64 { return map[uuid.UUID]int64{limited: replaysOfLimited}[tenant] })
 	s.metrics = NewMetrics(reg)
 	s.rates = &tokens{t: t}
 	s.rooms = &rooms{t: t, left: make(map[uuid.UUID]int64)}

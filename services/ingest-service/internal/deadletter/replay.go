@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ const (
 	ResultAlreadyStored Result = "already_stored"
 	// resultRefused: the payload cannot be stored as it is, so nothing was published; the dead letter stays.
 	resultRefused Result = "refused"
+	// resultRateLimited: the tenant replays more than its limit, so nothing was tried.
+	resultRateLimited Result = "rate_limited"
 )
 
 // ErrBusy says that another replay of all dead letters of the tenant is running.
@@ -58,6 +61,8 @@ type Replayer struct {
 	maxPayload int
 	metrics    *Metrics
 	log        *zap.Logger
+	rates      Rates                        // nil: no tenant has a limit
+	limit      func(tenant uuid.UUID) int64 // in dead letters a second; 0: none
 
 	mu      sync.Mutex
 	running map[uuid.UUID]bool // guarded by mu: tenants of which all dead letters are being replayed
@@ -79,9 +84,22 @@ type Replayed struct {
 }
 
 // Replay publishes the message of a dead letter again, as by asked for it, with edited as its payload unless that is nil. The errors
-// are [ErrNotFound], a [*contract.PayloadError] for a payload that cannot be stored, those of [publish.Publisher], and
-// those of the database.
+// are [ErrNotFound], a [*RateError], a [*contract.PayloadError] for a payload that cannot be stored, those of [publish.Publisher],
+// and those of the database.
 func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []byte, by audit.Origin) (Replayed, error) {
+	passed, wait := r.pass(ctx, tenant, 1)
+	if passed == 0 {
+		r.metrics.replayed.WithLabelValues(string(resultRateLimited)).Inc()
+		return Replayed{}, &RateError{Wait: wait}
+	}
+	replayed, err := r.replayOne(ctx, tenant, id, edited, by)
+	if err != nil {
+		r.giveBack(tenant, 1)
+	}
+	return replayed, err
+}
+
+func (r *Replayer) replayOne(ctx context.Context, tenant, id uuid.UUID, edited []byte, by audit.Origin) (Replayed, error) {
 	entry, err := r.store.Find(ctx, tenant, id, r.maxPayload)
 	if err != nil {
 		return Replayed{}, err
@@ -125,8 +143,8 @@ func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filte
 	}
 	entries := min(r.perSecond, replayPage)
 	limiter := rate.NewLimiter(rate.Limit(r.perSecond), entries)
-	limits := Limits{Entries: entries, Payload: r.maxPayload, Bytes: replayBytes}
 	for outcome.More {
+		limits := Limits{Entries: min(entries, r.atATime(tenant)), Payload: r.maxPayload, Bytes: replayBytes}
 		page, err := r.store.List(ctx, tenant, filter, outcome.Next, limits)
 		if err != nil {
 			return outcome.until(ctx, err)
@@ -135,31 +153,40 @@ func (r *Replayer) ReplayAll(ctx context.Context, tenant uuid.UUID, filter Filte
 			outcome.More = false
 			break
 		}
-		if err := limiter.WaitN(ctx, len(page.Entries)); err != nil {
+		passed := r.await(ctx, tenant, len(page.Entries))
+		if passed < len(page.Entries) {
+			page.Entries, page.More = page.Entries[:passed], true
+		}
+		if err := limiter.WaitN(ctx, passed); err != nil || passed == 0 {
+			r.giveBack(tenant, passed)
 			return outcome, nil // there is no time for another page: the caller continues from Next
 		}
 		results, errs, err := r.replay(ctx, tenant, page.Entries, replayStepEvent(by, tenant, filter))
-		for i, result := range results {
-			switch result {
-			case ResultReplayed:
-				outcome.Replayed++
-			case ResultAlreadyStored:
-				outcome.AlreadyStored++
-			case resultRefused:
-				outcome.Refused++
-			default:
-				if err == nil {
-					err = errs[i] // of many, the first says enough
-				}
-			}
-		}
-		if err != nil {
+		failed := outcome.add(results, errs)
+		if err = cmp.Or(err, failed); err != nil {
 			return outcome.until(ctx, err)
 		}
 		last := page.Entries[len(page.Entries)-1]
 		outcome.Next, outcome.More = Position{last.FirstFailedAt, last.ID}, page.More
 	}
 	return outcome, nil
+}
+
+// add counts results, and returns the first error of those that have none: of many, that says enough.
+func (o *Outcome) add(results []Result, errs []error) (failed error) {
+	for i, result := range results {
+		switch result {
+		case ResultReplayed:
+			o.Replayed++
+		case ResultAlreadyStored:
+			o.AlreadyStored++
+		case resultRefused:
+			o.Refused++
+		default:
+			failed = cmp.Or(failed, errs[i])
+		}
+	}
+	return failed
 }
 
 // until hides an error that is only the end of the time: what is left follows from Next.

@@ -30,11 +30,15 @@ var document []byte
 // a few seconds.
 const retryAfter = 2 * time.Second
 
-type api struct{ reader *store.Reader }
+type api struct {
+	reader    *store.Reader
+	admission *admission
+}
 
-// Mount adds the routes of the API, and its Swagger UI, to server.
-func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
-	a := api{reader: reader}
+// Mount adds the routes of the API, and its Swagger UI, to server. No more than maxReads reads of one tenant are under way at a time; rates
+// may be nil.
+func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader, maxReads int, rates Rates, metrics *Metrics) {
+	a := api{reader: reader, admission: newAdmission(maxReads, rates, metrics)}
 	authenticate, mayRead := verifier.Authenticate(), auth.Require(auth.ScopeMessagesRead)
 	server.App().Get("/messages", authenticate, mayRead, rest.NoBody, a.list)
 	server.App().Get("/messages/:id", authenticate, mayRead, rest.NoBody, a.one)
@@ -56,6 +60,8 @@ func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
 //	@Param			tenant_id		query		string		false	"the tenant, for a token that is not bound to one"			format(uuid)
 //	@Success		200				{object}	pageDocument
 //	@Failure		400				{object}	problem.Problem	"`bad_cursor`, `invalid_limit`, `invalid_order`, `invalid_time`, `unknown_parameter`, `repeated_parameter`, `unexpected_body`"
+//	@Failure		429				{object}	problem.Problem	"`rate_limited`: over the tenant's limit of bytes read a second; `too_many_reads`: too many of its reads are under way. Try again after the time in Retry-After"
+//	@Header			429				{integer}	Retry-After		"seconds"
 //	@Failure		503				{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@ID			listMessages
 //	@Router			/messages [get]
@@ -69,6 +75,12 @@ func (a api) list(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
+	end, err := a.admission.begin(ctx, query.Tenant)
+	if err != nil {
+		return err
+	}
+	sent := 0
+	defer func() { end(sent) }()
 	// Straight into the buffer of the response, which fasthttp uses again for later ones.
 	body, first := appendPageStart(c.Response().SwapBody(nil)[:0]), true
 	page, err := a.reader.Page(ctx, query, func(m store.Message) {
@@ -84,7 +96,9 @@ func (a api) list(c *fiber.Ctx) error {
 	if page.Last != nil {
 		next = page.Last
 	}
-	c.Response().SwapBody(appendPageEnd(body, encodeCursor(query.Tenant, query.Order, next), page))
+	body = appendPageEnd(body, encodeCursor(query.Tenant, query.Order, next), page)
+	sent = bytesSent(c, body)
+	c.Response().SwapBody(body)
 	c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
 	return nil
 }
@@ -101,6 +115,8 @@ func (a api) list(c *fiber.Ctx) error {
 //	@Success		200			{object}	messageDocument
 //	@Failure		400			{object}	problem.Problem	"`invalid_uuid`, `unknown_parameter`, `unexpected_body`"
 //	@Failure		404			{object}	problem.Problem	"`not_stored`"
+//	@Failure		429			{object}	problem.Problem	"`rate_limited`, `too_many_reads`: as for GET /messages"
+//	@Header			429			{integer}	Retry-After		"seconds"
 //	@Failure		503			{object}	problem.Problem	"`database_unavailable`: try again after the time in Retry-After"
 //	@ID			getMessage
 //	@Router			/messages/{id} [get]
@@ -118,6 +134,12 @@ func (a api) one(c *fiber.Ctx) error {
 	}
 	ctx, cancel := rest.WithMargin(c.UserContext())
 	defer cancel()
+	end, err := a.admission.begin(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	sent := 0
+	defer func() { end(sent) }()
 	message, err := a.reader.Message(ctx, tenant, id)
 	if errors.Is(err, store.ErrNotStored) {
 		return problem.New(http.StatusNotFound, "not_stored",
@@ -126,8 +148,10 @@ func (a api) one(c *fiber.Ctx) error {
 	if err != nil {
 		return unavailable(err)
 	}
+	body := appendMessage(nil, tenant, message)
+	sent = bytesSent(c, body)
 	c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
-	return c.Send(appendMessage(nil, tenant, message))
+	return c.Send(body)
 }
 
 // pageQuery reads the parameters of a page.

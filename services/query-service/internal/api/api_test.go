@@ -39,12 +39,17 @@ type service struct {
 	url       string
 	operator  *pgx.Conn
 	transport http.RoundTripper // checks what is answered
+	ledger    *ledger
+	metrics   *Metrics
 }
 
 func start(t *testing.T) *service {
 	t.Helper()
 	return startOn(t, backing.Postgres(t), func(url string) string { return url }, 10*time.Second)
 }
+
+// maxReads is how many reads of a tenant are under way at a time.
+const maxReads = 2
 
 // startOn serves from the database at url, which the service reaches through the URL that way makes of it.
 func startOn(t *testing.T, url string, way func(url string) string, timeout time.Duration) *service {
@@ -65,14 +70,16 @@ func startOn(t *testing.T, url string, way func(url string) string, timeout time
 	web := rest.DefaultConfig()
 	web.Addr, web.RequestTimeout = "127.0.0.1:0", timeout
 	server := rest.New(web, "query-service", prometheus.NewRegistry(), zap.NewNop())
-	Mount(server, verifier, store.New(db))
+	ledger := &ledger{}
+	metrics := NewMetrics(prometheus.NewPedanticRegistry())
+	Mount(server, verifier, store.New(db), maxReads, ledger, metrics)
 	addr, err := server.Listen()
 	require.NoError(t, err)
 
 	operator, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	connections := &http.Transport{}
-	s := &service{url: "http://" + addr.String(), operator: operator, transport: openapi.Transport(connections)}
+	s := &service{url: "http://" + addr.String(), operator: operator, transport: openapi.Transport(connections), ledger: ledger, metrics: metrics}
 	stop := component.Run(t, server.Run)
 	t.Cleanup(func() {
 		connections.CloseIdleConnections()
