@@ -50,7 +50,7 @@ TIMEOUT ?= 15m
 # kind, which has connections for about thirty tests at a time.
 JOBS ?= 3
 # Packages that take longest begin first, or the others would have to be waited for and then they.
-PKG ?= $(addprefix ./,$(addprefix services/ingest-service/internal/,tenants consumer dlxhealth) e2e/lifecycle e2e/platform e2e/corpus services/query-service/internal/store) work
+PKG ?= $(addprefix ./,$(addprefix services/ingest-service/internal/,tenants consumer dlxhealth) e2e/lifecycle e2e/platform e2e/corpus services/query-service/internal/store testkit/backing) work
 GOTEST = go run ./testkit/servers/cmd/backing run -- bin/gotestsum --format pkgname-and-test-fails --packages
 # Without symbols and DWARF, which no stack trace needs, a program of tests is linked in two thirds of the time. `make lint` vets.
 GOTESTFLAGS = -race -count=1 -vet=off -timeout $(TIMEOUT) -p $(JOBS) -parallel $(JOBS) -ldflags='-s -w'

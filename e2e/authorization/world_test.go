@@ -2,9 +2,7 @@ package authorization_test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
@@ -21,15 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
-func TestMain(m *testing.M) {
-	code := openapi.Checked(m).Run()
-	http.DefaultClient.CloseIdleConnections() // each has goroutines that are no leak
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
 
 // await bounds what the platform does.
 const await = 90 * time.Second

@@ -182,9 +182,12 @@ func (w *world) checkReplays(t *testing.T, tenant uuid.UUID, token string, deadL
 		first.Headers = headers.Without(repeated()).Decode()
 		if form == "9,000 fields" { // of which 8,192 are published; which these are depends on the order in which the broker has kept them
 			require.Len(t, got.Headers, len(want.Headers), form)
+			names := map[string]bool{} // to look each of them up among the bytes would take a minute
+			for f := range headers.Fields() {
+				names[string(f.Name)] = true
+			}
 			for name, value := range got.Headers {
-				require.NotZero(t, headers.Lookup(name).Kind, name)
-				require.Nil(t, value, name)
+				require.True(t, names[name] && value == nil, name)
 			}
 			want.Headers = got.Headers
 		}
@@ -228,12 +231,10 @@ func equalProperties(t *testing.T, want, got header.Properties, name string) {
 // bind has a queue that gets a copy of what reaches the queue of a tenant, except from the retries.
 func (w *world) bind(t *testing.T, queue string, tenant uuid.UUID) {
 	t.Helper()
-	session, err := w.link.Session(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, session.Do(t.Context(), func(ch *amqp.Channel) error {
+	amqptest.Do(t, w.link, func(ch *amqp.Channel) error {
 		if _, err := ch.QueueDeclare(queue, true, false, false, false, nil); err != nil {
 			return err
 		}
 		return ch.QueueBind(queue, tenant.String(), contract.TenantsExchange, false, nil)
-	}))
+	})
 }

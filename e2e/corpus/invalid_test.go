@@ -190,7 +190,7 @@ func invalidPayloads() map[string]invalid {
 // Over AMQP nobody can be told at once: what cannot be stored has to be found among the dead letters, whole and with its
 // reason, and the messages before and behind it have to be stored.
 func TestInvalidPayloadsOverAMQP(t *testing.T) {
-	w := newWorld(t, nil)
+	w := sharedWorld(t)
 	tenant, token := w.createTenant(t)
 	names := make(map[uuid.UUID]string)
 	var messages []publish.Message
@@ -258,7 +258,7 @@ func TestInvalidPayloadsOverAMQP(t *testing.T) {
 
 // Over HTTP a producer is told at once what is wrong, alone or as a line among others, which it must not touch.
 func TestInvalidPayloadsOverHTTP(t *testing.T) {
-	w := newWorld(t, nil)
+	w := sharedWorld(t)
 	_, token := w.createTenant(t)
 	payloads := invalidPayloads()
 	// What breaks out of the envelope is another request, and refused as such.

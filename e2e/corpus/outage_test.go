@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
@@ -96,14 +97,10 @@ func (w *world) ready(t *testing.T, service *stack.Service) (status int) {
 // depth is how many messages wait in a tenant's queue, without those that a consumer holds.
 func (w *world) depth(t *testing.T, tenant uuid.UUID) (n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
-	defer cancel()
-	session, err := w.link.Session(ctx)
-	require.NoError(t, err)
-	require.NoError(t, session.Do(ctx, func(ch *amqp.Channel) error {
+	amqptest.Do(t, w.link, func(ch *amqp.Channel) error {
 		q, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
 		n = q.Messages
 		return err
-	}))
+	})
 	return n
 }

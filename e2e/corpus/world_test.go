@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
@@ -22,20 +21,17 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
-func TestMain(m *testing.M) {
-	code := openapi.Checked(m).Run()
-	http.DefaultClient.CloseIdleConnections() // each has goroutines that are no leak
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+// shared is the platform of all tests that leave it as it was.
+var shared stack.Package //nolint:gochecknoglobals // it belongs to the package, and takes seconds to start
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(stack.Ended(openapi.Checked(m), &shared)) }
 
 const (
 	// waitLimit is the limit of every wait; nothing here takes nearly as long on a machine with two busy cores.
@@ -66,26 +62,29 @@ func newWorld(t *testing.T, ingest map[string]string) *world {
 	t.Helper()
 	opts := stack.Shared(t)
 	opts.ServiceEnv = map[string]map[string]string{stack.IngestService: ingest}
-	w := &world{Stack: stack.Start(t, opts), broker: opts.RabbitMQURL, transport: openapi.Transport(http.DefaultTransport)}
+	return worldOn(t, stack.Start(t, opts))
+}
+
+// sharedWorld is the platform that tests share.
+func sharedWorld(t *testing.T) *world {
+	t.Helper()
+	return worldOn(t, shared.Stack(t))
+}
+
+func worldOn(t *testing.T, s *stack.Stack) *world {
+	t.Helper()
+	opts := s.Options
+	w := &world{Stack: s, broker: opts.RabbitMQURL, transport: openapi.Transport(http.DefaultTransport)}
 	admin, err := w.AdminToken()
 	require.NoError(t, err)
 	w.api, err = client.New(client.URLs{Tenant: w.Tenant.URL, Ingest: w.Ingest.URL, Query: w.Query.URL}, client.StaticToken(admin),
 		client.WithTransport(w.transport), client.WithRetry(client.Retry{MaxAttempts: 1}))
 	require.NoError(t, err)
-	w.operator, err = pgxpool.New(t.Context(), opts.DatabaseURL)
-	require.NoError(t, err)
-	t.Cleanup(w.operator.Close)
+	w.operator = pgtest.Operator(t, opts.DatabaseURL)
 	w.link = conn.NewLink(conn.Config{URL: opts.RabbitMQURL}, "corpus", zap.NewNop(), nil)
 	w.amqp = publish.New(w.link, 1, zap.NewNop())
-	for _, component := range []func(context.Context) error{w.link.Run, w.amqp.Run} {
-		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		done := make(chan error, 1)
-		go func() { done <- component(ctx) }()
-		t.Cleanup(func() {
-			cancel()
-			require.NoError(t, <-done)
-		})
-	}
+	component.Run(t, w.link.Run)
+	component.Run(t, w.amqp.Run)
 	return w
 }
 

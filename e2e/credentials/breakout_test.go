@@ -15,7 +15,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/management"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
-	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
 // errNacked and errReturned are what a producer is told of a message that was refused or not routable.
@@ -118,7 +118,7 @@ const refused = amqp.AccessRefused
 // What it may do works.
 func TestProducerCannotBreakOut(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, backing.RabbitMQ(t))
+	w := worldOn(t, shared.Stack(t))
 	own, issued := w.tenant()
 	other, neighbour := w.tenant()
 	id, foreign := own.String(), other.String()
@@ -305,10 +305,10 @@ func (p *producer) tryTheRest(issued client.IssuedCredential, id string) (accept
 		_, err = amqp.Dial(address.String())
 		require.Error(t, err, "another virtual host: %q", vhost)
 	}
-	manager, err := url.Parse(p.w.broker.ManagementURL)
+	manager, err := url.Parse(p.w.Options.ServiceEnv[stack.TenantService]["RABBITMQ_MANAGEMENT_URL"])
 	require.NoError(t, err)
 	manager.User = url.UserPassword(issued.Username, issued.Password)
-	api, err := management.New(manager.String(), p.w.broker.URL)
+	api, err := management.New(manager.String(), p.w.Options.RabbitMQURL)
 	require.NoError(t, err)
 	for _, path := range []string{"/api/whoami", "/api/overview", "/api/queues", "/api/users"} {
 		require.ErrorIs(t, api.Do(t.Context(), http.MethodGet, path, nil, nil), management.ErrRefused, path)
@@ -336,7 +336,7 @@ func (p *producer) tryUnroutable(issued client.IssuedCredential, id string) {
 // One producer must not use up the connections and channels of a broker that all share.
 func TestConnectionsAndChannelsOfACredentialAreLimited(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, backing.RabbitMQ(t))
+	w := worldOn(t, shared.Stack(t))
 	own, issued := w.tenant()
 	var connections []*amqp.Connection
 	for range maxConnections {
@@ -366,7 +366,7 @@ func TestConnectionsAndChannelsOfACredentialAreLimited(t *testing.T) {
 // end.
 func TestRevocationAndDeletionCloseConnections(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, backing.RabbitMQ(t))
+	w := worldOn(t, shared.Stack(t))
 	own, first := w.tenant()
 	second, err := w.api.IssueCredential(w.ctx(), client.ID(own), "second")
 	require.NoError(t, err)

@@ -20,10 +20,16 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/client"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(openapi.Checked(m)) }
+// shared is the platform of the tests that need no broker of their own.
+var shared = stack.Package{Settings: func(set *backing.Set, opts *stack.Options) { //nolint:gochecknoglobals // it belongs to the package, and takes seconds to start
+	opts.ServiceEnv = managing(set.Broker)
+}}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(stack.Ended(openapi.Checked(m), &shared)) }
 
 const (
 	waitLimit = 90 * time.Second // on a busy machine
@@ -37,23 +43,31 @@ type world struct {
 	*stack.Stack
 	t        *testing.T
 	api      *client.Client
-	broker   backing.Broker
 	operator *amqp.Connection
 	database *pgxpool.Pool
 	version  []int // of the broker: major and minor
 }
 
+// managing are the settings of a platform that manages a broker.
+func managing(broker backing.Broker) map[string]map[string]string {
+	return map[string]map[string]string{stack.TenantService: {
+		"RABBITMQ_MANAGEMENT_URL": broker.ManagementURL, "RABBITMQ_CREDENTIAL_CONNECTIONS": strconv.Itoa(maxConnections),
+		"RABBITMQ_CREDENTIAL_CHANNELS": strconv.Itoa(maxChannels),
+	}}
+}
+
+// newWorld is a platform of the test's own, on a broker of its own.
 func newWorld(t *testing.T, broker backing.Broker) *world {
 	t.Helper()
-	databaseURL := backing.Postgres(t)
-	w := &world{t: t, broker: broker}
-	w.Stack = stack.Start(t, stack.Options{
-		DatabaseURL: databaseURL, RabbitMQURL: broker.URL, NATSURL: backing.NATS(t),
-		ServiceEnv: map[string]map[string]string{stack.TenantService: {
-			"RABBITMQ_MANAGEMENT_URL": broker.ManagementURL, "RABBITMQ_CREDENTIAL_CONNECTIONS": strconv.Itoa(maxConnections),
-			"RABBITMQ_CREDENTIAL_CHANNELS": strconv.Itoa(maxChannels),
-		}},
-	})
+	return worldOn(t, stack.Start(t, stack.Options{
+		DatabaseURL: backing.Postgres(t), RabbitMQURL: broker.URL, NATSURL: backing.NATS(t), ServiceEnv: managing(broker),
+	}))
+}
+
+// worldOn is what tests need of a platform.
+func worldOn(t *testing.T, s *stack.Stack) *world {
+	t.Helper()
+	w := &world{t: t, Stack: s}
 	admin, err := w.AdminToken()
 	require.NoError(t, err)
 	transport := &http.Transport{}
@@ -61,10 +75,8 @@ func newWorld(t *testing.T, broker backing.Broker) *world {
 	w.api, err = client.New(client.URLs{Tenant: w.Tenant.URL, Ingest: w.Ingest.URL, Query: w.Query.URL}, client.StaticToken(admin),
 		client.WithTransport(openapi.Transport(transport)))
 	require.NoError(t, err)
-	w.database, err = pgxpool.New(t.Context(), databaseURL)
-	require.NoError(t, err)
-	t.Cleanup(w.database.Close)
-	w.operator = w.dial(broker.URL)
+	w.database = pgtest.Operator(t, s.Options.DatabaseURL)
+	w.operator = w.dial(s.Options.RabbitMQURL)
 	version, _ := w.operator.Properties["version"].(string)
 	t.Logf("RabbitMQ %s", version)
 	for _, part := range strings.SplitN(version, ".", 3)[:2] {

@@ -24,8 +24,8 @@ const (
 	tenants = 1000
 	// wave is how many of them live at the same time.
 	wave = 100
-	// few are the tenants of a short run.
-	few = 100
+	// few are the tenants of a short run, which live at the same time.
+	few = 40
 	// slack is how many goroutines and descriptors there may be more: those of connections, also from us, that are just
 	// being closed or were opened to serve more requests at a time.
 	slack = 5
@@ -52,9 +52,9 @@ func TestTenantsLeaveNothingBehind(t *testing.T) {
 	// With few connections to the database, the first wave opens all of them; how many more a later one needs would be up to the machine.
 	w := newWorld(t, backing.NATS(t), "DATABASE_MAX_CONNS=4")
 	conn := w.connect()
-	total := tenants
+	total, wave := tenants, wave
 	if testing.Short() {
-		total = few
+		total, wave = few, few
 	}
 	w.wave(wave) // connections, pools and caches are made once
 	before, heap := w.stableTraces(conn), w.heaps()

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
-	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
@@ -52,12 +51,16 @@ func (w *world) atOnce(instance *stack.Service, id uuid.UUID, n int) (most int) 
 		messages[i].Payload = i
 	}
 	before := w.stored(id)
-	_, err := w.over(instance, id).PublishBatch(w.t.Context(), messages)
-	require.NoError(w.t, err)
+	published, over := make(chan error, 1), w.over(instance, id)
+	go func() { // on a busy machine they are stored before the answer is here
+		_, err := over.PublishBatch(w.t.Context(), messages)
+		published <- err
+	}()
 	require.Eventually(w.t, func() bool {
 		most = max(most, w.writing())
-		return w.stored(id) == before+n
+		return w.stored(id) >= before+n // there may be others
 	}, waitLimit, 5*time.Millisecond)
+	require.NoError(w.t, <-published)
 	return most
 }
 
@@ -129,19 +132,10 @@ func TestWorkersAreTheTotalOfAllInstances(t *testing.T) {
 		published <- nil
 	}()
 	require.NoError(t, owner.Signal(syscall.SIGCONT))
-	thawed := time.Now()
-	var both time.Duration
-	for last := thawed; time.Since(thawed) < contract.HeartbeatInterval; {
-		if w.writing() > 1 {
-			both += time.Since(last)
-		}
-		last = time.Now()
-	}
+	w.sharesOf(one, 2, 1)
 	cancel()
 	require.NoError(t, <-published)
-	t.Logf("after it thawed two batches of one worker were written at once for %v", both)
-	require.Less(t, both, contract.HeartbeatTTL)
-	w.sharesOf(one, 2, 1)
+	require.Equal(t, 1, w.atOnce(w.survivor(owner, second), one, 200), "two wrote at once for moments only")
 
 	// One is killed.
 	require.NoError(t, owner.Kill(t.Context()))

@@ -25,12 +25,12 @@ var fuzzFor = flag.Duration("hostile", 0, "how long FuzzPublishedProperties publ
 // Whatever bytes a producer sends as the properties of a message: nothing stops for anybody else, and what the broker has confirmed
 // is stored or a dead letter. The producer's own connection may be closed for it.
 func FuzzPublishedProperties(f *testing.F) {
+	if testing.Short() {
+		f.Skip("NOT RUN with -short, by make test-long alone: it starts a broker of its own")
+	}
 	f.Add(uint64(1))
 	f.Fuzz(func(t *testing.T, seed uint64) {
-		each := 1000
-		if testing.Short() {
-			each = 200
-		}
+		const each = 1000
 		h := newHostile(t)
 		z := &fuzzer{
 			hostile: h, random: rand.New(rand.NewPCG(seed, seed)), outcomes: make(map[string]int),

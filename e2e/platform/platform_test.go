@@ -104,18 +104,17 @@ func TestResizeUnderLoad(t *testing.T) {
 
 // A deploy must lose and double nothing: SIGTERM finishes what is in flight and ends with 0.
 func TestStopUnderLoad(t *testing.T) {
-	interruptUnderLoad(t, (*world).terminate)
+	interruptUnderLoad(t, newStoppingWorld(t), (*world).terminate)
 }
 
 // A process that is killed between commit and ack must lose and double nothing.
 func TestKillUnderLoad(t *testing.T) {
-	interruptUnderLoad(t, (*world).kill)
+	interruptUnderLoad(t, newPrivateWorld(t), (*world).kill)
 }
 
 // interruptUnderLoad publishes while ingest-service is interrupted again and again, and counts the messages.
-func interruptUnderLoad(t *testing.T, interrupt func(*world, *testing.T)) {
+func interruptUnderLoad(t *testing.T, w *world, interrupt func(*world, *testing.T)) {
 	t.Helper()
-	w := newPrivateWorld(t)
 	tenant := w.createTenant(t, 3)
 	token := w.token(t, tenant, "messages:read messages:write")
 	ids, stop := w.load(t, token)

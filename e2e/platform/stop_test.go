@@ -20,7 +20,7 @@ import (
 // A load balancer has to learn of a stop before the listener closes, or a deploy costs each client that is sent there an error. So on
 // SIGTERM a service says that it is stopping, and meanwhile finishes the request that it has begun.
 func TestReadinessFallsWhileRequestsAreFinished(t *testing.T) {
-	w := newPrivateWorld(t)
+	w := newStoppingWorld(t)
 	tenant := w.createTenant(t, 1)
 	for _, c := range []struct {
 		service             *stack.Service
@@ -76,6 +76,7 @@ func TestReadinessFallsWhileRequestsAreFinished(t *testing.T) {
 			require.NoError(t, answer.Body.Close())
 			require.Equal(t, c.want, answer.StatusCode)
 			require.NoError(t, <-ended)
+			require.NoError(t, c.service.Start(ctx))
 		})
 	}
 }

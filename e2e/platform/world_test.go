@@ -19,25 +19,23 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/client"
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
-func TestMain(m *testing.M) {
-	code := openapi.Checked(m).Run()
-	http.DefaultClient.CloseIdleConnections() // each has goroutines that are no leak
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+// shared is the platform of all tests that leave it as it was.
+var shared stack.Package //nolint:gochecknoglobals // it belongs to the package, and takes seconds to start
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(stack.Ended(openapi.Checked(m), &shared)) }
 
 // stackEnv names the file with the addresses of a stack that runs already.
 const stackEnv = "MTM_E2E_STACK"
@@ -64,13 +62,20 @@ type world struct {
 	amqp     *publish.Publisher
 }
 
-// newWorld is a platform of the test's own on the servers that all tests share, or the one that stackEnv names.
+// newWorld is the platform that the tests share, or the one that stackEnv names.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	if file := os.Getenv(stackEnv); file != "" {
 		return (&world{addresses: running(t, file)}).connect(t)
 	}
-	return ownWorld(t, stack.Shared(t))
+	return worldOn(t, shared.Stack(t))
+}
+
+// newStoppingWorld is newWorld for a test that ends services in order, and starts them again.
+func newStoppingWorld(t *testing.T) *world {
+	t.Helper()
+	requireOwn(t)
+	return newWorld(t)
 }
 
 // newPrivateWorld is a platform whose services the test may kill.
@@ -99,11 +104,15 @@ func requireOwn(t *testing.T) {
 
 func ownWorld(t *testing.T, opts stack.Options) *world {
 	t.Helper()
-	s := stack.Start(t, opts)
+	return worldOn(t, stack.Start(t, opts))
+}
+
+func worldOn(t *testing.T, s *stack.Stack) *world {
+	t.Helper()
 	w := &world{own: s, addresses: addresses{
 		TenantURL: s.Tenant.URL, IngestURL: s.Ingest.URL, QueryURL: s.Query.URL,
 		TenantOpsURL: s.Tenant.OpsURL, IngestOpsURL: s.Ingest.OpsURL, QueryOpsURL: s.Query.OpsURL,
-		DatabaseURL: opts.DatabaseURL, RabbitMQURL: opts.RabbitMQURL,
+		DatabaseURL: s.Options.DatabaseURL, RabbitMQURL: s.Options.RabbitMQURL,
 		issuer: stack.Issuer, audience: stack.Audience, secret: s.Secret,
 	}}
 	return w.connect(t)
@@ -134,21 +143,11 @@ func (w *world) connect(t *testing.T) *world {
 	w.admin = w.token(t, uuid.Nil, string(auth.ScopeTenantsAdmin))
 	w.transport = openapi.Transport(http.DefaultTransport)
 	w.api = w.newAPI(t)
-	var err error
-	w.operator, err = pgxpool.New(t.Context(), w.DatabaseURL)
-	require.NoError(t, err)
-	t.Cleanup(w.operator.Close)
+	w.operator = pgtest.Operator(t, w.DatabaseURL)
 	w.link = conn.NewLink(conn.Config{URL: w.RabbitMQURL}, "e2e", zap.NewNop(), nil)
 	w.amqp = publish.New(w.link, 1, zap.NewNop())
-	for _, component := range []func(context.Context) error{w.link.Run, w.amqp.Run} {
-		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		done := make(chan error, 1)
-		go func() { done <- component(ctx) }()
-		t.Cleanup(func() {
-			cancel()
-			require.NoError(t, <-done)
-		})
-	}
+	component.Run(t, w.link.Run)
+	component.Run(t, w.amqp.Run)
 	return w
 }
 
@@ -267,11 +266,7 @@ func (w *world) stored(t *testing.T, tenant uuid.UUID) int {
 
 func (w *world) queueExists(t *testing.T, tenant uuid.UUID) bool {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
-	defer cancel()
-	session, err := w.link.Session(ctx)
-	require.NoError(t, err)
-	err = session.Do(ctx, func(ch *amqp.Channel) error {
+	err := amqptest.Try(t, w.link, func(ch *amqp.Channel) error {
 		_, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
 		return err
 	})

@@ -137,7 +137,7 @@ func pipe(t *testing.T) (reader, writer *os.File) {
 
 // The collector of logs is restarted, or a person who typed "| less" has seen enough: the service continues.
 func TestAClosedLogPipe(t *testing.T) {
-	for _, name := range stack.Names() {
+	for _, name := range some(testing.Short()) {
 		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			reader, writer := pipe(t)
@@ -244,7 +244,7 @@ func TestHangup(t *testing.T) {
 
 // SIGQUIT is for a person who wants to know what a process that hangs is doing.
 func TestQuitDumpsGoroutines(t *testing.T) {
-	for _, name := range stack.Names() {
+	for _, name := range some(testing.Short()) {
 		path := filepath.Join(binaries, name)
 		t.Run(name, func(t *testing.T) {
 			log, err := os.Create(filepath.Join(t.TempDir(), "log"))

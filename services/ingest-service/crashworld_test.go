@@ -30,7 +30,9 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/step"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/mortal"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/port"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
@@ -67,13 +69,11 @@ func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
 	databaseURL, natsURL := backing.Postgres(t), backing.NATS(t)
 	w := &crashWorld{t: t, broker: broker, instance: "ingest-1"}
 	var err error
-	w.operator, err = pgxpool.New(t.Context(), databaseURL)
-	require.NoError(t, err)
-	t.Cleanup(w.operator.Close)
+	w.operator = pgtest.Operator(t, databaseURL)
 	w.link = conn.NewLink(conn.Config{URL: w.broker.URL}, "test", zap.NewNop(), nil)
 	w.producer = publish.New(w.link, 1, zap.NewNop())
-	w.run(w.link.Run)
-	w.run(w.producer.Run)
+	component.Run(t, w.link.Run)
+	component.Run(t, w.producer.Run)
 	conn, err := control.Connect(control.Config{URL: natsURL}, "test", zap.NewNop(), nil)
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
@@ -87,19 +87,6 @@ func newCrashWorldOn(t *testing.T, broker backing.Broker) *crashWorld {
 		"DATABASE_URL="+databaseURL, "RABBITMQ_URL="+w.broker.URL, "NATS_URL="+natsURL, "AUTH_SECRET="+secret,
 		"HTTP_ADDR=127.0.0.1:"+strconv.Itoa(ports[0]), "OPS_ADDR=127.0.0.1:"+strconv.Itoa(ports[1]))
 	return w
-}
-
-func (w *crashWorld) run(component func(context.Context) error) {
-	w.t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- component(ctx) }()
-	w.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			w.t.Errorf("component: %v", err)
-		}
-	})
 }
 
 // start starts the service; nothing lets it die any more.

@@ -26,8 +26,7 @@ import (
 )
 
 const (
-	waitLimit = 30 * time.Second
-	tick      = 10 * time.Millisecond
+	tick = 10 * time.Millisecond
 )
 
 // readWorld is several instances of the service, and the test as registry and reader.

@@ -25,6 +25,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/mortal"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 // mortalService runs the service as the binary does, and has it killed where it is told to.
@@ -163,10 +164,7 @@ func newCrashWorld(t *testing.T) *crashWorld {
 	t.Helper()
 	cfg := testConfig(t, backing.Postgres(t), backing.NATS(t))
 	w := &crashWorld{t: t, ingest: startInstance(t, cfg.NATS.URL, "one")}
-	var err error
-	w.operator, err = pgxpool.New(t.Context(), cfg.Database.URL)
-	require.NoError(t, err)
-	t.Cleanup(w.operator.Close)
+	w.operator = pgtest.Operator(t, cfg.Database.URL)
 	w.http = &running{
 		t: t, url: "http://" + cfg.HTTP.Addr, ops: "http://" + cfg.Ops.Addr, cfg: cfg,
 		transport: openapi.Transport(&http.Transport{DisableKeepAlives: true}),

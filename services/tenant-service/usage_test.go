@@ -13,15 +13,14 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/api"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 // counted is a service, an operator of its database, and what ingest-service has counted of a tenant in the hours before the current one.
 func counted(t *testing.T) (r *running, operator *pgxpool.Pool, id uuid.UUID, hour time.Time) {
 	t.Helper()
 	r = startReady(t)
-	operator, err := pgxpool.New(t.Context(), r.cfg.Database.URL)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	operator = pgtest.Operator(t, r.cfg.Database.URL)
 	id = r.create("a")
 	hour = time.Now().UTC().Truncate(time.Hour)
 	for _, sql := range []string{
@@ -32,7 +31,7 @@ func counted(t *testing.T) (r *running, operator *pgxpool.Pool, id uuid.UUID, ho
 		_, err := operator.Exec(t.Context(), sql, id, hour)
 		require.NoError(t, err)
 	}
-	_, err = operator.Exec(t.Context(), `INSERT INTO usage_hours (tenant_id, hour, messages) VALUES (gen_random_uuid(), $1, 77)`, hour)
+	_, err := operator.Exec(t.Context(), `INSERT INTO usage_hours (tenant_id, hour, messages) VALUES (gen_random_uuid(), $1, 77)`, hour)
 	require.NoError(t, err)
 	return r, operator, id, hour
 }

@@ -13,8 +13,9 @@ import (
 // through package process is killed, by [Scratch.Remove], or else by the program that starts servers when we are gone.
 type Scratch struct {
 	// Dir is the folder. Other accounts can pass through it, but not list it.
-	Dir   string
-	lease *agent.Lease
+	Dir    string
+	socket string // of the program
+	lease  *agent.Lease
 }
 
 // NewScratch makes a scratch folder.
@@ -27,7 +28,7 @@ func NewScratch(ctx context.Context) (*Scratch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a scratch folder: %w", err)
 	}
-	return &Scratch{Dir: reply.Dir, lease: lease}, nil
+	return &Scratch{Dir: reply.Dir, socket: socket, lease: lease}, nil
 }
 
 // Remove kills what runs in the folder and removes it.

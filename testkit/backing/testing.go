@@ -40,6 +40,15 @@ type sharedServer struct {
 // use returns the shared server, started if this is the first time, and fails the test if it cannot be had.
 func (s *sharedServers) use(tb testing.TB, name Name) *sharedServer {
 	tb.Helper()
+	srv, err := s.server(name, func(line string) { tb.Log("backing:", line) })
+	if err != nil {
+		tb.Fatalf("backing: %v", err)
+	}
+	return srv
+}
+
+// server returns the shared server, started if this is the first time; log is told of that, and may be nil.
+func (s *sharedServers) server(name Name, log func(line string)) (*sharedServer, error) {
 	s.mu.Lock()
 	srv := s.servers[name]
 	if srv == nil {
@@ -55,12 +64,9 @@ func (s *sharedServers) use(tb testing.TB, name Name) *sharedServer {
 			srv.services, srv.err = fromRun()
 			return
 		}
-		srv.services, srv.err = Start(ctx, Options{Services: []Name{name}, Log: func(line string) { tb.Log("backing:", line) }})
+		srv.services, srv.err = Start(ctx, Options{Services: []Name{name}, Log: log})
 	})
-	if srv.err != nil {
-		tb.Fatalf("backing: %v", srv.err)
-	}
-	return srv
+	return srv, srv.err
 }
 
 // sharedTimeout is how long a shared server may take to start, with the pull of its image.

@@ -73,8 +73,9 @@ type Stack struct {
 	Tenant, Ingest, Query *Service
 	// Secret is the HS256 key of tokens.
 	Secret string
+	// Options are those with which it was started.
+	Options Options
 
-	opts    Options
 	bin     string
 	scratch *backing.Scratch
 	all     []*Service
@@ -110,7 +111,7 @@ func New(ctx context.Context, opts Options) (*Stack, error) {
 	}
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails, see crypto/rand
-	s := &Stack{opts: opts, bin: bin, scratch: scratch, Secret: hex.EncodeToString(secret[:])}
+	s := &Stack{Options: opts, bin: bin, scratch: scratch, Secret: hex.EncodeToString(secret[:])}
 	for _, name := range Names() {
 		if _, err := s.add(ctx, name, name); err != nil {
 			return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
@@ -152,9 +153,9 @@ func (s *Stack) add(ctx context.Context, name, instance string) (*Service, error
 func (s *Stack) env(name string) map[string]string {
 	env := map[string]string{
 		"PATH":          os.Getenv("PATH"),
-		"DATABASE_URL":  s.opts.DatabaseURL,
-		"RABBITMQ_URL":  s.opts.RabbitMQURL,
-		"NATS_URL":      s.opts.NATSURL,
+		"DATABASE_URL":  s.Options.DatabaseURL,
+		"RABBITMQ_URL":  s.Options.RabbitMQURL,
+		"NATS_URL":      s.Options.NATSURL,
 		"AUTH_SECRET":   s.Secret,
 		"AUTH_ISSUER":   Issuer,
 		"AUTH_AUDIENCE": Audience,
@@ -163,8 +164,8 @@ func (s *Stack) env(name string) map[string]string {
 	if dir := os.Getenv("GOCOVERDIR"); dir != "" { // binaries built with -cover
 		env["GOCOVERDIR"] = dir
 	}
-	maps.Copy(env, s.opts.Env)
-	maps.Copy(env, s.opts.ServiceEnv[name])
+	maps.Copy(env, s.Options.Env)
+	maps.Copy(env, s.Options.ServiceEnv[name])
 	return env
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -141,9 +141,7 @@ func spoil(t *testing.T, traffic *Traffic, clean Verdict) {
 
 // Comparing contents is a comparison of bytes as long as PostgreSQL spells them as they were sent.
 func TestPostgresKeepsTheSpelling(t *testing.T) {
-	pool, err := pgxpool.New(t.Context(), backing.Postgres(t))
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := pgtest.Operator(t, backing.Postgres(t))
 	mine := newIdentity(1, uuid.New(), 500)
 	for seq := range uint32(20) {
 		var back string

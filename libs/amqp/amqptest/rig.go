@@ -123,10 +123,21 @@ func Declare(t *testing.T, link *conn.Link, keys ...string) {
 // DeclareWith is [Declare] with other arguments of the queues.
 func DeclareWith(t *testing.T, link *conn.Link, args amqp.Table, keys ...string) {
 	t.Helper()
-	err := Session(t, link).Do(Deadline(t, WaitLimit), func(ch *amqp.Channel) error { return DeclareOn(ch, args, keys...) })
-	if err != nil {
+	Do(t, link, func(ch *amqp.Channel) error { return DeclareOn(ch, args, keys...) })
+}
+
+// Do calls fn with a channel of its own, and fails the test with its error.
+func Do(t *testing.T, link *conn.Link, fn func(*amqp.Channel) error) {
+	t.Helper()
+	if err := Try(t, link, fn); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Try is [Do] with an error that the test may expect. A queue may take long on a broker that has many to make.
+func Try(t *testing.T, link *conn.Link, fn func(*amqp.Channel) error) error {
+	t.Helper()
+	return Session(t, link).Do(Deadline(t, 3*WaitLimit), fn)
 }
 
 // DeclareOn is [DeclareWith] on a channel.

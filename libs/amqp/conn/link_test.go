@@ -121,13 +121,11 @@ func TestLinkEndsDuringAHandshake(t *testing.T) {
 			accepted <- c
 		}
 	}()
-	link := conn.NewLink(conn.Config{URL: "amqp://" + l.Addr().String(), ConnectTimeout: time.Minute}, t.Name(), zaptest.NewLogger(t), nil)
+	link := conn.NewLink(conn.Config{URL: "amqp://" + l.Addr().String(), ConnectTimeout: 3 * amqptest.WaitLimit}, t.Name(), zaptest.NewLogger(t), nil)
 	stop := amqptest.Run(t, link.Run)
 	c := <-accepted
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
-	started := time.Now()
-	stop()
-	require.Less(t, time.Since(started), 2*time.Second)
+	stop() // an error after the limit of all waits, of which the attempt to connect has three
 }
 
 func TestLinkRefusesAnURLThatCannotWork(t *testing.T) {
@@ -152,9 +150,7 @@ func TestRequestsToASilentBrokerEndWithTheirContext(t *testing.T) {
 	_, err := s.Channel(amqptest.Deadline(t, 50*time.Millisecond))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, s.Err(), "one slow answer does not cost everyone the connection")
-	started := time.Now()
-	stop()
-	require.Less(t, time.Since(started), 5*time.Second)
+	stop() // an error after the limit of all waits; requests have longer, and the silence of the broker is noticed later still
 }
 
 // An operator writes the URL as another client wants it, and must not end up in another virtual host.

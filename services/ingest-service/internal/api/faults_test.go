@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -131,7 +132,7 @@ func faultyBroker(t *testing.T, opts provision.QueueOptions) (*service, *conn.Li
 	operator := conn.NewLink(conn.Config{URL: direct}, t.Name()+" operator", zap.NewNop(), nil)
 	component.Run(t, operator.Run)
 	opts.Type = amqp.QueueTypeClassic
-	do(t, operator, func(ch *amqp.Channel) error {
+	amqptest.Do(t, operator, func(ch *amqp.Channel) error {
 		if err := provision.DeclareShared(ch, nil, amqp.QueueTypeClassic); err != nil {
 			return err
 		}
@@ -194,14 +195,14 @@ func TestEachFaultOfTheBrokerIsAProblemOfItsOwn(t *testing.T) {
 			code: "queue_missing",
 			sabotage: func(t *testing.T, _ *service, operator *conn.Link, _ *wire) {
 				t.Helper()
-				do(t, operator, func(ch *amqp.Channel) error {
+				amqptest.Do(t, operator, func(ch *amqp.Channel) error {
 					_, err := provision.DeleteTenant(t.Context(), ch, active.String())
 					return err
 				})
 			},
 			repair: func(t *testing.T, operator *conn.Link, _ *wire) {
 				t.Helper()
-				do(t, operator, func(ch *amqp.Channel) error {
+				amqptest.Do(t, operator, func(ch *amqp.Channel) error {
 					return provision.DeclareTenant(ch, active.String(), provision.QueueOptions{Type: amqp.QueueTypeClassic})
 				})
 			},

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/auth"
@@ -31,6 +32,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
@@ -180,10 +182,7 @@ func serveDeadLetters(t *testing.T) (*service, *outlet) {
 	o := &outlet{}
 	url := backing.Postgres(t)
 	s := serve(t, o, url, limits)
-	var err error
-	s.operator, err = pgxpool.New(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(s.operator.Close)
+	s.operator = pgtest.Operator(t, url)
 	return s, o
 }
 
@@ -192,7 +191,7 @@ func broker(t *testing.T) (*conn.Link, *publish.Publisher) {
 	t.Helper()
 	link := conn.NewLink(conn.Config{URL: backing.RabbitMQ(t).URL}, t.Name(), zap.NewNop(), nil)
 	component.Run(t, link.Run)
-	do(t, link, func(ch *amqp.Channel) error {
+	amqptest.Do(t, link, func(ch *amqp.Channel) error {
 		if err := provision.DeclareShared(ch, nil, amqp.QueueTypeClassic); err != nil {
 			return err
 		}
@@ -203,19 +202,10 @@ func broker(t *testing.T) (*conn.Link, *publish.Publisher) {
 	return link, publisher
 }
 
-func do(t *testing.T, link *conn.Link, fn func(ch *amqp.Channel) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
-	defer cancel()
-	session, err := link.Session(ctx)
-	require.NoError(t, err)
-	require.NoError(t, session.Do(ctx, fn))
-}
-
 // drain takes everything out of the active tenant's queue.
 func drain(t *testing.T, link *conn.Link) (deliveries []amqp.Delivery) {
 	t.Helper()
-	do(t, link, func(ch *amqp.Channel) error {
+	amqptest.Do(t, link, func(ch *amqp.Channel) error {
 		queue := contract.QueueName(active.String())
 		first, ok, err := ch.Get(queue, true) // it tells how many follow, where a declaration may be late
 		if err != nil || !ok {

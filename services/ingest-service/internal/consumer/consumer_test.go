@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
@@ -29,6 +30,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -78,14 +80,8 @@ func newRigOn(t *testing.T, broker conn.Config) *rig {
 	t.Helper()
 	r := &rig{t: t, tenant: uuid.New(), database: backing.Postgres(t), budget: consumer.NewBudget(1 << 28)}
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
-	cfg := postgres.DefaultConfig()
-	cfg.URL = r.database
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	r.operator, err = pgxpool.New(t.Context(), r.database)
-	require.NoError(t, err)
-	t.Cleanup(r.operator.Close)
+	pool := pgtest.As(t, r.database, postgres.RoleIngest)
+	r.operator = pgtest.Operator(t, r.database)
 	messages := store.New(pool, 5*time.Second)
 	require.NoError(t, messages.Attach(t.Context(), r.tenant))
 
@@ -126,11 +122,7 @@ func (r *rig) run(run func(context.Context) error) (stop func()) {
 
 func (r *rig) onChannel(fn func(*amqp.Channel) error) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
-	defer cancel()
-	session, err := r.link.Session(ctx)
-	require.NoError(r.t, err)
-	require.NoError(r.t, session.Do(ctx, fn))
+	amqptest.Do(r.t, r.link, fn)
 }
 
 func (r *rig) consumer() *consumer.Consumer {

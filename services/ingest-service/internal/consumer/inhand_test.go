@@ -22,6 +22,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 // lock keeps every write of the tenant waiting in the database until it is given back.
@@ -147,11 +148,7 @@ func TestStopWhileTheGateIsShutLosesNothing(t *testing.T) {
 // guard gives the rig a gate with a probe of the test's choice, and a writer behind it.
 func (r *rig) guard(probe func(context.Context) error) {
 	r.t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = r.database
-	pool, err := postgres.Open(r.t.Context(), cfg, postgres.RoleIngest)
-	require.NoError(r.t, err)
-	r.t.Cleanup(pool.Close)
+	pool := pgtest.As(r.t, r.database, postgres.RoleIngest)
 	r.gate = batch.NewGate(probe, zap.NewNop())
 	r.run(running(r.gate))
 	r.writer = batch.NewWriter(batch.Config{

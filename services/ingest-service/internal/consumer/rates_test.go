@@ -56,11 +56,9 @@ func testRateOverAMQP(t *testing.T, r *rig) {
 	ids := r.publishMany(1000)
 	c := r.consumer()
 	c.Limit(limits)
-	began := time.Now()
 	r.run(c.Run)
+	// How many pass in how long is held on a simulated clock (libs/rate TestSumHolds), and by the tests below for what never passes.
 	require.Eventually(t, func() bool { return r.state.Stats.Stored.Load() >= 100 }, waitLimit, poll)
-	stored := r.state.Stats.Stored.Load() // before the time is taken: what passes in between is not held against it
-	require.LessOrEqual(t, float64(stored), 25+100*time.Since(began).Seconds(), "what the bucket holds, and what has come in since")
 	require.LessOrEqual(t, r.state.Unacked(), int64(100), "no more is delivered than passes in a second")
 	require.Equal(t, 0, r.depth(contract.DeadLettersQueue))
 

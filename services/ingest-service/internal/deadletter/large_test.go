@@ -16,6 +16,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -67,7 +68,7 @@ func TestDeadLetterThatIsNeverRecordedInTime(t *testing.T) {
 	_, err := operator.Exec(t.Context(), `DROP TRIGGER slow ON dead_letters`)
 	require.NoError(t, err)
 	want := fromDeadLetters(deliveryIn(ofSize(tenantA, "huge", largeInTests+1)), time.Now())
-	do(t, link, func(ch *amqp.Channel) error {
+	amqptest.Do(t, link, func(ch *amqp.Channel) error {
 		d, ok, err := ch.Get(contract.QuarantineQueue, true)
 		if err != nil || !ok {
 			return fmt.Errorf("the quarantine is empty: %w", err)
@@ -143,7 +144,7 @@ func TestLargeDeadLettersAreHeldOneAtATime(t *testing.T) {
 	t.Parallel()
 	s, _ := database(t)
 	link, publisher := broker(t)
-	do(t, link, func(ch *amqp.Channel) error {
+	amqptest.Do(t, link, func(ch *amqp.Channel) error {
 		return ch.QueueUnbind(contract.LargeDeadLettersQueue, "", contract.LargeDeadLettersExchange, nil)
 	})
 	f := &faulty{Store: s}

@@ -45,7 +45,7 @@ func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*conn.Link, *publ
 	t.Helper()
 	link := conn.NewLink(conn.Config{URL: url}, t.Name(), zaptest.NewLogger(t), nil)
 	component.Run(t, link.Run)
-	do(t, link, func(ch *amqp.Channel) error {
+	amqptest.Do(t, link, func(ch *amqp.Channel) error {
 		if err := provision.DeclareShared(ch, []time.Duration{tier}, amqp.QueueTypeClassic); err != nil {
 			return err
 		}
@@ -61,19 +61,10 @@ func brokerAt(t *testing.T, url string, tenants ...uuid.UUID) (*conn.Link, *publ
 	return link, publisher
 }
 
-func do(t *testing.T, link *conn.Link, fn func(ch *amqp.Channel) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
-	defer cancel()
-	session, err := link.Session(ctx)
-	require.NoError(t, err)
-	require.NoError(t, session.Do(ctx, fn))
-}
-
 // depth is how many messages wait in a queue.
 func depth(t *testing.T, link *conn.Link, queue string) (messages int) {
 	t.Helper()
-	do(t, link, func(ch *amqp.Channel) error {
+	amqptest.Do(t, link, func(ch *amqp.Channel) error {
 		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 		messages = q.Messages
 		return err

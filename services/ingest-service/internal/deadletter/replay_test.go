@@ -68,7 +68,7 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 	got, err := r.Replay(t.Context(), tenantA, l.ID, nil, someone())
 	require.NoError(t, err)
 	require.Equal(t, Replayed{MessageID: *l.MessageID, Result: ResultReplayed}, got)
-	do(t, link, func(ch *amqp.Channel) error {
+	amqptest.Do(t, link, func(ch *amqp.Channel) error {
 		d, ok, err := ch.Get(contract.QueueName(tenantA.String()), true)
 		require.True(t, ok)
 		require.Equal(t, "7", d.MessageId)
@@ -250,7 +250,6 @@ func TestReplayAllIsSlowAndGoesOnWhereItStopped(t *testing.T) {
 	record(t, s, all...)
 	var o outlet
 	r := replayer(t, s, &o, 20)
-	began := time.Now()
 	total, rounds := 0, 0
 	outcome := Outcome{More: true}
 	for outcome.More {
@@ -259,13 +258,13 @@ func TestReplayAllIsSlowAndGoesOnWhereItStopped(t *testing.T) {
 		outcome, err = r.ReplayAll(ctx, tenantA, Filter{}, outcome.Next, someone())
 		cancel()
 		require.NoError(t, err)
+		require.LessOrEqual(t, outcome.Replayed, 40, "twenty at once, and as many for every second")
 		total += outcome.Replayed
 		rounds++
 	}
 	require.Equal(t, 60, total)
 	require.Len(t, o.published, 60)
 	require.Greater(t, rounds, 1)
-	require.GreaterOrEqual(t, time.Since(began), time.Second)
 	require.Empty(t, list(t, s, tenantA, Filter{}))
 }
 

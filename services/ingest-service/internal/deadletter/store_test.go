@@ -23,6 +23,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,9 +40,7 @@ func database(t *testing.T) (*Store, *pgxpool.Pool) {
 	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	operator, err := pgxpool.New(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	operator := pgtest.Operator(t, url)
 	return NewStore(pool, 10*time.Second), operator
 }
 

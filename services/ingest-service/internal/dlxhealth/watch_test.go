@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -75,11 +76,7 @@ func (r *rig) start() {
 
 func (r *rig) do(fn func(ch *amqp.Channel) error) error {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
-	defer cancel()
-	session, err := r.link.Session(ctx)
-	require.NoError(r.t, err)
-	return session.Do(ctx, fn)
+	return amqptest.Try(r.t, r.link, fn)
 }
 
 func (r *rig) declare() {

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/amqptest"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
@@ -57,16 +58,12 @@ func (r *rig) run(run func(context.Context) error) (stop func()) {
 // queue tells how many messages wait in the tenant's queue, which exists.
 func (r *rig) queue(tenant uuid.UUID) (q amqp.Queue) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), waitLimit)
-	defer cancel()
-	session, err := r.link.Session(ctx)
-	require.NoError(r.t, err)
 	answer := make(chan amqp.Queue, 1)
-	require.NoError(r.t, session.Do(ctx, func(ch *amqp.Channel) error {
+	amqptest.Do(r.t, r.link, func(ch *amqp.Channel) error {
 		q, err := ch.QueueDeclarePassive(contract.QueueName(tenant.String()), true, false, false, false, nil)
 		answer <- q
 		return err
-	}))
+	})
 	return <-answer
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 // One tenant fails in every way, alone in a shared transaction and amid others: the others are stored, its own outcome is that of a
@@ -494,9 +495,7 @@ func TestTheServerFreezes(t *testing.T) {
 // A server that takes connections and never says a word must hold a writer for its timeout at most.
 func TestTheServerIsSilent(t *testing.T) {
 	w := newWire(t) // nobody accepts: the kernel does
-	pool, err := pgxpool.New(t.Context(), "postgres://mtm@"+w.Addr().String()+"/mtm?sslmode=disable")
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := pgtest.Operator(t, "postgres://mtm@"+w.Addr().String()+"/mtm?sslmode=disable")
 	t.Cleanup(func() { require.NoError(t, w.Close()) })
 	s := New(pool, 100*time.Millisecond)
 	results := make(chan error, 4*maxShared)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 // waitLimit and tick are how long, and how often, a test looks for a condition.
@@ -49,9 +50,7 @@ func newRig(t *testing.T, timeout, lock time.Duration, change ...func(*pgxpool.C
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	operator, err := pgxpool.New(t.Context(), cfg.URL)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	operator := pgtest.Operator(t, cfg.URL)
 	g := &rig{T: t, Store: New(pool, timeout), operator: operator}
 	// Whatever a test has done: no shared transaction is lost, and nobody waits.
 	t.Cleanup(func() {

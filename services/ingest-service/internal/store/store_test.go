@@ -19,6 +19,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,14 +32,8 @@ type fixture struct {
 func newFixture(tb testing.TB) fixture {
 	tb.Helper()
 	url := backing.Postgres(tb)
-	cfg := postgres.DefaultConfig()
-	cfg.URL = url
-	pool, err := postgres.Open(tb.Context(), cfg, postgres.RoleIngest)
-	require.NoError(tb, err)
-	tb.Cleanup(pool.Close)
-	operator, err := pgxpool.New(tb.Context(), url)
-	require.NoError(tb, err)
-	tb.Cleanup(operator.Close)
+	pool := pgtest.As(tb, url, postgres.RoleIngest)
+	operator := pgtest.Operator(tb, url)
 	return fixture{store: store.New(pool, 10*time.Second), operator: operator}
 }
 
@@ -296,9 +291,7 @@ func TestInsertHasATimeout(t *testing.T) {
 // writers try again and again, and readiness say that all is well.
 func TestPingAsksForADatabaseThatTakesWrites(t *testing.T) {
 	url := backing.Postgres(t)
-	operator, err := pgxpool.New(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	operator := pgtest.Operator(t, url)
 	ping := func() error {
 		cfg := postgres.DefaultConfig()
 		cfg.URL = url
@@ -310,7 +303,7 @@ func TestPingAsksForADatabaseThatTakesWrites(t *testing.T) {
 	require.NoError(t, ping())
 	var database string
 	require.NoError(t, operator.QueryRow(t.Context(), `SELECT current_database()`).Scan(&database))
-	_, err = operator.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{database}.Sanitize()+` SET default_transaction_read_only = on`)
+	_, err := operator.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{database}.Sanitize()+` SET default_transaction_read_only = on`)
 	require.NoError(t, err)
 	require.ErrorContains(t, ping(), "read-only")
 }

@@ -279,15 +279,19 @@ func (n *node) RemoveMark(_ context.Context, instance string) error {
 
 // watchTotals notes for how long tenants have more workers than they are to have, and for how long fewer, until ctx ends.
 func (h *hub) watchTotals(ctx context.Context, specs []contract.TenantSpec) {
-	const step = 20 * time.Millisecond
+	const step = 50 * time.Millisecond
+	ids := make([]uuid.UUID, len(specs))
+	for i, spec := range specs {
+		ids[i] = uuid.MustParse(spec.TenantID)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(step):
 		}
-		for _, spec := range specs {
-			id := uuid.MustParse(spec.TenantID)
+		for i, spec := range specs {
+			id := ids[i]
 			total := h.total(id)
 			h.mu.Lock()
 			if total > spec.Workers {

@@ -143,7 +143,7 @@ func TestWorkersAreDivided(t *testing.T) {
 }
 
 // The instance that consumes a tenant of one worker is cut off from the control channel. It stands back, and the other one takes
-// over when its heartbeat has run out: there are two for no longer than a heartbeat lives, if at all.
+// over when its heartbeat has run out. That there are never two is held on a simulated clock (TestInstanceIsCutOff).
 func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT RUN with -short, by make test-long alone: it waits for a heartbeat to expire")
@@ -155,30 +155,16 @@ func TestInstanceThatIsCutOffStandsBack(t *testing.T) {
 	tenant := uuid.New()
 	r.want(tenant, contract.DesiredActive, 1, 1)
 	r.dividedAmong(tenant, 1, "a", "b")
-	lost, left, cut := "a", "b", cutA
+	left, cut := "b", cutA
 	if members.Share(tenant, 1, "b", []string{"a", "b"}) == 1 {
-		lost, left, cut = "b", "a", cutB
+		left, cut = "a", cutB
 	}
-	began := time.Now()
 	cut()
-	var both, nobody time.Duration
-	last := began
 	require.Eventually(t, func() bool {
-		q, _ := r.queue(tenant)
-		now := time.Now()
-		switch q.Consumers {
-		case 0:
-			nobody += now.Sub(last)
-		case 2:
-			both += now.Sub(last)
-		}
-		last = now
 		entry, err := r.statuses.Get(t.Context(), contract.StatusKey(tenant.String(), left))
 		return err == nil && entry.Value.Workers == 1
 	}, 2*contract.HeartbeatTTL, poll)
-	t.Logf("%s was cut off: %s took over after %v; both consumed for %v, nobody for %v", lost, left, time.Since(began), both, nobody)
 	require.Eventually(t, func() bool { q, _ := r.queue(tenant); return q.Consumers == 1 }, waitLimit, poll)
-	require.LessOrEqual(t, both, contract.HeartbeatTTL)
 	r.publish(tenant, 10)
 	require.Eventually(t, func() bool { return r.stored(tenant) == 10 }, waitLimit, poll)
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/usage"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -88,14 +89,9 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, registry: prometheus.NewRegistry()}
 	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
-	cfg := postgres.DefaultConfig()
-	cfg.URL = backing.Postgres(t)
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleIngest)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	r.operator, err = pgxpool.New(t.Context(), cfg.URL)
-	require.NoError(t, err)
-	t.Cleanup(r.operator.Close)
+	url := backing.Postgres(t)
+	pool := pgtest.As(t, url, postgres.RoleIngest)
+	r.operator = pgtest.Operator(t, url)
 	messages := store.New(pool, 5*time.Second)
 
 	r.broker = conn.Config{URL: backing.RabbitMQ(t).URL}
@@ -108,6 +104,7 @@ func newRig(t *testing.T) *rig {
 	channel := control.DefaultConfig()
 	channel.URL = backing.NATS(t)
 	r.natsURL = channel.URL
+	var err error
 	r.conn, err = control.Connect(channel, "test", log, nil)
 	require.NoError(t, err)
 	t.Cleanup(r.conn.Close)

@@ -24,6 +24,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/raw"
 )
 
@@ -54,15 +55,8 @@ const maxReads = 2
 // startOn serves from the database at url, which the service reaches through the URL that way makes of it.
 func startOn(t *testing.T, url string, way func(url string) string, timeout time.Duration) *service {
 	t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = way(url)
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleQuery)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
-
+	pool := pgtest.As(t, way(url), postgres.RoleQuery)
+	db := pgtest.Gorm(t, pool)
 	keys := auth.DefaultConfig()
 	keys.Secret = secret
 	verifier, err := auth.New(t.Context(), keys, zap.NewNop())

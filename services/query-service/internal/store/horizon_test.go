@@ -14,6 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/libs/schema"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 // An operator has to see that a forgotten transaction keeps messages from every reader.
@@ -81,11 +82,7 @@ func TestHorizonAgeOfAPreparedTransaction(t *testing.T) {
 	server := services.Process(backing.ServicePostgres)
 	require.NoError(t, server.Kill(t.Context()))
 	require.NoError(t, server.Start(t.Context()))
-	cfg := postgres.DefaultConfig()
-	cfg.URL = services.DatabaseURL
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleQuery)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := pgtest.As(t, services.DatabaseURL, postgres.RoleQuery)
 	h := NewHorizon(pool, prometheus.NewRegistry(), zap.NewNop())
 
 	age, err := h.sample(t.Context())

@@ -158,7 +158,7 @@ func (l *library) requireCheap(t *testing.T, share int) {
 func TestOpenTransactionsDoNotMakeReadingDear(t *testing.T) {
 	share := 1
 	if testing.Short() {
-		share = 5 // 280 shapes, three times, are half a minute
+		share = 10 // 280 shapes, three times, are half a minute
 	}
 	l := newLibrary(t)
 	l.requireCheap(t, share) // as after a restore: without any statistics
@@ -168,10 +168,10 @@ func TestOpenTransactionsDoNotMakeReadingDear(t *testing.T) {
 	open := l.begin(t)
 	const write = `INSERT INTO messages (tenant_id, id, payload, created_at, ord)
 		SELECT $1, gen_random_uuid(), '{"event": "order.created"}', $2::timestamptz + $3 * interval '1 millisecond' * i, i FROM generate_series(1, $4::integer) AS i`
-	_, err := open.Exec(t.Context(), write, l.tenant, libraryTime(libraryEnd), 0, 100_000)
+	_, err := open.Exec(t.Context(), write, l.tenant, libraryTime(libraryEnd), 0, 100_000/share)
 	require.NoError(t, err)
 	for range 10 { // as others do meanwhile
-		l.exec(t, write, l.tenant, libraryTime(libraryEnd), 1, 10_000)
+		l.exec(t, write, l.tenant, libraryTime(libraryEnd), 1, 10_000/share)
 	}
 	l.requireCheap(t, share)
 
@@ -189,7 +189,7 @@ func TestOpenTransactionsOfANewTenant(t *testing.T) {
 	l := &library{fixture: newFixture(t)}
 	l.tenant = l.fixture.tenant(t)
 	open := l.begin(t)
-	const write = `INSERT INTO messages (tenant_id, id, payload, ord) SELECT $1, gen_random_uuid(), '1', i FROM generate_series(1, 100000) AS i`
+	const write = `INSERT INTO messages (tenant_id, id, payload, ord) SELECT $1, gen_random_uuid(), '1', i FROM generate_series(1, 20000) AS i`
 	_, err := open.Exec(t.Context(), write, l.tenant)
 	require.NoError(t, err)
 	l.exec(t, write, l.tenant)
@@ -210,9 +210,9 @@ func TestTimesInsideATransaction(t *testing.T) {
 	l.tenant = l.fixture.tenant(t)
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	l.exec(t, `INSERT INTO messages (tenant_id, id, payload, created_at, xid, ord)
-		SELECT $1, gen_random_uuid(), '1', $2::timestamptz + i * interval '1 second', '100', i FROM generate_series(0, 99999) AS i`, l.tenant, begin)
+		SELECT $1, gen_random_uuid(), '1', $2::timestamptz + i * interval '1 second', '100', i FROM generate_series(0, 19999) AS i`, l.tenant, begin)
 	for _, order := range []Order{Ascending, Descending} {
-		from, before := begin.Add(50_000*time.Second), begin.Add(50_060*time.Second)
+		from, before := begin.Add(10_000*time.Second), begin.Add(10_060*time.Second)
 		query := Query{Tenant: l.tenant, Order: order, CreatedFrom: &from, CreatedBefore: &before, Limit: 100}
 		messages := l.page(t, query).Messages
 		require.Len(t, messages, 60)

@@ -13,11 +13,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 	"gorm.io/gorm"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -32,14 +32,8 @@ type fixture struct {
 func newFixture(tb testing.TB) *fixture {
 	tb.Helper()
 	url := backing.Postgres(tb)
-	cfg := postgres.DefaultConfig()
-	cfg.URL = url
-	pool, err := postgres.Open(tb.Context(), cfg, postgres.RoleQuery)
-	require.NoError(tb, err)
-	tb.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(tb, err)
-	tb.Cleanup(func() { require.NoError(tb, closer.Close()) })
+	pool := pgtest.As(tb, url, postgres.RoleQuery)
+	db := pgtest.Gorm(tb, pool)
 	config, err := pgxpool.ParseConfig(url)
 	require.NoError(tb, err)
 	config.MaxConns = 20

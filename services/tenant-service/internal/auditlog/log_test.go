@@ -20,6 +20,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/auditlog"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,14 +37,9 @@ type fixture struct {
 
 func newFixture(t *testing.T) fixture {
 	t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = backing.Postgres(t)
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	operator, err := pgxpool.New(t.Context(), cfg.URL)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	url := backing.Postgres(t)
+	pool := pgtest.As(t, url, postgres.RoleTenant)
+	operator := pgtest.Operator(t, url)
 	return fixture{log: auditlog.New(pool, zap.NewNop()), writers: pool, operator: operator}
 }
 
@@ -293,17 +289,21 @@ func TestEventsAreShownAsTheyWereWritten(t *testing.T) {
 // A page costs as much in a log of a hundred thousand events as in a new one, wherever it is and whatever it is filtered by.
 func TestPagesAreFoundByAnIndex(t *testing.T) {
 	t.Parallel()
+	events := 100_000
+	if testing.Short() {
+		events = 20_000 // they fill hundreds of blocks
+	}
 	f := newFixture(t)
 	_, err := f.operator.Exec(t.Context(), `INSERT INTO audit_events (id, tenant_id, actor, action, target, at, epoch, xid)
 		SELECT gen_random_uuid(), md5((n % 100)::text)::uuid, 'alice', CASE WHEN n % 10000 = 0 THEN 'tenant.deleted' ELSE 'tenant.resized' END, '/',
-			now() - make_interval(mins => 100001 - n), 1, (3 + n / 200)::text::xid8 FROM generate_series(1, 100000) AS n`)
+			now() - make_interval(mins => $1::int + 1 - n), 1, (3 + n / 200)::text::xid8 FROM generate_series(1, $1::int) AS n`, events)
 	require.NoError(t, err)
 	_, err = f.operator.Exec(t.Context(), `VACUUM ANALYZE audit_events`)
 	require.NoError(t, err)
 	var one uuid.UUID
 	require.NoError(t, f.operator.QueryRow(t.Context(), `SELECT md5('7')::uuid`).Scan(&one))
 	var middle auditlog.Position
-	require.NoError(t, f.operator.QueryRow(t.Context(), `SELECT epoch, xid, id FROM audit_events ORDER BY epoch, xid, id OFFSET 50000 LIMIT 1`).
+	require.NoError(t, f.operator.QueryRow(t.Context(), `SELECT epoch, xid, id FROM audit_events ORDER BY epoch, xid, id OFFSET $1 LIMIT 1`, events/2).
 		Scan(&middle.Epoch, &middle.Xid, &middle.ID))
 	for name, c := range map[string]struct {
 		filter auditlog.Filter
@@ -369,13 +369,9 @@ func TestEventsExpire(t *testing.T) {
 // A database that is away is said to be, and retention outlives it.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable"
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := pgtest.As(t, "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable", postgres.RoleTenant)
 	log := auditlog.New(pool, zap.NewNop())
-	_, _, err = log.Page(t.Context(), auditlog.Filter{}, auditlog.Position{}, 1)
+	_, _, err := log.Page(t.Context(), auditlog.Filter{}, auditlog.Position{}, 1)
 	require.ErrorIs(t, err, tenant.ErrUnavailable)
 	_, err = log.Expire(t.Context(), 48*time.Hour)
 	require.ErrorIs(t, err, tenant.ErrUnavailable)

@@ -21,6 +21,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,16 +40,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = backing.Postgres(t)
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
+	url := backing.Postgres(t)
+	pool := pgtest.As(t, url, postgres.RoleTenant)
+	db := pgtest.Gorm(t, pool)
 	w := &world{tenants: 2*step + 7}
-	w.operator, err = pgx.Connect(t.Context(), cfg.URL)
+	var err error
+	w.operator, err = pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, w.operator.Close(context.WithoutCancel(t.Context()))) })
 	w.registry = store.New(db, func(tenant.Tenant) { w.changes.Add(1) })

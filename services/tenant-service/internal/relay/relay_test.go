@@ -27,6 +27,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,14 +49,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = backing.Postgres(t)
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
+	db := pgtest.Gorm(t, pgtest.As(t, backing.Postgres(t), postgres.RoleTenant))
 	w := &world{t: t, db: db, natsURL: backing.NATS(t)}
 	w.registry = store.New(db, func(tenant.Tenant) {
 		if w.notify != nil {
@@ -226,7 +220,7 @@ func TestPublishesWhatNobodyTold(t *testing.T) {
 func TestPublishesMany(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const many = 1200
+	const many = 600
 	require.NoError(t, w.db.Exec(`INSERT INTO tenants (id, name, workers, state) SELECT gen_random_uuid(), 'many', 3, 'active' FROM generate_series(1, ?)`, many).Error)
 	all, err := w.registry.Batch(t.Context(), uuid.Nil, many+1)
 	require.NoError(t, err)

@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
@@ -16,6 +15,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 // openAfter makes a store on a fresh database on which an operator has executed statements, in which %s is its name.
@@ -33,9 +33,7 @@ func openAfter(t *testing.T, statements ...string) *store.Store {
 	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
+	db := pgtest.Gorm(t, pool)
 	return store.New(db, func(tenant.Tenant) {})
 }
 

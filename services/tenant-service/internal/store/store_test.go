@@ -12,13 +12,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/services/tenant-service/internal/tenant"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,22 +34,14 @@ func openWithOperator(t *testing.T) (*store.Store, *pgxpool.Pool) {
 	t.Helper()
 	url := backing.Postgres(t)
 	registry, _ := openAt(t, url)
-	operator, err := pgxpool.New(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(operator.Close)
+	operator := pgtest.Operator(t, url)
 	return registry, operator
 }
 
 func openAt(t *testing.T, url string) (registry *store.Store, notified *atomic.Int64) {
 	t.Helper()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = url
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
+	pool := pgtest.As(t, url, postgres.RoleTenant)
+	db := pgtest.Gorm(t, pool)
 	notified = new(atomic.Int64)
 	return store.New(db, func(tenant.Tenant) { notified.Add(1) }), notified
 }
@@ -312,14 +304,8 @@ func TestPublishing(t *testing.T) {
 // A registry that is away must say so: the client is told to come back, and not that its request was wrong.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
-	cfg := postgres.DefaultConfig()
-	cfg.URL = "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable"
-	pool, err := postgres.Open(t.Context(), cfg, postgres.RoleTenant)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	db, closer, err := postgres.Gorm(pool, zap.NewNop())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, closer.Close()) })
+	pool := pgtest.As(t, "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable", postgres.RoleTenant)
+	db := pgtest.Gorm(t, pool)
 	registry := store.New(db, func(tenant.Tenant) {})
 	drafted := draft(t, "a")
 	operations := map[string]func(context.Context) error{

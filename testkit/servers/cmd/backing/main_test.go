@@ -88,6 +88,9 @@ func TestSignalsArePassedOn(t *testing.T) {
 }
 
 func TestServersOfAFolderComeAndGo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT RUN with -short, by make test-long alone: it starts all servers")
+	}
 	t.Setenv("BACKING", "native")
 	dir := filepath.Join(t.TempDir(), "local")
 	t.Cleanup(func() {
