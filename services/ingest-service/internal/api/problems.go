@@ -91,7 +91,11 @@ func deadLetterProblem(err error) error {
 // replayProblem words the errors of a replay.
 func replayProblem(err error, id string) error {
 	var refused *contract.PayloadError
+	var envelope *contract.EnvelopeError
 	switch {
+	case errors.As(err, &envelope):
+		return problem.New(http.StatusUnprocessableEntity, string(contract.ReasonBadEnvelope),
+			envelope.Error()+"; replayed as it is it would be a dead letter again: replay it with another type, key and attributes")
 	case errors.As(err, &refused):
 		return problem.New(http.StatusUnprocessableEntity, "payload_"+string(refused.Reason),
 			refused.Error()+"; replayed as it is it would be a dead letter again: replay it with an edited payload")
