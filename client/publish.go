@@ -330,5 +330,9 @@ func encodeEdit(edit Edit) ([]byte, error) {
 			fields["attributes"] = e.Attributes
 		}
 	}
-	return json.Marshal(fields)
+	var body bytes.Buffer
+	if err := encodePayload(&body, fields); err != nil {
+		return nil, err
+	}
+	return body.Bytes(), nil
 }

@@ -43,13 +43,14 @@ type Accepted struct {
 //
 //	@summary		Publish a message
 //	@description	202 means that the broker has confirmed it. The same `id` twice is stored once, the first wins; so a request that got no answer, or 503, is safe to repeat with the same id. Messages of a suspended tenant are accepted and wait.
+//	@description	`type`, `key` and `attributes` are what readers select messages by. An event of CloudEvents 1.0 in its structured mode (`application/cloudevents+json`) is taken as well: `data` is the payload, `type` the type, `subject` the key, and the other context attributes are attributes. Its `id` and `source` together are its identity, from which the id of the message follows.
 //	@description	Where the tenant has a limit of messages or bytes a second, the answers have `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), with policies `messages`, whose unit is one message, and `bytes`.
 //	@tags			messages
 //	@security		Bearer
 //	@param			message		body		NewMessage	true	"the message"
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	Accepted
-//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
+//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`, `invalid_cloudevent`: errors[] names the field"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"`body_too_large`, or `payload_too_large`: over the tenant's limit"

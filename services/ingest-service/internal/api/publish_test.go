@@ -443,7 +443,9 @@ func TestPublishCloudEvents(t *testing.T) {
 	t.Parallel()
 	link, publisher := broker(t)
 	s := serve(t, publisher, nowhere, limits)
-	event := func(fields string) string { return `{"specversion":"1.0","id":"1","source":"/shop","type":"order.created"` + fields + `}` }
+	event := func(fields string) string {
+		return `{"specversion":"1.0","id":"1","source":"/shop","type":"order.created"` + fields + `}`
+	}
 	send := func(body string) answer {
 		return s.call(t, call{http.MethodPost, "/messages", "application/cloudevents+json; charset=UTF-8", body, token(t, active, auth.ScopeMessagesWrite)})
 	}
