@@ -18,7 +18,9 @@ type DeadLetter struct {
 	MessageID ID `json:"message_id"`
 	// OriginalMessageID is the message_id as an AMQP producer gave it, if it is text.
 	OriginalMessageID string `json:"original_message_id"`
-	// Reason is why the message could not be stored: not_json, unstorable, too_deep, too_large, foreign_key, rejected,
+	// Envelope is that of the message, as far as it has one that can be kept.
+	Envelope
+	// Reason is why the message could not be stored: not_json, unstorable, too_deep, too_large, foreign_key, bad_envelope, rejected,
 	// max_attempts, delivery_limit, expired, unroutable; later versions may have more.
 	Reason string `json:"reason"`
 	// Error is the last error.
@@ -186,11 +188,27 @@ func (c *Client) ReplayDeadLetter(ctx context.Context, id ID) (Replay, error) {
 
 // ReplayDeadLetterAs is ReplayDeadLetter with another payload, which is encoded as in [Publishing].
 func (c *Client) ReplayDeadLetterAs(ctx context.Context, id ID, payload any) (Replay, error) {
-	edit, err := encodeEdit(payload)
+	if payload == nil {
+		return Replay{}, fmt.Errorf("replay dead letter %s: %w", id, errPayload)
+	}
+	return c.ReplayDeadLetterEdited(ctx, id, Edit{Payload: payload})
+}
+
+// Edit is what a replay changes of a message.
+type Edit struct {
+	// Payload takes the place of the payload, unless it is nil; it is encoded as in [Publishing].
+	Payload any
+	// Envelope takes the place of type, key and attributes, unless it is nil; an empty one takes them away.
+	Envelope *Envelope
+}
+
+// ReplayDeadLetterEdited is ReplayDeadLetter with a message that is changed.
+func (c *Client) ReplayDeadLetterEdited(ctx context.Context, id ID, edit Edit) (Replay, error) {
+	body, err := encodeEdit(edit)
 	if err != nil {
 		return Replay{}, fmt.Errorf("replay dead letter %s: %w", id, err)
 	}
-	return c.replay(ctx, id, edit)
+	return c.replay(ctx, id, body)
 }
 
 func (c *Client) replay(ctx context.Context, id ID, body []byte) (r Replay, err error) {

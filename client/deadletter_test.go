@@ -65,6 +65,25 @@ func TestOneDeadLetterWhoseAnswerIsLost(t *testing.T) {
 	})
 }
 
+func TestReplayEdited(t *testing.T) {
+	replayed := answer(202, `{"id":"x","message_id":"`+fixed(2).String()+`","result":"replayed"}`)
+	c, s := play(t, nil, replayed, replayed, replayed)
+	for i, tt := range []struct {
+		edit client.Edit
+		want string
+	}{
+		{client.Edit{Envelope: &client.Envelope{Key: "k"}}, `{"type":"","key":"k"}`},
+		{client.Edit{Payload: json.RawMessage("null"), Envelope: &client.Envelope{}}, `{"payload":null,"type":"","key":""}`},
+		{client.Edit{Envelope: &client.Envelope{Type: "t", Attributes: map[string]string{"a": "b"}}}, `{"type":"t","key":"","attributes":{"a":"b"}}`},
+	} {
+		_, err := c.ReplayDeadLetterEdited(t.Context(), fixed(1), tt.edit)
+		require.NoError(t, err)
+		require.JSONEq(t, tt.want, s.sent[i].body)
+	}
+	_, err := c.ReplayDeadLetterAs(t.Context(), fixed(1), nil)
+	require.ErrorContains(t, err, "not a payload")
+}
+
 // A replay of many continues from its cursor, waits for a broker that is away or another replay, and counts all.
 func TestReplayDeadLetters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

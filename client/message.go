@@ -19,6 +19,7 @@ type Message struct {
 	// Payload is the JSON that was published, with every digit of its numbers; white space and the order of keys are not
 	// kept.
 	Payload json.RawMessage `json:"payload"`
+	Envelope
 	// CreatedAt is when the message was stored, in microseconds. It may step back a little between neighbours.
 	CreatedAt time.Time `json:"created_at"`
 }

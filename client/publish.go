@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"time"
+	"unicode/utf8"
 )
 
 // Publishing is a message to be published.
@@ -21,6 +22,45 @@ type Publishing struct {
 	// Payload is encoded by encoding/json. Bytes that are JSON already are a [json.RawMessage]; []byte, which would be
 	// encoded as base64, and nil are refused. A payload of null is json.RawMessage("null").
 	Payload any
+	// Type, Key and Attributes are what readers select messages by: see [Envelope].
+	Type, Key  string
+	Attributes map[string]string
+}
+
+// Envelope is what a message carries beside its payload, as text without control characters. What is empty is not set.
+type Envelope struct {
+	// Type is the kind of message, such as "order.created": up to 255 bytes.
+	Type string `json:"type,omitempty"`
+	// Key names what the message is about: up to 255 bytes.
+	Key string `json:"key,omitempty"`
+	// Attributes are up to 16, 4 KiB in all: names of up to 64 of the characters a-z, 0-9, _, . and -, values of up to 512 bytes.
+	Attributes map[string]string `json:"attributes,omitempty"`
+}
+
+func (e Envelope) isZero() bool { return e.Type == "" && e.Key == "" && len(e.Attributes) == 0 }
+
+// append appends the fields of e as members of an object that has others already.
+func (e Envelope) append(body *bytes.Buffer) error {
+	if e.isZero() {
+		return nil
+	}
+	for _, s := range [...]string{e.Type, e.Key} {
+		if !utf8.ValidString(s) {
+			return errNotText // encoding/json would replace the bytes in silence
+		}
+	}
+	for name, value := range e.Attributes {
+		if !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return errNotText
+		}
+	}
+	encoded, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	body.WriteByte(',')
+	body.Write(encoded[1 : len(encoded)-1])
+	return nil
 }
 
 // Result is what became of a message.
@@ -32,8 +72,12 @@ type Result struct {
 	Err error
 }
 
-// errPayload refuses what is no payload.
-var errPayload = errors.New("not a payload")
+var (
+	// errPayload refuses what is no payload.
+	errPayload = errors.New("not a payload")
+	// errNotText refuses an envelope that is not UTF-8.
+	errNotText = errors.New("type, key and attributes must be UTF-8")
+)
 
 // Publish publishes a message and returns its id once the broker has it on disk. The id is returned with an error as well,
 // for publishing the message again.
@@ -132,7 +176,11 @@ func encode(m Publishing) (line, error) {
 	body.WriteString(`{"id":"`)
 	body.Write(l.id.append(body.AvailableBuffer()))
 	body.WriteString(`","payload":`)
-	if err := encodePayload(body, m.Payload); err != nil {
+	err := encodePayload(body, m.Payload)
+	if err == nil {
+		err = Envelope{Type: m.Type, Key: m.Key, Attributes: m.Attributes}.append(body)
+	}
+	if err != nil {
 		return l, fmt.Errorf("encode message %s: %w", l.id, err)
 	}
 	body.WriteByte('}')
@@ -264,11 +312,27 @@ func (a batchAnswer) resolve(lines []line) (left []line, errs []error) {
 }
 
 // encodeEdit makes the body of a replay with another payload.
-func encodeEdit(payload any) ([]byte, error) {
-	body := bytes.NewBufferString(`{"payload":`)
-	if err := encodePayload(body, payload); err != nil {
+func encodeEdit(edit Edit) ([]byte, error) {
+	fields := map[string]any{}
+	if edit.Payload != nil {
+		var payload bytes.Buffer
+		if err := encodePayload(&payload, edit.Payload); err != nil {
+			return nil, err
+		}
+		fields["payload"] = json.RawMessage(payload.Bytes())
+	}
+	if e := edit.Envelope; e != nil {
+		if err := e.append(new(bytes.Buffer)); err != nil {
+			return nil, err
+		}
+		fields["type"], fields["key"] = e.Type, e.Key // empty ones take away what is there
+		if e.Attributes != nil {
+			fields["attributes"] = e.Attributes
+		}
+	}
+	var body bytes.Buffer
+	if err := encodePayload(&body, fields); err != nil {
 		return nil, err
 	}
-	body.WriteByte('}')
 	return body.Bytes(), nil
 }

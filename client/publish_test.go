@@ -49,6 +49,25 @@ func TestPayloads(t *testing.T) {
 	}
 }
 
+// What a message carries is sent with it, in one request and in a batch; text that is none is not.
+func TestEnvelopes(t *testing.T) {
+	c, s := play(t, nil, accept, acceptLines(nil))
+	m := client.Publishing{ID: fixed(1), Payload: 1, Type: "order.created", Key: "<k>", Attributes: map[string]string{"region": "eu", "empty": ""}}
+	_, err := c.Publish(t.Context(), m)
+	require.NoError(t, err)
+	require.JSONEq(t, fmt.Sprintf(`{"id":%q,"payload":1,"type":"order.created","key":"<k>","attributes":{"empty":"","region":"eu"}}`, fixed(1)), s.sent[0].body)
+	_, err = c.PublishBatch(t.Context(), []client.Publishing{m})
+	require.NoError(t, err)
+	require.Equal(t, s.sent[0].body+"\n", s.sent[1].body)
+	for _, bad := range []client.Publishing{
+		{Payload: 1, Type: "\xff"}, {Payload: 1, Key: "\xff"}, {Payload: 1, Attributes: map[string]string{"a": "\xff"}},
+	} {
+		_, err := c.Publish(t.Context(), bad)
+		require.ErrorContains(t, err, "must be UTF-8")
+	}
+	require.Len(t, s.sent, 2)
+}
+
 // A payload that was forgotten would be stored as null, and JSON in []byte as base64, and nobody would be told.
 func TestPayloadsThatAreMistakes(t *testing.T) {
 	for name, payload := range map[string]any{

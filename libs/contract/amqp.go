@@ -128,6 +128,7 @@ const (
 	ReasonTooDeep       Reason = "too_deep"       // nested over MaxDepth
 	ReasonTooLarge      Reason = "too_large"      // over the limit of a body
 	ReasonForeignKey    Reason = "foreign_key"    // the routing key is not the tenant of the queue
+	ReasonBadEnvelope   Reason = "bad_envelope"   // type, key or attributes are outside of the limits of an Envelope
 	ReasonRejected      Reason = "rejected"       // the database refuses the content of this message
 	ReasonMaxAttempts   Reason = "max_attempts"   // tried too often
 	ReasonDeliveryLimit Reason = "delivery_limit" // the broker gave up after too many deliveries
@@ -136,7 +137,7 @@ const (
 // Reasons are all reasons, in the order of their declaration.
 func Reasons() []Reason {
 	return []Reason{
-		ReasonNotJSON, ReasonUnstorable, ReasonTooDeep, ReasonTooLarge, ReasonForeignKey,
+		ReasonNotJSON, ReasonUnstorable, ReasonTooDeep, ReasonTooLarge, ReasonForeignKey, ReasonBadEnvelope,
 		ReasonRejected, ReasonMaxAttempts, ReasonDeliveryLimit,
 	}
 }

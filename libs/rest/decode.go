@@ -27,7 +27,7 @@ import (
 //   - The content type must be application/json, in UTF-8 (415 unsupported_media_type). A body may be compressed: see [Body].
 //   - The body must be one JSON value and nothing behind it (400 empty_body, malformed_json).
 //   - Keys of a struct are matched exactly, case included, and each may occur once (400 unknown_field,
-//     duplicate_field). What is inside a json.RawMessage, a map or an interface is not looked into.
+//     duplicate_field). In a map each key may be there once as well. What is inside a json.RawMessage or an interface is not looked into.
 //   - Values must have the field's type (400 wrong_type); null only fits pointers, raw messages, maps,
 //     slices and interfaces. A uuid.UUID has the form that UUID takes (400 invalid_uuid), a time.Time that of RFC 3339
 //     (400 invalid_time). A whole number may be written as any number of that value is: 5, 5.0 and 50e-1 are one.
@@ -174,6 +174,8 @@ func (d *decoder) value(raw []byte, v reflect.Value, path string) error {
 		return d.leaf(raw, v, path)
 	case v.Kind() == reflect.Struct && raw[0] == '{':
 		return d.object(raw, v, path)
+	case v.Kind() == reflect.Map && raw[0] == '{':
+		return d.dictionary(raw, v, path)
 	case v.Kind() == reflect.Slice && raw[0] == '[':
 		return d.list(raw, v, path)
 	default:
@@ -251,6 +253,31 @@ func (d *decoder) leaf(raw []byte, v reflect.Value, path string) error {
 
 func (d *decoder) object(raw []byte, v reflect.Value, path string) error {
 	fields := fieldsOf(v.Type())
+	return d.members(raw, path, func(key, at string, value []byte) error {
+		index, known := fields[key]
+		if !known {
+			d.mistake("unknown_field", at, "is not a field of this request")
+			return nil
+		}
+		return d.value(value, v.FieldByIndex(index), at)
+	})
+}
+
+// dictionary decodes an object whose keys are the client's.
+func (d *decoder) dictionary(raw []byte, v reflect.Value, path string) error {
+	v.Set(reflect.MakeMap(v.Type()))
+	return d.members(raw, path, func(key, at string, value []byte) error {
+		element := reflect.New(v.Type().Elem()).Elem()
+		if err := d.value(value, element, at); err != nil {
+			return err
+		}
+		v.SetMapIndex(reflect.ValueOf(key), element)
+		return nil
+	})
+}
+
+// members calls take with the members of an object, and with their path. A key that is there twice, or no text, is a mistake.
+func (d *decoder) members(raw []byte, path string, take func(key, at string, value []byte) error) error {
 	seen := map[string]bool{}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if _, err := dec.Token(); err != nil { // the opening brace
@@ -268,19 +295,16 @@ func (d *decoder) object(raw []byte, v reflect.Value, path string) error {
 		if err := dec.Decode(&value); err != nil {
 			return fmt.Errorf("read value: %w", err)
 		}
-		index, known := fields[key]
 		switch at := join(path, key); {
 		case broken:
 			d.mistake("invalid_string", at, noSurrogate)
-		case !known:
-			d.mistake("unknown_field", at, "is not a field of this request")
 		case seen[key]:
 			d.mistake("duplicate_field", at, "must be given once")
 		default:
-			seen[key] = true
-			if err := d.value(value, v.FieldByIndex(index), at); err != nil {
+			if err := take(key, at, value); err != nil {
 				return err
 			}
+			seen[key] = true
 		}
 	}
 	return nil

@@ -34,6 +34,7 @@ type overlay struct {
 		Scopes  []string       `yaml:"scopes"`
 		Public  bool           `yaml:"public"` // needs no token, and so no scopes
 		Request any            `yaml:"request"`
+		Bodies  map[string]any `yaml:"bodies"` // further media types of the request, with schema and example
 		Answers map[string]any `yaml:"answers"`
 	} `yaml:"operations"`
 }
@@ -112,7 +113,11 @@ func (m *merger) operation(service string, o operation) (document, error) {
 	var parameters []any
 	for _, p := range o.list("parameters") {
 		if p := asObject(p); p["in"] == "body" {
-			added["requestBody"] = requestBody(p, o.list("consumes"), beside.Request)
+			body := requestBody(p, o.list("consumes"), beside.Request)
+			for media, content := range beside.Bodies {
+				body.object("content")[media] = content
+			}
+			added["requestBody"] = body
 		} else {
 			parameters = append(parameters, parameter(p))
 		}

@@ -135,14 +135,14 @@ func (a *api) work(ctx context.Context, c *fiber.Ctx, tenant uuid.UUID, limits c
 	next := chunk{tenant: tenant, limits: limits, rates: rate.Publishing(limits)}
 	now := time.Now()
 	for number, line := range lines(body) {
-		id, payload, err := a.readLine(line)
+		m, err := a.readLine(line)
 		if err == nil {
-			err = checkSize(payload, limits.MaxPayload)
+			err = checkSize(m.payload, limits.MaxPayload)
 		}
 		result := LineResult{Line: number, Status: http.StatusAccepted}
 		if err == nil {
-			result.ID = id.String()
-			next.add(message(tenant, id, payload, now), line, len(batch.Results))
+			result.ID = m.id.String()
+			next.add(message(tenant, m, now), line, len(batch.Results))
 		} else {
 			result.refuse(lineProblem(err))
 		}
@@ -217,9 +217,9 @@ func (a *api) publishChunk(ctx context.Context, c *fiber.Ctx, ch *chunk, results
 }
 
 // readLine reads a message that can be stored.
-func (a *api) readLine(line []byte) (uuid.UUID, []byte, error) {
+func (a *api) readLine(line []byte) (incoming, error) {
 	if len(line) > a.cfg.MessageBody {
-		return uuid.Nil, nil, problem.New(http.StatusRequestEntityTooLarge, "line_too_large",
+		return incoming{}, problem.New(http.StatusRequestEntityTooLarge, "line_too_large",
 			fmt.Sprintf("the line is longer than %d bytes", a.cfg.MessageBody))
 	}
 	return a.read(line)

@@ -34,7 +34,7 @@ const (
 //	@security		Bearer
 //	@param			cursor			query		string	false	"next_cursor of another page; without it the list begins at its start"
 //	@param			limit			query		int		false	"dead letters of a page at most"	minimum(1)	maximum(1000)	default(100)
-//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
+//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, bad_envelope, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
 //	@param			tenant_id		query		string	false	"the tenant, for a token that is not bound to one"				format(uuid)
@@ -136,7 +136,7 @@ func (a *api) dropDeadLetter(c *fiber.Ctx) error {
 //	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true`. Without either it is 400 `selection_required`, and with both 400 `selection_conflict`: nothing is dropped. `has_more` says that the time of the request was over before all were dropped: repeat it.
 //	@tags			dead letters
 //	@security		Bearer
-//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
+//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, bad_envelope, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
 //	@param			all				query		string	false	"true: all of them. Instead of a filter"	Enums(true)
@@ -160,27 +160,33 @@ func (a *api) dropDeadLetters(c *fiber.Ctx) error {
 	return c.JSON(Dropped{Dropped: dropped, HasMore: err != nil})
 }
 
-// Edit is the body of a replay that changes the payload.
+// Edit is the body of a replay that changes the message.
 type Edit struct {
-	// What is published in place of the payload of the dead letter.
-	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
+	// What is published in place of the payload of the dead letter; absent: its payload.
+	Payload json.RawMessage `json:"payload,omitempty" extensions:"x-nullable"`
+	// As in POST /messages. Where one of type, key and attributes is given, the three take the place of those of the dead letter.
+	Type *string `json:"type,omitempty" maxLength:"255" extensions:"x-nullable"`
+	// As in POST /messages.
+	Key *string `json:"key,omitempty" maxLength:"255" extensions:"x-nullable"`
+	// As in POST /messages.
+	Attributes map[string]string `json:"attributes,omitempty" extensions:"x-nullable"`
 } // @name EditedMessage
 
 // replayDeadLetter publishes the message of one dead letter again.
 //
 //	@summary		Replay a dead letter
-//	@description	Its message is published again under the same id, with the payload in the body if there is one (`{}` is none), and the dead letter is removed. AMQP properties and headers of its producer are published again, except `expiration` (it would expire before anybody can look), `delivery_mode` (it is persistent), `user_id` (the broker compares it with the platform's own), the headers `CC`, `BCC`, `x-death` and others that act on the broker, headers that nest over 32 levels or have lists over 8,192 elements (other clients could not read them), and what does not fit into a frame of 128 KiB. If a message of this id is stored already, nothing is published, the dead letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
+//	@description	Its message is published again under the same id, changed by the body if there is one, and the dead letter is removed. AMQP properties and headers of its producer are published again, except `expiration` (it would expire before anybody can look), `delivery_mode` (it is persistent), `user_id` (the broker compares it with the platform's own), the headers `CC`, `BCC`, `x-death` and others that act on the broker, headers that nest over 32 levels or have lists over 8,192 elements (other clients could not read them), and what does not fit into a frame of 128 KiB. If a message of this id is stored already, nothing is published, the dead letter is removed, and the result is `already_stored`; so it is safe to repeat. If the message fails again it will be a dead letter again.
 //	@tags			dead letters
 //	@security		Bearer
 //	@param			id			path		string	true	"id of the dead letter"	format(uuid)
 //	@param			tenant_id	query		string	false	"the tenant, for a token that is not bound to one"	format(uuid)
-//	@param			edit		body		Edit	false	"another payload"
+//	@param			edit		body		Edit	false	"another payload, or another envelope"
 //	@success		200			{object}	DeadLetterReplayed	"`already_stored`"
 //	@success		202			{object}	DeadLetterReplayed	"`replayed`"
 //	@failure		400			{object}	problem.Problem	"as for POST /messages"
 //	@failure		404			{object}	problem.Problem	"`dead_letter_not_found`, `tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
-//	@failure		422			{object}	problem.Problem	"`payload_not_json`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: the message cannot be stored as it is; send another payload"
+//	@failure		422			{object}	problem.Problem	"`payload_not_json`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`, `bad_envelope`: the message cannot be stored as it is; edit it"
 //	@failure		429			{object}	problem.Problem	"`rate_limited`: over the tenant's limit of replays a second; nothing was published. Try again after the time in Retry-After"
 //	@header			429			{integer}	Retry-After	"seconds"
 //	@failure		503			{object}	problem.Problem	"as for POST /messages, or `database_unavailable`: try again after the time in Retry-After"
@@ -191,7 +197,7 @@ func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	edited, err := a.edit(c)
+	edit, err := a.edit(c)
 	if err != nil {
 		return err
 	}
@@ -201,10 +207,10 @@ func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := checkSize(edited, limits.MaxPayload); err != nil {
+	if err := checkSize(edit.Payload, limits.MaxPayload); err != nil {
 		return err
 	}
-	replayed, err := a.deps.Replayer.Replay(ctx, tenant, id, edited, auth.Origin(c))
+	replayed, err := a.deps.Replayer.Replay(ctx, tenant, id, edit, auth.Origin(c))
 	if err != nil {
 		return replayProblem(err, replayed.MessageID.String())
 	}
@@ -215,20 +221,29 @@ func (a *api) replayDeadLetter(c *fiber.Ctx) error {
 	return c.Status(status).JSON(DeadLetterReplayed{ID: id, MessageID: replayed.MessageID, Result: string(replayed.Result)})
 }
 
-// edit reads the optional body of a replay; nil without one.
-func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
+// edit reads the optional body of a replay.
+func (a *api) edit(c *fiber.Ctx) (edit deadletter.Edit, err error) {
 	body, err := rest.Body(c, a.cfg.MessageBody)
 	if err != nil || rest.EmptyBody(body) {
-		return nil, err //nolint:wrapcheck // a problem
+		return edit, err //nolint:wrapcheck // a problem
 	}
-	var edit Edit
-	if err := rest.DecodeJSON(c, &edit); err != nil {
-		return nil, err
+	var given Edit
+	if err := rest.DecodeJSON(c, &given); err != nil {
+		return edit, err
 	}
-	if err := a.checkPayload(edit.Payload); err != nil {
-		return nil, err
+	if given.Payload != nil {
+		if err := a.checkPayload(given.Payload); err != nil {
+			return edit, err
+		}
+		edit.Payload = given.Payload
 	}
-	return edit.Payload, nil
+	if given.Type == nil && given.Key == nil && given.Attributes == nil {
+		return edit, nil
+	}
+	if edit.Envelope, err = newEnvelope(given.Type, given.Key, given.Attributes); edit.Envelope == nil {
+		edit.Envelope = &contract.Envelope{}
+	}
+	return edit, err
 }
 
 // replayDeadLetters publishes the messages of many dead letters again.
@@ -237,7 +252,7 @@ func (a *api) edit(c *fiber.Ctx) ([]byte, error) {
 //	@description	Those that match all of the filters `reason`, `failed_after` and `failed_before` that are given, or all of them with `all=true` (without either it is 400 `selection_required`, and with both 400 `selection_conflict`), oldest first and at a limited rate, that of the installation or of the tenant's limit of replays. One request does as many as it has time for: `has_more` says that some are left, and the same request with `cursor` continues. Dead letters that fail again meanwhile are not replayed again by that. Those whose payload cannot be stored as it is are counted as `refused` and stay. With `dry_run=true` nothing happens, and the answer is how many dead letters there are.
 //	@tags			dead letters
 //	@security		Bearer
-//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, rejected, max_attempts, delivery_limit, expired, unroutable)
+//	@param			reason			query		string	false	"only those of this reason"	Enums(not_json, unstorable, too_deep, too_large, foreign_key, bad_envelope, rejected, max_attempts, delivery_limit, expired, unroutable)
 //	@param			failed_after	query		string	false	"only those that first failed at this time (RFC 3339) or later"	format(date-time)
 //	@param			failed_before	query		string	false	"only those that first failed before this time (RFC 3339)"		format(date-time)
 //	@param			all				query		string	false	"true: all of them. Instead of a filter"	Enums(true)

@@ -1,35 +1,48 @@
 package api
 
 import (
+	"unicode/utf8"
+
 	"github.com/google/uuid"
 
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
-// envelope reads a message in the form that nearly all of them have: an object with a payload and, before or behind it, an
-// id, if any. It reads them once and allocates nothing; the decoder of package rest, which can say what is wrong with any
-// other form, reads them four times. Its answer for all that it refuses, right or wrong, is ok = false. The id is uuid.Nil
-// if there is none.
-func envelope(body []byte, maxPayload int) (id uuid.UUID, payload []byte, ok bool) {
+// incoming is a message that was sent over HTTP and can be stored.
+type incoming struct {
+	// id is uuid.Nil if there is none.
+	id uuid.UUID
+	// payload is a part of the body.
+	payload []byte
+	// envelope is nil if there is none.
+	envelope *contract.Envelope
+}
+
+// readQuickly reads a message in the form that nearly all of them have: an object with a payload and, before or behind it, an id and an
+// envelope, if any, without a backslash in it. It reads them once, and allocates nothing but an envelope; the decoder of package
+// rest, which can say what is wrong with any other form, reads them four times. Its answer for all that it refuses, right
+// or wrong, is ok = false.
+func readQuickly(body []byte, maxPayload int) (m incoming, ok bool) {
 	r := envelopeReader{rest: body}
 	if !r.skip("{") {
-		return uuid.Nil, nil, false
+		return incoming{}, false
 	}
+	var e contract.Envelope
 	for {
 		switch {
-		case payload == nil && r.skip(`"payload"`) && r.skip(":"):
+		case m.payload == nil && r.skip(`"payload"`) && r.skip(":"):
 			r.space()
 			length, ok := contract.PayloadIn(r.rest, maxPayload)
 			if !ok {
-				return uuid.Nil, nil, false
+				return incoming{}, false
 			}
-			payload, r.rest = r.rest[:length], r.rest[length:]
-		case id == uuid.Nil && r.skip(`"id"`) && r.skip(":"):
-			if id = r.id(); id == uuid.Nil {
-				return uuid.Nil, nil, false
+			m.payload, r.rest = r.rest[:length], r.rest[length:]
+		case m.id == uuid.Nil && r.skip(`"id"`) && r.skip(":"):
+			if m.id = r.id(); m.id == uuid.Nil {
+				return incoming{}, false
 			}
-		default:
-			return uuid.Nil, nil, false
+		case !r.envelope(&e):
+			return incoming{}, false
 		}
 		if !r.skip(",") {
 			break
@@ -37,10 +50,16 @@ func envelope(body []byte, maxPayload int) (id uuid.UUID, payload []byte, ok boo
 	}
 	closed := r.skip("}")
 	r.space()
-	return id, payload, closed && payload != nil && len(r.rest) == 0
+	if !e.IsZero() {
+		if e.Check() != nil {
+			return incoming{}, false
+		}
+		m.envelope = &contract.Envelope{Type: e.Type, Key: e.Key, Attributes: e.Attributes}
+	}
+	return m, closed && m.payload != nil && len(r.rest) == 0
 }
 
-// envelopeReader walks over the bytes of an envelope.
+// envelopeReader walks over the bytes of a message.
 type envelopeReader struct{ rest []byte }
 
 // space passes over what is white space in JSON.
@@ -77,4 +96,67 @@ func (r *envelopeReader) id() uuid.UUID {
 	}
 	r.rest = r.rest[length+1:]
 	return id
+}
+
+// envelope passes over a field of an envelope that e does not have yet. What is empty is left to the other decoder.
+func (r *envelopeReader) envelope(e *contract.Envelope) bool {
+	switch {
+	case e.Type == "" && r.skip(`"type"`) && r.skip(":"):
+		e.Type = r.text()
+		return e.Type != ""
+	case e.Key == "" && r.skip(`"key"`) && r.skip(":"):
+		e.Key = r.text()
+		return e.Key != ""
+	case e.Attributes == nil && r.skip(`"attributes"`) && r.skip(":"):
+		e.Attributes = r.attributes()
+		return e.Attributes != nil
+	}
+	return false
+}
+
+// attributes passes over an object of texts; else it is nil.
+func (r *envelopeReader) attributes() map[string]string {
+	if !r.skip("{") {
+		return nil
+	}
+	attributes := make(map[string]string)
+	for {
+		name := r.text()
+		if _, again := attributes[name]; again || name == "" || !r.skip(":") {
+			return nil
+		}
+		value := r.text()
+		if value == "" || len(attributes) == contract.MaxAttributes {
+			return nil
+		}
+		attributes[name] = value
+		if !r.skip(",") {
+			break
+		}
+	}
+	if !r.skip("}") {
+		return nil
+	}
+	return attributes
+}
+
+// text passes over a string without a backslash; else, and for one that is empty, it is "".
+func (r *envelopeReader) text() string {
+	if !r.skip(`"`) {
+		return ""
+	}
+	for i, c := range r.rest {
+		switch {
+		case c == '"':
+			s := r.rest[:i]
+			if !utf8.Valid(s) {
+				return ""
+			}
+			r.rest = r.rest[i+1:]
+			return string(s)
+		case c == '\\' || c < ' ':
+			return ""
+		}
+	}
+	return ""
 }

@@ -20,20 +20,21 @@ func FuzzShortcut(f *testing.F) {
 	for _, seed := range []string{
 		`{"payload":1}`, ` { "id" : "` + someID + `" , "payload" : {"a":[1e3,null,"\u00e4"]} } `, `{"payload":"x","id":"` + someID + `"}`,
 		`{"payload":1,"payload":2}`, `{"id":null,"payload":1}`, `{"payload":1,}`, `{"payload":1}x`, `{"payload":12 3}`, `{,"payload":1}`,
+		`{"payload":1,"type":"a","key":"b","attributes":{"c":"d","e":"ä"}}`, `{"type":"","payload":1}`, `{"attributes":{"a":"b","a":"c"},"payload":1}`,
+		`{"attributes":{},"payload":1}`, `{"type":"a\n","payload":1}`, `{"type":"` + "\x7f" + `","payload":1}`, `{"key":null,"attributes":null,"payload":1}`,
 		`{"payload":"\u0000"}`, `{"id":"00000000-0000-0000-0000-000000000000","payload":1}`, `{"pay\u006coad":1}`, `{"payload":[1}`,
 	} {
 		f.Add([]byte(seed))
 	}
 	a := &api{cfg: limits}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		id, payload, ok := envelope(body, limits.MaxPayload)
+		quick, ok := readQuickly(body, limits.MaxPayload)
 		if !ok {
 			return
 		}
-		strictID, strictPayload, err := a.readStrictly(body)
+		strict, err := a.readStrictly(body)
 		require.NoError(t, err)
-		require.Equal(t, strictID, id)
-		require.Equal(t, strictPayload, payload)
+		require.Equal(t, strict, quick)
 	})
 }
 
@@ -42,10 +43,11 @@ func TestShortcut(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{
 		`{"payload":1}`, `{"payload":null}`, ` { "id" : "` + someID + "\" ,\n\t\"payload\" : {\"a\":[]} } ", `{"payload":"x","id":"` + someID + `"}`,
+		`{"type":"order.created","key":"4711","attributes":{"region":"eu"},"payload":1}`,
 	} {
-		_, payload, ok := envelope([]byte(body), limits.MaxPayload)
+		m, ok := readQuickly([]byte(body), limits.MaxPayload)
 		require.True(t, ok, body)
-		require.NotEmpty(t, payload)
+		require.NotEmpty(t, m.payload)
 	}
 	for _, body := range []string{
 		``, `{}`, `[]`, `{"payload":1`, `{"payload":1,}`, `{"payload":1}}`, `{"payload":1 "id":"` + someID + `"}`, `{"payload":1,"payload":1}`,
@@ -53,7 +55,7 @@ func TestShortcut(t *testing.T) {
 		`{"id":null,"payload":1}`, `{"Payload":1}`, `{"payload":1,"x":1}`, `{"payload":"\u0000"}`, `{"payload":"` + "\xff" + `"}`,
 		`{"payload":"` + strings.Repeat("x", limits.MaxPayload) + `"}`, `{"payload":` + strings.Repeat("[", 201) + strings.Repeat("]", 201) + `}`,
 	} {
-		_, _, ok := envelope([]byte(body), limits.MaxPayload)
+		_, ok := readQuickly([]byte(body), limits.MaxPayload)
 		require.False(t, ok, body)
 	}
 }
@@ -61,12 +63,12 @@ func TestShortcut(t *testing.T) {
 func BenchmarkReadMessage(b *testing.B) {
 	a := &api{cfg: Config{MaxPayload: 1 << 20, MessageBody: 1 << 20}}
 	body := []byte(`{"id":"` + someID + `","payload":{"items":[` + strings.Repeat(`{"sku":"A-1","quantity":2,"price":19.99},`, 24) + `{}]}}`)
-	for name, read := range map[string]func([]byte) (uuid.UUID, []byte, error){"shortcut": a.read, "strict": a.readStrictly} {
+	for name, read := range map[string]func([]byte) (incoming, error){"shortcut": a.read, "strict": a.readStrictly} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				_, _, err := read(body)
+				_, err := read(body)
 				require.NoError(b, err)
 			}
 		})
@@ -84,7 +86,7 @@ func FuzzEnvelope(f *testing.F) {
 	a := &api{cfg: limits}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		sent := bytes.Clone(body)
-		id, payload, err := a.readLine(body)
+		m, err := a.readLine(body)
 		require.Equal(t, sent, body, "what was sent is not written to")
 		if err != nil {
 			p, ok := problem.As(err)
@@ -94,29 +96,43 @@ func FuzzEnvelope(f *testing.F) {
 			require.True(t, json.Valid([]byte(`"`+p.Code+`"`)))
 			return
 		}
-		require.NotEqual(t, uuid.Nil, id)
-		require.NoError(t, contract.CheckPayload(payload, limits.MaxPayload))
-		require.Contains(t, string(body), string(payload))
+		require.NotEqual(t, uuid.Nil, m.id)
+		require.NoError(t, m.envelope.Check())
+		require.NoError(t, contract.CheckPayload(m.payload, limits.MaxPayload))
+		require.Contains(t, string(body), string(m.payload))
 
 		// A reader of JSON that is not ours sees the same, and nothing that we have passed over.
 		var fields map[string]json.RawMessage
 		require.NoError(t, json.Unmarshal(body, &fields))
-		require.Equal(t, payload, []byte(fields["payload"]))
+		require.Equal(t, m.payload, []byte(fields["payload"]))
 		delete(fields, "payload")
 		if given, ok := fields["id"]; ok && string(given) != "null" {
 			var text string
 			require.NoError(t, json.Unmarshal(given, &text))
-			require.Equal(t, id, uuid.MustParse(text))
-			again, _, err := a.readLine(body)
+			require.Equal(t, m.id, uuid.MustParse(text))
+			again, err := a.readLine(body)
 			require.NoError(t, err)
-			require.Equal(t, id, again)
+			require.Equal(t, m, again)
 		}
 		delete(fields, "id")
+		var e contract.Envelope
+		for name, field := range map[string]any{"type": &e.Type, "key": &e.Key, "attributes": &e.Attributes} {
+			if given, ok := fields[name]; ok {
+				require.NoError(t, json.Unmarshal(given, field))
+			}
+			delete(fields, name)
+		}
 		require.Empty(t, fields)
+		if e.IsZero() {
+			require.Nil(t, m.envelope)
+		} else {
+			require.Equal(t, e.Size(), m.envelope.Size())
+		}
 
-		m := message(active, id, payload, time.Now())
-		require.Equal(t, payload, m.Publishing.Body)
-		require.Equal(t, id.String(), m.Publishing.MessageId)
-		require.Equal(t, active.String(), m.Key)
+		published := message(active, m, time.Now())
+		require.Equal(t, m.payload, published.Publishing.Body)
+		require.Equal(t, m.id.String(), published.Publishing.MessageId)
+		require.Equal(t, e.Type, published.Publishing.Type)
+		require.Equal(t, active.String(), published.Key)
 	})
 }

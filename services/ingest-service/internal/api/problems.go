@@ -92,7 +92,11 @@ func deadLetterProblem(err error) error {
 func replayProblem(err error, id string) error {
 	var refused *contract.PayloadError
 	var over *deadletter.RateError
+	var envelope *contract.EnvelopeError
 	switch {
+	case errors.As(err, &envelope):
+		return problem.New(http.StatusUnprocessableEntity, string(contract.ReasonBadEnvelope),
+			envelope.Error()+"; replayed as it is it would be a dead letter again: replay it with another type, key and attributes")
 	case errors.As(err, &over):
 		return problem.New(http.StatusTooManyRequests, "rate_limited", "the tenant replays more dead letters than its limit a second").
 			WithRetryAfter(max(over.Wait, time.Second))

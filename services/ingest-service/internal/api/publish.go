@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rate"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/envelope"
 )
 
 // NewMessage is the body of POST /messages, and a line of POST /messages/batch.
@@ -24,6 +26,12 @@ type NewMessage struct {
 	ID *uuid.UUID `json:"id,omitempty" swaggertype:"string" format:"uuid" extensions:"x-nullable" example:"0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	// Any JSON value that can be kept and given back: no `\u0000`, no lone surrogates, no number of more than 400 digits in its plain form, nested at most 200 levels.
 	Payload json.RawMessage `json:"payload" validate:"required" extensions:"x-nullable"`
+	// Kind of the message, for filters: up to 255 bytes of text without control characters. Empty is as if absent.
+	Type *string `json:"type,omitempty" maxLength:"255" extensions:"x-nullable" example:"order.created"`
+	// What the message is about, for filters: up to 255 bytes of text without control characters. Empty is as if absent.
+	Key *string `json:"key,omitempty" maxLength:"255" extensions:"x-nullable" example:"order-4711"`
+	// Up to 16, for filters, 4 KiB in all: names of up to 64 of the characters a-z, 0-9, _, . and -, values of up to 512 bytes of text without control characters.
+	Attributes map[string]string `json:"attributes,omitempty" extensions:"x-nullable" example:"region:eu"`
 } // @name NewMessage
 
 // Accepted is the answer to a message.
@@ -35,13 +43,14 @@ type Accepted struct {
 //
 //	@summary		Publish a message
 //	@description	202 means that the broker has confirmed it. The same `id` twice is stored once, the first wins; so a request that got no answer, or 503, is safe to repeat with the same id. Messages of a suspended tenant are accepted and wait.
+//	@description	`type`, `key` and `attributes` are what readers select messages by. An event of CloudEvents 1.0 in its structured mode (`application/cloudevents+json`) is taken as well: `data` is the payload, `type` the type, `subject` the key, and the other context attributes are attributes. Its `id` and `source` together are its identity, from which the id of the message follows.
 //	@description	Where the tenant has a limit of messages or bytes a second, the answers have `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), with policies `messages`, whose unit is one message, and `bytes`.
 //	@tags			messages
 //	@security		Bearer
 //	@param			message		body		NewMessage	true	"the message"
 //	@param			tenant_id	query		string		false	"the tenant, for a token that is not bound to one"	format(uuid)
 //	@success		202			{object}	Accepted
-//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`: errors[] names the field"
+//	@failure		400			{object}	problem.Problem	"`malformed_json`, `unknown_field`, `duplicate_field`, `wrong_type`, `invalid_string`, `invalid_uuid`, `validation_failed`, `malformed_encoding`, `payload_unstorable`, `payload_too_deep`, `payload_too_large`, `invalid_cloudevent`: errors[] names the field"
 //	@failure		404			{object}	problem.Problem	"`tenant_not_found`"
 //	@failure		409			{object}	problem.Problem	"`tenant_deleting`"
 //	@failure		413			{object}	problem.Problem	"`body_too_large`, or `payload_too_large`: over the tenant's limit"
@@ -62,7 +71,7 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := rest.JSONContent(c); err != nil {
+	if err := rest.Content(c, fiber.MIMEApplicationJSON, cloudEvents); err != nil {
 		return err
 	}
 	// Not a copy: nothing of it is kept beyond this call.
@@ -70,7 +79,7 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	id, payload, err := a.read(body)
+	m, err := a.readAs(c, tenant, body)
 	if err != nil {
 		return err
 	}
@@ -80,7 +89,7 @@ func (a *api) publish(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := checkSize(payload, limits.MaxPayload); err != nil {
+	if err := checkSize(m.payload, limits.MaxPayload); err != nil {
 		return err
 	}
 	if refusal := a.storageFull(tenant, limits); refusal != nil {
@@ -94,46 +103,75 @@ func (a *api) publish(c *fiber.Ctx) error {
 			return refusal
 		}
 	}
-	err = a.deps.Publisher.Publish(ctx, message(tenant, id, payload, time.Now()))
+	err = a.deps.Publisher.Publish(ctx, message(tenant, m, time.Now()))
 	a.metrics.count(tenant, err)
 	if !perSecond.IsZero() {
 		a.giveBack(tenant, cost(body), err)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", publishProblem(err, id.String()), err)
+		return fmt.Errorf("%w: %w", publishProblem(err, m.id.String()), err)
 	}
-	return c.Status(http.StatusAccepted).JSON(Accepted{ID: id})
+	return c.Status(http.StatusAccepted).JSON(Accepted{ID: m.id})
 }
 
-// read returns the id and the payload of a message that can be stored. The payload is a part of body.
-func (a *api) read(body []byte) (id uuid.UUID, payload []byte, err error) {
-	id, payload, ok := envelope(body, a.cfg.MaxPayload)
+// readAs reads a message in the form that the request names.
+func (a *api) readAs(c *fiber.Ctx, tenant uuid.UUID, body []byte) (incoming, error) {
+	if isCloudEvent(c) {
+		return a.readCloudEvent(tenant, body)
+	}
+	return a.read(body)
+}
+
+// read returns a message that can be stored, with an id.
+func (a *api) read(body []byte) (m incoming, err error) {
+	m, ok := readQuickly(body, a.cfg.MaxPayload)
 	if !ok {
-		if id, payload, err = a.readStrictly(body); err != nil {
-			return uuid.Nil, nil, err
+		if m, err = a.readStrictly(body); err != nil {
+			return incoming{}, err
 		}
 	}
-	if id == uuid.Nil {
-		if id, err = uuid.NewV7(); err != nil {
-			return uuid.Nil, nil, fmt.Errorf("make a message id: %w", err)
+	if m.id == uuid.Nil {
+		if m.id, err = uuid.NewV7(); err != nil {
+			return incoming{}, fmt.Errorf("make a message id: %w", err)
 		}
 	}
-	return id, payload, nil
+	return m, nil
 }
 
 // readStrictly says what is wrong with a message, if anything is. The id is uuid.Nil if there is none.
-func (a *api) readStrictly(body []byte) (id uuid.UUID, payload []byte, err error) {
-	var m NewMessage
-	if err := rest.Decode(body, &m); err != nil {
-		return uuid.Nil, nil, err
+func (a *api) readStrictly(body []byte) (incoming, error) {
+	var given NewMessage
+	if err := rest.Decode(body, &given); err != nil {
+		return incoming{}, err
 	}
-	if err := a.checkPayload(m.Payload); err != nil {
-		return uuid.Nil, nil, err
+	if err := a.checkPayload(given.Payload); err != nil {
+		return incoming{}, err
 	}
-	if m.ID != nil {
-		id = *m.ID
+	m := incoming{payload: given.Payload}
+	if given.ID != nil {
+		m.id = *given.ID
 	}
-	return id, m.Payload, nil
+	var err error
+	m.envelope, err = newEnvelope(given.Type, given.Key, given.Attributes)
+	return m, err
+}
+
+// newEnvelope is what was given of an envelope: nil if nothing was. It says what cannot be one.
+func newEnvelope(messageType, key *string, attributes map[string]string) (*contract.Envelope, error) {
+	e := contract.Envelope{Attributes: attributes}
+	if messageType != nil {
+		e.Type = *messageType
+	}
+	if key != nil {
+		e.Key = *key
+	}
+	if e.IsZero() {
+		return nil, nil //nolint:nilnil // a message without an envelope
+	}
+	if refused, ok := errors.AsType[*contract.EnvelopeError](e.Check()); ok {
+		return nil, problem.New(http.StatusBadRequest, "validation_failed", refused.Error()).WithField(refused.Field, refused.Detail)
+	}
+	return &e, nil
 }
 
 // checkPayload says why a payload cannot be stored. Nil stands for none.
@@ -147,13 +185,14 @@ func (a *api) checkPayload(payload []byte) error {
 	return nil
 }
 
-// message is the publishing of a payload. Its body is the payload and nothing else, as from producers that publish over
-// AMQP.
-func message(tenant, id uuid.UUID, payload []byte, now time.Time) publish.Message {
-	return publish.Message{
-		Exchange: contract.TenantsExchange, Key: tenant.String(),
-		Publishing: amqp.Publishing{
-			MessageId: id.String(), ContentType: fiber.MIMEApplicationJSON, DeliveryMode: amqp.Persistent, Timestamp: now, Body: payload,
-		},
+// message is what is published of a message. Its body is the payload and nothing else, as from producers that publish over
+// AMQP, and its envelope is where theirs is.
+func message(tenant uuid.UUID, m incoming, now time.Time) publish.Message {
+	p := amqp.Publishing{
+		MessageId: m.id.String(), ContentType: fiber.MIMEApplicationJSON, DeliveryMode: amqp.Persistent, Timestamp: now, Body: m.payload,
 	}
+	if m.envelope != nil {
+		envelope.Put(&p, m.envelope)
+	}
+	return publish.Message{Exchange: contract.TenantsExchange, Key: tenant.String(), Publishing: p}
 }

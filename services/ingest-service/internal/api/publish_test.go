@@ -375,3 +375,135 @@ func FuzzBatch(f *testing.F) {
 		}
 	})
 }
+
+// Type, key and attributes go where a producer over AMQP has them. What is empty or null is not there.
+func TestPublishPutsTheEnvelopeIntoTheQueue(t *testing.T) {
+	t.Parallel()
+	link, publisher := broker(t)
+	s := serve(t, publisher, nowhere, limits)
+	for _, c := range []struct {
+		fields, messageType string
+		headers             amqp.Table
+	}{
+		{`"type":"order.created"`, "order.created", nil},
+		{`"key":"a \"key\" \u00e4"`, "", amqp.Table{"mtm-key": `a "key" ä`}},
+		{
+			`"type":"t","key":"k","attributes":{"region":"eu","empty":"","q":"\\"}`, "t",
+			amqp.Table{"mtm-key": "k", "mtm-attr-region": "eu", "mtm-attr-empty": "", "mtm-attr-q": `\`},
+		},
+		{`"type":"","key":null,"attributes":{}`, "", nil},
+		{`"attributes":null`, "", nil},
+	} {
+		s.publish(t, active, `{`+c.fields+`,"payload":1}`).into(t, http.StatusAccepted, &Accepted{})
+		got := drain(t, link)
+		require.Len(t, got, 1)
+		require.Equal(t, "1", string(got[0].Body))
+		require.Equal(t, c.messageType, got[0].Type)
+		require.Equal(t, c.headers, got[0].Headers, c.fields)
+	}
+	var batch BatchResult
+	s.publishBatch(t, active, `{"payload":1,"type":"a"}`+"\n"+`{"payload":2,"type":"a\nb"}`+"\n"+`{"payload":3,"attributes":{"n":1}}`).into(t, http.StatusAccepted, &batch)
+	require.Equal(t, 1, batch.Accepted)
+	require.Equal(t, "validation_failed", batch.Results[1].Code)
+	require.Equal(t, "type", batch.Results[1].Errors[0].Field)
+	require.Equal(t, "wrong_type", batch.Results[2].Code)
+	require.Equal(t, "attributes.n", batch.Results[2].Errors[0].Field)
+	require.Equal(t, "a", drain(t, link)[0].Type)
+}
+
+func TestPublishRefusesBadEnvelopes(t *testing.T) {
+	t.Parallel()
+	_, publisher := broker(t)
+	s := serve(t, publisher, nowhere, limits)
+	seventeen := make([]string, 17)
+	for i := range seventeen {
+		seventeen[i] = fmt.Sprintf(`"a%d":"x"`, i)
+	}
+	for _, c := range []struct{ fields, code, field string }{
+		{`"type":1`, "wrong_type", "type"},
+		{`"type":["a"]`, "wrong_type", "type"},
+		{`"type":"` + strings.Repeat("x", 256) + `"`, "validation_failed", "type"},
+		{`"type":"\u0000"`, "validation_failed", "type"},
+		{`"type":"a\nb"`, "validation_failed", "type"},
+		{`"type":"\ud800"`, "invalid_string", "type"},
+		{`"type":"a","type":"b"`, "duplicate_field", "type"},
+		{`"key":{}`, "wrong_type", "key"},
+		{`"key":"` + strings.Repeat("é", 128) + `"`, "validation_failed", "key"},
+		{`"attributes":[]`, "wrong_type", "attributes"},
+		{`"attributes":"a"`, "wrong_type", "attributes"},
+		{`"attributes":{"a":1}`, "wrong_type", "attributes.a"},
+		{`"attributes":{"a":null}`, "wrong_type", "attributes.a"},
+		{`"attributes":{"a":"b","a":"c"}`, "duplicate_field", "attributes.a"},
+		{`"attributes":{"A":"b"}`, "validation_failed", "attributes"},
+		{`"attributes":{"":"b"}`, "validation_failed", "attributes"},
+		{`"attributes":{"a":"` + strings.Repeat("x", 513) + `"}`, "validation_failed", "attributes.a"},
+		{`"attributes":{` + strings.Join(seventeen, ",") + `}`, "validation_failed", "attributes"},
+		{`"Type":"a"`, "unknown_field", "Type"},
+	} {
+		p := s.publish(t, active, `{`+c.fields+`,"payload":1}`).problem(t, http.StatusBadRequest, c.code)
+		require.Equal(t, c.field, p.Errors[0].Field, c.fields)
+	}
+}
+
+// An event in the structured mode of CloudEvents is a message, of the same id whenever it is sent again.
+func TestPublishCloudEvents(t *testing.T) {
+	t.Parallel()
+	link, publisher := broker(t)
+	s := serve(t, publisher, nowhere, limits)
+	event := func(fields string) string {
+		return `{"specversion":"1.0","id":"1","source":"/shop","type":"order.created"` + fields + `}`
+	}
+	send := func(body string) answer {
+		return s.call(t, call{http.MethodPost, "/messages", "application/cloudevents+json; charset=UTF-8", body, token(t, active, auth.ScopeMessagesWrite)})
+	}
+	ids := make(map[uuid.UUID]bool)
+	for _, c := range []struct {
+		event, payload string
+		headers        amqp.Table
+	}{
+		{event(`,"data":{"a": 1e3}`), `{"a": 1e3}`, amqp.Table{"mtm-attr-source": "/shop"}},
+		{event(``), `null`, amqp.Table{"mtm-attr-source": "/shop"}},
+		{event(`,"data":null,"subject":null`), `null`, amqp.Table{"mtm-attr-source": "/shop"}},
+		{event(`,"data_base64":"WzFd","datacontenttype":"application/json; charset=utf-8"`), `[1]`, amqp.Table{"mtm-attr-source": "/shop"}},
+		{
+			event(`,"subject":"4711","time":"2026-01-02T03:04:05Z","dataschema":"https://example.com/s","sequence":7,"urgent":true,"data":"x"`), `"x"`,
+			amqp.Table{
+				"mtm-key": "4711", "mtm-attr-source": "/shop", "mtm-attr-time": "2026-01-02T03:04:05Z", "mtm-attr-dataschema": "https://example.com/s",
+				"mtm-attr-sequence": "7", "mtm-attr-urgent": "true",
+			},
+		},
+	} {
+		var accepted Accepted
+		send(c.event).into(t, http.StatusAccepted, &accepted)
+		got := drain(t, link)
+		require.Equal(t, c.payload, string(got[0].Body))
+		require.Equal(t, "order.created", got[0].Type)
+		require.Equal(t, c.headers, got[0].Headers)
+		ids[accepted.ID] = true
+	}
+	require.Len(t, ids, 1)
+	for _, c := range []struct{ event, code, field string }{
+		{`[]`, "wrong_type", ""},
+		{`null`, "invalid_cloudevent", ""},
+		{`{"id":"1","source":"/","type":"t"}`, "invalid_cloudevent", "specversion"},
+		{`{"specversion":"0.3","id":"1","source":"/","type":"t"}`, "invalid_cloudevent", "specversion"},
+		{`{"specversion":"1.0","source":"/","type":"t"}`, "invalid_cloudevent", "id"},
+		{`{"specversion":"1.0","id":"","source":"/","type":"t"}`, "invalid_cloudevent", "id"},
+		{`{"specversion":"1.0","id":"1","type":"t"}`, "invalid_cloudevent", "source"},
+		{event(`,"time":"yesterday"`), "invalid_cloudevent", "time"},
+		{event(`,"datacontenttype":"text/xml"`), "invalid_cloudevent", "datacontenttype"},
+		{event(`,"data":1,"data_base64":"MQ=="`), "invalid_cloudevent", "data_base64"},
+		{event(`,"data_base64":"*"`), "invalid_cloudevent", "data_base64"},
+		{event(`,"data_base64":"ew=="`), "payload_not_json", "payload"},
+		{event(`,"extension":{}`), "invalid_cloudevent", "extension"},
+		{event(`,"extension":1.5`), "invalid_cloudevent", "extension"},
+		{event(`,"Extension":"x"`), "invalid_cloudevent", "attributes"},
+		{event(`,"subject":"` + strings.Repeat("x", 256) + `"`), "invalid_cloudevent", "subject"},
+		{event(`,"id":"2"`), "duplicate_field", "id"},
+	} {
+		p := send(c.event).problem(t, http.StatusBadRequest, c.code)
+		if c.field != "" {
+			require.Equal(t, c.field, p.Errors[0].Field, c.event)
+		}
+	}
+}

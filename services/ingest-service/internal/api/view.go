@@ -22,7 +22,7 @@ type DeadLetter struct {
 	// The message id that the producer gave, if it is text.
 	OriginalMessageID string `json:"original_message_id,omitempty"`
 	// Why it could not be stored.
-	Reason string `json:"reason" enums:"not_json,unstorable,too_deep,too_large,foreign_key,rejected,max_attempts,delivery_limit,expired,unroutable"`
+	Reason string `json:"reason" enums:"not_json,unstorable,too_deep,too_large,foreign_key,bad_envelope,rejected,max_attempts,delivery_limit,expired,unroutable"`
 	Error  string `json:"error"`
 	// How often it was tried.
 	Attempts int `json:"attempts"`
@@ -35,6 +35,10 @@ type DeadLetter struct {
 	// The payload is too long to be shown here.
 	PayloadOmitted bool   `json:"payload_omitted,omitempty"`
 	ContentType    string `json:"content_type"`
+	// Envelope of the message, as far as it has one that can be kept.
+	Type       string            `json:"type,omitempty"`
+	Key        string            `json:"key,omitempty"`
+	Attributes map[string]string `json:"attributes,omitempty"`
 	// What else came with the message: those AMQP properties that its producer has set.
 	Properties Properties `json:"properties"`
 	// Headers of the producer, in their order. What JSON cannot express is an object with one name: `$base64` (bytes, and text that is not UTF-8), `$float` (NaN, +Inf, -Inf), `$values` (all values of a name that occurs more than once), `$encoded` (a table or list nested over 200 levels, as on the wire in base64). Times are in UTC; what is beyond the year 9999 in seconds is read as milliseconds, microseconds or nanoseconds.
@@ -113,6 +117,9 @@ func show(l *deadletter.Entry) DeadLetter {
 		ID: l.ID, TenantID: l.TenantID, MessageID: l.MessageID, OriginalMessageID: l.OriginalMessageID,
 		Reason: string(l.Reason), Error: l.Error, Attempts: l.Attempts, PayloadSize: l.PayloadSize,
 		ContentType: l.ContentType, Headers: l.Headers, FirstFailedAt: rest.Timestamp{Time: l.FirstFailedAt}, LastFailedAt: rest.Timestamp{Time: l.LastFailedAt},
+	}
+	if e, err := l.Envelope(); err == nil && e != nil {
+		entry.Type, entry.Key, entry.Attributes = e.Type, e.Key, e.Attributes
 	}
 	entry.showProperties(l.Properties)
 	switch {

@@ -228,7 +228,9 @@ func (in *collector) advance(ctx, work context.Context) course {
 			if delivery.MessageId == "" {
 				in.c.state.WithoutID.Add(1)
 			}
-			in.gather.add(delivery, time.Now)
+			if in.gather.add(delivery, time.Now) {
+				in.c.state.TypesIgnored.Add(1)
+			}
 			*delivery = consume.Delivery{} // it would keep its body
 		}
 		if in.used > before && in.gather.full() && !in.withinBudget() {

@@ -59,6 +59,8 @@ type State struct {
 	Stats batch.Stats
 	// WithoutID counts messages that came without an id; they are stored at least once.
 	WithoutID atomic.Int64
+	// TypesIgnored counts messages whose AMQP property type is no type, and is not stored.
+	TypesIgnored atomic.Int64
 	// Workers is how many batches may be written at a time, Busy how many are.
 	Workers, Busy atomic.Int64
 	// Consuming says that the broker delivers to this consumer.

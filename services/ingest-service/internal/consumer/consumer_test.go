@@ -179,6 +179,15 @@ func (r *rig) stored() map[uuid.UUID]bool {
 	return set
 }
 
+// envelope is that of a stored message.
+func (r *rig) envelope(id uuid.UUID) (e contract.Envelope) {
+	r.t.Helper()
+	require.NoError(r.t, r.operator.QueryRow(r.t.Context(),
+		`SELECT coalesce(type, ''), coalesce(key, ''), attributes FROM messages WHERE tenant_id = $1 AND id = $2`, r.tenant, id).
+		Scan(&e.Type, &e.Key, &e.Attributes))
+	return e
+}
+
 // depth is how many messages wait in a queue, without those that a consumer holds.
 func (r *rig) depth(queue string) (n int) {
 	r.t.Helper()
@@ -265,6 +274,42 @@ func testBadMessagesBecomeDeadLetters(t *testing.T, r *rig) {
 	require.Equal(t, map[contract.Reason]int{
 		contract.ReasonNotJSON: 2, contract.ReasonUnstorable: 2, contract.ReasonTooLarge: 1, contract.ReasonForeignKey: 1,
 	}, reasons)
+}
+
+// What a producer over AMQP says of a message is stored with it: a type as a property, or as a header where its client has no such
+// property, a key and attributes. What is outside of the limits is a dead letter, but for a property that may mean anything else.
+func TestEnvelopesOverAMQP(t *testing.T) {
+	t.Parallel()
+	withEachReader(t, testEnvelopesOverAMQP)
+}
+
+func testEnvelopesOverAMQP(t *testing.T, r *rig) {
+	t.Helper()
+	send := func(property string, headers amqp.Table) uuid.UUID {
+		id := uuid.New()
+		m := r.message(id.String(), `1`)
+		m.Publishing.Type, m.Publishing.Headers = property, headers
+		r.publish(m)
+		return id
+	}
+	want := map[uuid.UUID]contract.Envelope{
+		send("order.created", nil): {Type: "order.created"},
+		send("property", amqp.Table{contract.HeaderType: "header", contract.HeaderKey: "k", "mtm-attr-n": int32(-7), "mtm-attr-b": true, "else": "x"}): {
+			Type: "header", Key: "k", Attributes: map[string]string{"n": "-7", "b": "true"},
+		},
+		send("not\na type", amqp.Table{contract.HeaderKey: "k"}): {Key: "k"},
+		send("", amqp.Table{"x": "y"}):                           {},
+	}
+	send("fine", amqp.Table{contract.HeaderKey: "two\nlines"})
+	send("fine", amqp.Table{"mtm-attr-UPPER": "x"})
+	r.run(r.consumer().Run)
+	require.Eventually(t, func() bool {
+		return r.state.Stats.Stored.Load() == int64(len(want)) && r.state.Stats.DeadLettered(contract.ReasonBadEnvelope).Load() == 2
+	}, waitLimit, poll)
+	require.EqualValues(t, 1, r.state.TypesIgnored.Load())
+	for id, e := range want {
+		require.Equal(t, e, r.envelope(id))
+	}
 }
 
 // A producer with ids of its own kind must get the same guarantee.

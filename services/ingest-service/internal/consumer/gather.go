@@ -10,6 +10,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/consume"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/batch"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/envelope"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 )
@@ -38,8 +39,8 @@ type gatherer struct {
 	meanBytes int64          // moving average of the size of a message
 }
 
-// add takes a delivery into the batch that is being gathered.
-func (g *gatherer) add(d *consume.Delivery, now func() time.Time) {
+// add takes a delivery into the batch that is being gathered. It reports whether its AMQP property type is not one, and left out.
+func (g *gatherer) add(d *consume.Delivery, now func() time.Time) (typeIgnored bool) {
 	if g.current == nil {
 		g.current, g.began, g.first = g.blank(), now(), d.DeliveryTag
 	}
@@ -53,14 +54,22 @@ func (g *gatherer) add(d *consume.Delivery, now func() time.Time) {
 
 	id := g.messageID(d)
 	index := len(b.Deliveries)
-	if reason, err := g.check(d); err != nil {
+	reason, err := g.check(d)
+	var carried *contract.Envelope
+	if err == nil {
+		if carried, typeIgnored, err = envelope.Of(d.Type, republish.Original(d).Headers()); err != nil {
+			reason = contract.ReasonBadEnvelope
+		}
+	}
+	if err != nil {
 		b.Rejected = append(b.Rejected, batch.Rejection{Delivery: index, ID: id, Reason: reason, Err: err})
 	} else {
-		b.Messages = append(b.Messages, store.Row{ID: id, Payload: d.Body, Again: d.Redelivered || g.careful > 0})
+		b.Messages = append(b.Messages, store.Row{ID: id, Payload: d.Body, Envelope: carried, Again: d.Redelivered || g.careful > 0})
 		b.Index = append(b.Index, index)
 	}
 	b.Deliveries = append(b.Deliveries, *d)
 	g.careful = max(g.careful-1, 0)
+	return typeIgnored
 }
 
 // full reports that the batch is to be handed over, whatever else.

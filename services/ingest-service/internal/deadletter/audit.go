@@ -81,7 +81,7 @@ func replayEvent(by audit.Origin, l *Entry) func([]Result, int64) audit.Event {
 	return func(results []Result, removed int64) audit.Event {
 		return audit.Event{
 			Origin: by, Action: audit.DeadLetterReplayed, TenantID: l.TenantID, Target: target + "/" + l.ID.String(), Before: auditedEntry(l),
-			After: auditedReplay{Result: results[0], Edited: l.edited, Kept: removed == 0},
+			After: auditedReplay{Result: results[0], Edited: l.edit.Payload != nil || l.edit.Envelope != nil, Kept: removed == 0},
 		}
 	}
 }

@@ -103,7 +103,7 @@ func TestReplaysAreAudited(t *testing.T) {
 	record(t, s, plain, stored, again, refused, unpublished)
 	storeMessage(t, operator, tenantA, *stored.MessageID)
 	replay := func(o *outlet, l Entry, edited []byte) error {
-		_, err := replayer(t, s, o, 100).Replay(t.Context(), tenantA, l.ID, edited, someone())
+		_, err := replayer(t, s, o, 100).Replay(t.Context(), tenantA, l.ID, Edit{Payload: edited}, someone())
 		return err
 	}
 	require.NoError(t, replay(&outlet{}, plain, nil))
@@ -184,7 +184,7 @@ func TestADropThatIsRolledBackIsNoEvent(t *testing.T) {
 		_, err = s.DropAll(t.Context(), tenantA, Filter{}, someone())
 		require.Error(t, err)
 		o := outlet{}
-		_, err = replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil, someone())
+		_, err = replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 		require.NoError(t, err)
 		require.Len(t, o.published, 1, "that is done, and its dead letter stays")
 		require.Len(t, list(t, s, tenantA, Filter{}), 1)

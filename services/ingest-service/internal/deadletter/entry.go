@@ -17,6 +17,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/attempt"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/envelope"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
 
@@ -63,8 +64,19 @@ type Entry struct {
 
 	// came is what the dead letter was read from, as its producer has sent it; nil if it was read from the table.
 	came *consume.Delivery
-	// edited says that Payload is another one than the producer's.
-	edited bool
+	// edit is what a replay changes.
+	edit Edit
+}
+
+// Envelope is that of the message: nil if it has none, or if an earlier version has recorded the dead letter. The error is a
+// [*contract.EnvelopeError].
+func (l *Entry) Envelope() (*contract.Envelope, error) {
+	p, headers, err := l.Properties.Decode()
+	if err != nil {
+		return nil, nil //nolint:nilnil,nilerr // what cannot be read is not published again either
+	}
+	e, _, err := envelope.Of(p.Type, headers)
+	return e, err
 }
 
 // ReplayID is the id under which the dead letter's message is stored. A message without one is given the dead letter's, so that

@@ -76,14 +76,14 @@ func TestReplayOverTheLimit(t *testing.T) {
 	var o outlet
 	r, k := limitedReplayer(t, s, &o, 100)
 	k.set(1, 3*time.Second)
-	_, err := r.Replay(t.Context(), tenantA, broken.ID, nil, someone())
+	_, err := r.Replay(t.Context(), tenantA, broken.ID, Edit{}, someone())
 	require.Error(t, err)
-	_, err = r.Replay(t.Context(), tenantA, uuid.New(), nil, someone())
+	_, err = r.Replay(t.Context(), tenantA, uuid.New(), Edit{}, someone())
 	require.ErrorIs(t, err, ErrNotFound)
-	_, err = r.Replay(t.Context(), tenantA, first.ID, nil, someone())
+	_, err = r.Replay(t.Context(), tenantA, first.ID, Edit{}, someone())
 	require.NoError(t, err)
 
-	_, err = r.Replay(t.Context(), tenantA, second.ID, nil, someone())
+	_, err = r.Replay(t.Context(), tenantA, second.ID, Edit{}, someone())
 	over := new(RateError)
 	require.ErrorAs(t, err, &over)
 	require.Equal(t, 3*time.Second, over.Wait)
@@ -92,7 +92,7 @@ func TestReplayOverTheLimit(t *testing.T) {
 	require.InDelta(t, 1, testutil.ToFloat64(r.metrics.replayed.WithLabelValues("rate_limited")), 0)
 
 	k.limit.Store(0)
-	_, err = r.Replay(t.Context(), tenantA, second.ID, nil, someone())
+	_, err = r.Replay(t.Context(), tenantA, second.ID, Edit{}, someone())
 	require.NoError(t, err, "without a limit nobody is asked")
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/publish"
 	"github.com/srireskianita/multi-tenant-messaging/libs/audit"
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/envelope"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/republish"
 )
 
@@ -83,31 +84,40 @@ type Replayed struct {
 	Result    Result
 }
 
-// Replay publishes the message of a dead letter again, as by asked for it, with edited as its payload unless that is nil. The errors
-// are [ErrNotFound], a [*RateError], a [*contract.PayloadError] for a payload that cannot be stored, those of [publish.Publisher],
-// and those of the database.
-func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edited []byte, by audit.Origin) (Replayed, error) {
+// Edit is what a replay changes of a message.
+type Edit struct {
+	// Payload is published in place of the one of the dead letter; nil: as it is.
+	Payload []byte
+	// Envelope is published in place of the one of the dead letter; nil: as it is. An empty one removes it.
+	Envelope *contract.Envelope
+}
+
+// Replay publishes the message of a dead letter again, as by asked for it, changed by edit. The errors are [ErrNotFound], a [*RateError],
+// a [*contract.PayloadError] or a [*contract.EnvelopeError] for a message that cannot be stored, those of [publish.Publisher], and
+// those of the database.
+func (r *Replayer) Replay(ctx context.Context, tenant, id uuid.UUID, edit Edit, by audit.Origin) (Replayed, error) {
 	passed, wait := r.pass(ctx, tenant, 1)
 	if passed == 0 {
 		r.metrics.replayed.WithLabelValues(string(resultRateLimited)).Inc()
 		return Replayed{}, &RateError{Wait: wait}
 	}
-	replayed, err := r.replayOne(ctx, tenant, id, edited, by)
+	replayed, err := r.replayOne(ctx, tenant, id, edit, by)
 	if err != nil {
 		r.giveBack(tenant, 1)
 	}
 	return replayed, err
 }
 
-func (r *Replayer) replayOne(ctx context.Context, tenant, id uuid.UUID, edited []byte, by audit.Origin) (Replayed, error) {
+func (r *Replayer) replayOne(ctx context.Context, tenant, id uuid.UUID, edit Edit, by audit.Origin) (Replayed, error) {
 	entry, err := r.store.Find(ctx, tenant, id, r.maxPayload)
 	if err != nil {
 		return Replayed{}, err
 	}
 	replayed := Replayed{MessageID: entry.ReplayID()}
 	page := []Entry{entry}
-	if edited != nil {
-		page[0].Payload, page[0].PayloadSize, page[0].edited = edited, int64(len(edited)), true
+	page[0].edit = edit
+	if edit.Payload != nil {
+		page[0].Payload, page[0].PayloadSize = edit.Payload, int64(len(edit.Payload))
 	}
 	results, errs, err := r.replay(ctx, tenant, page, replayEvent(by, &page[0]))
 	if err == nil {
@@ -273,8 +283,13 @@ func (r *Replayer) finish(ctx context.Context, tenant uuid.UUID, entries []Entry
 	}
 }
 
-// check refuses a payload that would only become a dead letter again.
+// check refuses a message that would only become a dead letter again.
 func (r *Replayer) check(l *Entry) error {
+	if l.edit.Envelope == nil {
+		if _, err := l.Envelope(); err != nil {
+			return err
+		}
+	}
 	if l.PayloadSize > int64(r.maxPayload) {
 		return &contract.PayloadError{
 			Reason: contract.ReasonTooLarge, Offset: r.maxPayload,
@@ -295,8 +310,11 @@ func replayMessage(tenant uuid.UUID, l *Entry) publish.Message {
 	if l.Properties == nil { // recorded by an earlier version
 		publishing.ContentType, publishing.Timestamp = cut(l.ContentType, 255), time.Now()
 	}
-	if l.edited {
+	if l.edit.Payload != nil {
 		publishing.ContentType, publishing.ContentEncoding = "application/json", ""
+	}
+	if l.edit.Envelope != nil {
+		envelope.Put(&publishing, l.edit.Envelope)
 	}
 	publishing.Body = l.Payload
 	return publish.Message{Exchange: contract.TenantsExchange, Key: tenant.String(), Publishing: publishing}

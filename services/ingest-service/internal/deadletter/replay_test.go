@@ -65,7 +65,7 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 	record(t, s, l, newTestEntry(tenantA, 8))
 	r := replayer(t, s, publisher, 100)
 
-	got, err := r.Replay(t.Context(), tenantA, l.ID, nil, someone())
+	got, err := r.Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 	require.NoError(t, err)
 	require.Equal(t, Replayed{MessageID: *l.MessageID, Result: ResultReplayed}, got)
 	amqptest.Do(t, link, func(ch *amqp.Channel) error {
@@ -78,16 +78,41 @@ func TestReplayBringsAMessageBackToItsTenant(t *testing.T) {
 		require.Empty(t, d.Headers)
 		return err
 	})
-	_, err = r.Replay(t.Context(), tenantA, l.ID, nil, someone())
+	_, err = r.Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 	require.ErrorIs(t, err, ErrNotFound)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
 
-	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantA, 8).ID, nil, someone())
+	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantA, 8).ID, Edit{}, someone())
 	require.ErrorIs(t, err, ErrNotFound, "another tenant's dead letter")
 	record(t, s, newTestEntry(tenantB, 1))
-	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantB, 1).ID, nil, someone())
+	_, err = r.Replay(t.Context(), tenantB, newTestEntry(tenantB, 1).ID, Edit{}, someone())
 	require.ErrorIs(t, err, publish.ErrUnroutable, "a tenant without a queue")
 	require.Len(t, list(t, s, tenantB, Filter{}), 1)
+}
+
+// A message whose envelope is outside of the limits comes back as a dead letter until it gets another one.
+func TestReplayOfABadEnvelope(t *testing.T) {
+	t.Parallel()
+	s, _ := database(t)
+	var o outlet
+	r := replayer(t, s, &o, 100)
+	l := newTestEntry(tenantA, 1)
+	l.Properties = amqptest.Encode(amqp.Publishing{
+		MessageId: "7", Type: "t", Headers: amqp.Table{contract.HeaderKey: "two\nlines", "mtm-attr-a": "1", "other": "kept"},
+	})
+	record(t, s, l)
+	_, err := r.Replay(t.Context(), tenantA, l.ID, Edit{Payload: []byte(`1`)}, someone())
+	var refused *contract.EnvelopeError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, contract.HeaderKey, refused.Field)
+	require.Empty(t, o.published)
+
+	got, err := r.Replay(t.Context(), tenantA, l.ID, Edit{Envelope: &contract.Envelope{Key: "one line"}}, someone())
+	require.NoError(t, err)
+	require.Equal(t, ResultReplayed, got.Result)
+	require.Empty(t, o.published[0].Publishing.Type)
+	require.Equal(t, amqp.Table{contract.HeaderKey: "one line", "other": "kept"}, o.published[0].Publishing.Headers)
+	require.Equal(t, l.Payload, o.published[0].Publishing.Body)
 }
 
 // A replay has what its producer gave the message; only another payload has its own type.
@@ -105,7 +130,7 @@ func TestReplayHasTheProperties(t *testing.T) {
 		l := newTestEntry(tenantA, 7)
 		l.Properties = amqptest.Encode(kept)
 		record(t, s, l)
-		_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, edited, someone())
+		_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, Edit{Payload: edited}, someone())
 		require.NoError(t, err)
 		want := p
 		want.Body, want.DeliveryMode = l.Payload, amqp.Persistent
@@ -124,7 +149,7 @@ func TestReplayOfAStoredMessage(t *testing.T) {
 	record(t, s, l)
 	storeMessage(t, operator, tenantA, *l.MessageID)
 	var o outlet
-	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil, someone())
+	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 	require.NoError(t, err)
 	require.Equal(t, ResultAlreadyStored, got.Result)
 	require.Empty(t, o.published)
@@ -138,7 +163,7 @@ func TestReplayKeepsADeadLetterThatCameAgain(t *testing.T) {
 	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	o := outlet{during: func() { record(t, s, l) }}
-	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil, someone())
+	got, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 	require.NoError(t, err)
 	require.Equal(t, ResultReplayed, got.Result)
 	left := list(t, s, tenantA, Filter{})
@@ -152,7 +177,7 @@ func TestReplayThatCannotPublishKeepsTheDeadLetter(t *testing.T) {
 	l := newTestEntry(tenantA, 1)
 	record(t, s, l)
 	o := outlet{fail: func(publish.Message) error { return conn.ErrBlocked }}
-	_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, nil, someone())
+	_, err := replayer(t, s, &o, 100).Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 	require.ErrorIs(t, err, conn.ErrBlocked)
 	require.Len(t, list(t, s, tenantA, Filter{}), 1)
 }
@@ -176,15 +201,15 @@ func TestReplayOfAPayloadThatCannotBeStored(t *testing.T) {
 		l := newTestEntry(tenantA, n)
 		l.Payload, l.OriginalMessageID = []byte(c.payload), ""
 		record(t, s, l)
-		_, err := r.Replay(t.Context(), tenantA, l.ID, nil, someone())
+		_, err := r.Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 		var refused *contract.PayloadError
 		require.ErrorAs(t, err, &refused)
 		require.Equal(t, c.reason, refused.Reason)
-		_, err = r.Replay(t.Context(), tenantA, l.ID, []byte("{{"), someone())
+		_, err = r.Replay(t.Context(), tenantA, l.ID, Edit{Payload: []byte("{{")}, someone())
 		require.ErrorAs(t, err, &refused)
 
 		require.Empty(t, o.published)
-		got, err := r.Replay(t.Context(), tenantA, l.ID, []byte(`{"edited":true}`), someone())
+		got, err := r.Replay(t.Context(), tenantA, l.ID, Edit{Payload: []byte(`{"edited":true}`)}, someone())
 		require.NoError(t, err)
 		require.Equal(t, ResultReplayed, got.Result)
 		require.Equal(t, `{"edited":true}`, string(o.published[0].Publishing.Body))
@@ -204,7 +229,7 @@ func TestReplayOfAMessageWithoutAnID(t *testing.T) {
 	r := replayer(t, s, &o, 100)
 	record(t, s, l)
 	for range 2 {
-		got, err := r.Replay(t.Context(), tenantA, l.ID, nil, someone())
+		got, err := r.Replay(t.Context(), tenantA, l.ID, Edit{}, someone())
 		require.NoError(t, err)
 		require.Equal(t, l.ID, got.MessageID)
 	}

@@ -260,7 +260,7 @@ func (t *Tracker) end(tenant uuid.UUID, look uint64, messages []store.Row) {
 	}
 	bytes := int64(0)
 	for i := range messages {
-		bytes += int64(len(messages[i].Payload))
+		bytes += int64(messages[i].Size())
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -36,7 +36,7 @@ func putBuffer(buffer *[]byte) {
 // parent is, and row-level security is not what keeps tenants apart here: the bound of the partition refuses every row of another
 // tenant.
 func appendWrites(buffer []byte, settings string, group []*write, epoch int32) []byte {
-	const before, after = "COPY messages_", " (tenant_id, id, payload, bytes, epoch, ord) FROM STDIN (FORMAT binary);"
+	const before, plain, after = "COPY messages_", " (tenant_id, id, payload, bytes, epoch, ord", ") FROM STDIN (FORMAT binary);"
 	buffer = append(buffer, 'Q')
 	start := len(buffer)
 	buffer = append(buffer, 0, 0, 0, 0)
@@ -44,6 +44,10 @@ func appendWrites(buffer []byte, settings string, group []*write, epoch int32) [
 	for _, w := range group {
 		buffer = append(buffer, before...)
 		buffer = hex.AppendEncode(buffer, w.tenant[:])
+		buffer = append(buffer, plain...)
+		if hasEnvelopes(w.messages) {
+			buffer = append(buffer, envelopeColumns...)
+		}
 		buffer = append(buffer, after...)
 	}
 	buffer = endMessage(append(buffer, 0), start)
@@ -74,7 +78,7 @@ const (
 func copySize(messages []Row) int {
 	size := copyHeader + len(copySignature) + 8 + 2 + copyHeader
 	for i := range messages {
-		size += copyTuple + len(messages[i].Payload)
+		size += copyTuple + len(messages[i].Payload) + envelopeSize(messages[i].Envelope)
 	}
 	return size + size/copyFrame*copyHeader
 }
@@ -82,7 +86,11 @@ func copySize(messages []Row) int {
 // appendCopy writes messages in the binary format of COPY (PostgreSQL documentation, COPY, "Binary Format"), in messages of
 // the protocol.
 func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Row) []byte {
-	const columns = 6
+	const plain, envelope = 6, 3
+	columns, enveloped := uint16(plain), hasEnvelopes(messages)
+	if enveloped {
+		columns += envelope
+	}
 	buffer = slices.Grow(buffer, copySize(messages))
 	begin := func() (start int) {
 		buffer = append(buffer, 'd')
@@ -108,11 +116,14 @@ func appendCopy(buffer []byte, tenant uuid.UUID, epoch int32, messages []Row) []
 		buffer = append(buffer, jsonbVersion)
 		buffer = append(buffer, m.Payload...)
 		buffer = binary.BigEndian.AppendUint32(buffer, 4)
-		buffer = binary.BigEndian.AppendUint32(buffer, uint32(len(m.Payload)))
+		buffer = binary.BigEndian.AppendUint32(buffer, uint32(m.Size()))
 		buffer = binary.BigEndian.AppendUint32(buffer, 4)
 		buffer = binary.BigEndian.AppendUint32(buffer, uint32(epoch))
 		buffer = binary.BigEndian.AppendUint32(buffer, 4)
 		buffer = binary.BigEndian.AppendUint32(buffer, uint32(i+1)) // as WITH ORDINALITY counts
+		if enveloped {
+			buffer = appendEnvelope(buffer, m.Envelope)
+		}
 	}
 	const end = 0xFFFF // -1
 	buffer = endMessage(binary.BigEndian.AppendUint16(buffer, end), start)

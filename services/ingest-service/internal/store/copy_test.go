@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
 // reader takes a value in the binary format of COPY to pieces.
@@ -35,6 +38,40 @@ func (r *reader) field() []byte {
 	return r.bytes(int(r.int32()))
 }
 
+// text is nil for NULL.
+func (r *reader) text() []byte {
+	n := r.int32()
+	if n == -1 {
+		return nil
+	}
+	return r.bytes(int(n))
+}
+
+// envelope reads the columns of one; nil if all are NULL.
+func (r *reader) envelope() *contract.Envelope {
+	e := contract.Envelope{Type: string(r.text()), Key: string(r.text())}
+	if attributes := r.text(); attributes != nil {
+		require.EqualValues(r, jsonbVersion, attributes[0])
+		require.NoError(r, json.Unmarshal(attributes[1:], &e.Attributes))
+	}
+	if e.IsZero() {
+		return nil
+	}
+	return &e
+}
+
+// envelopes are such as the contract allows, and not empty.
+func envelopes() *rapid.Generator[*contract.Envelope] {
+	text := rapid.StringMatching(`[ -~äß€😀"\\]{0,40}`)
+	return rapid.Custom(func(r *rapid.T) *contract.Envelope {
+		e := &contract.Envelope{Type: text.Draw(r, "type"), Key: text.Draw(r, "key")}
+		if n := rapid.IntRange(0, contract.MaxAttributes).Draw(r, "attributes"); n > 0 {
+			e.Attributes = rapid.MapOfN(rapid.StringMatching(`[a-z0-9_.-]{1,64}`), text, n, n).Draw(r, "attributes")
+		}
+		return e
+	}).Filter(func(e *contract.Envelope) bool { return !e.IsZero() })
+}
+
 // sizes are of the payloads of a write: small ones, such as end a message of the protocol near its border, larger than one,
 // and as many messages of the protocol as so many bytes can be.
 func sizes() *rapid.Generator[[]int] {
@@ -53,7 +90,11 @@ func TestRequestsProperty(t *testing.T) {
 		for range rapid.IntRange(1, 4).Draw(r, "writes") {
 			w := &write{tenant: uuid.New()}
 			for _, size := range sizes().Draw(r, "sizes") {
-				w.messages = append(w.messages, Row{ID: uuid.New(), Payload: bytes.Repeat([]byte{byte(size)}, size)})
+				m := Row{ID: uuid.New(), Payload: bytes.Repeat([]byte{byte(size)}, size)}
+				if rapid.IntRange(0, 3).Draw(r, "envelope") == 0 {
+					m.Envelope = envelopes().Draw(r, "of it")
+				}
+				w.messages = append(w.messages, m)
 			}
 			group = append(group, w)
 		}
@@ -73,8 +114,12 @@ func TestRequestsProperty(t *testing.T) {
 		statements = statements[strings.Count(settings, ";"):]
 		require.Len(r, statements, len(group)+1)
 		for i, w := range group {
+			columns := ""
+			if hasEnvelopes(w.messages) {
+				columns = envelopeColumns
+			}
 			require.Equal(r, "COPY messages_"+strings.ReplaceAll(w.tenant.String(), "-", "")+
-				" (tenant_id, id, payload, bytes, epoch, ord) FROM STDIN (FORMAT binary);", statements[i])
+				" (tenant_id, id, payload, bytes, epoch, ord"+columns+") FROM STDIN (FORMAT binary);", statements[i])
 			requireCopy(r, server, w, epoch)
 		}
 		_, err = server.Receive()
@@ -110,18 +155,22 @@ func requireCopy(r *rapid.T, server *pgproto3.Backend, w *write, epoch int32) {
 			in.left = frames[0]
 		}
 		require.LessOrEqual(r, len(frames[0])-len(in.left), copyFrame-4, "the server takes it in whole")
-		require.EqualValues(r, 6, in.int16(), "columns")
+		enveloped := hasEnvelopes(w.messages)
+		require.EqualValues(r, map[bool]int{false: 6, true: 9}[enveloped], in.int16(), "columns")
 		require.Equal(r, w.tenant[:], in.field())
 		require.Equal(r, m.ID[:], in.field())
 		payload := in.field()
 		require.EqualValues(r, jsonbVersion, payload[0])
 		require.True(r, bytes.Equal(m.Payload, payload[1:]))
 		require.EqualValues(r, 4, in.int32())
-		require.EqualValues(r, len(m.Payload), in.int32(), "bytes")
+		require.EqualValues(r, len(m.Payload)+m.Envelope.Size(), in.int32(), "bytes")
 		require.EqualValues(r, 4, in.int32())
 		require.Equal(r, epoch, in.int32())
 		require.EqualValues(r, 4, in.int32())
 		require.EqualValues(r, i+1, in.int32(), "ord")
+		if enveloped {
+			require.Equal(r, m.Envelope, in.envelope())
+		}
 	}
 	require.EqualValues(r, -1, in.int16(), "the trailer")
 	require.Empty(r, in.left)

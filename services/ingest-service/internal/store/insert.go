@@ -15,9 +15,10 @@ import (
 
 // insertSQL tolerates a message that is there already, and nothing else: a collision in the reading order is an error.
 const insertSQL = `
-INSERT INTO messages (tenant_id, id, payload, bytes, epoch, ord)
-SELECT $1, id, payload, bytes, (SELECT reading_epoch()), ord
-FROM unnest($2::uuid[], $3::jsonb[], $4::integer[]) WITH ORDINALITY AS batch (id, payload, bytes, ord)
+INSERT INTO messages (tenant_id, id, payload, bytes, type, key, attributes, epoch, ord)
+SELECT $1, id, payload, bytes, type, key, attributes, (SELECT reading_epoch()), ord
+FROM unnest($2::uuid[], $3::jsonb[], $4::integer[], $5::text[], $6::text[], $7::jsonb[])
+    WITH ORDINALITY AS batch (id, payload, bytes, type, key, attributes, ord)
 ON CONFLICT (tenant_id, id) DO NOTHING`
 
 // insert sends both statements before one Sync, so that they are one transaction and one round trip. The arrays are
@@ -42,8 +43,12 @@ func insert(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID, messages 
 	batch.ExecParams(postgres.SetTenant, [][]byte{[]byte(tenant.String())}, []uint32{pgtype.TextOID}, nil, nil)
 	const binaryFormat = 1
 	batch.ExecPrepared(statement.Name,
-		[][]byte{tenant[:], idArray(messages), payloadArray(messages), sizeArray(messages)},
-		[]int16{binaryFormat, binaryFormat, binaryFormat, binaryFormat}, nil)
+		[][]byte{
+			tenant[:], idArray(messages), payloadArray(messages), sizeArray(messages),
+			envelopeArray(messages, pgtype.TextOID, appendType), envelopeArray(messages, pgtype.TextOID, appendKey),
+			envelopeArray(messages, pgtype.JSONBOID, appendAttributes),
+		},
+		[]int16{binaryFormat}, nil)
 	results := connection.PgConn().ExecBatch(ctx, &batch)
 	var inserted int64
 	for results.NextResult() {
@@ -102,7 +107,7 @@ func sizeArray(messages []Row) []byte {
 	buffer = arrayHeader(buffer, pgtype.Int4OID, len(messages))
 	for i := range messages {
 		buffer = binary.BigEndian.AppendUint32(buffer, size)
-		buffer = binary.BigEndian.AppendUint32(buffer, uint32(len(messages[i].Payload)))
+		buffer = binary.BigEndian.AppendUint32(buffer, uint32(messages[i].Size()))
 	}
 	return buffer
 }

@@ -14,17 +14,23 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/postgres/sqlstate"
 )
 
 // Row is what is stored of a delivery.
 type Row struct {
 	ID uuid.UUID
-	// Payload is one JSON value that [contract.CheckPayload] has passed. Its length is stored as well: that of what was accepted.
+	// Payload is one JSON value that [contract.CheckPayload] has passed.
 	Payload []byte
+	// Envelope has passed [contract.Envelope.Check]; nil if the message has none. What of it is empty is stored as NULL.
+	Envelope *contract.Envelope
 	// Again says that the message may be stored already. Without it that costs one more statement to find out.
 	Again bool
 }
+
+// Size is what is stored as the size of the message: that of payload and envelope as they were accepted.
+func (m *Row) Size() int { return len(m.Payload) + m.Envelope.Size() }
 
 // Store is the access of ingest-service to its tables. It is safe for concurrent use.
 type Store struct {

@@ -13,7 +13,7 @@ type Collector struct {
 
 	consumers, queue, workers, desired, instances, healed *prometheus.Desc
 	stored, duplicates, retried, deadLettered, withoutID  *prometheus.Desc
-	held, full                                            *prometheus.Desc
+	held, full, typesIgnored                              *prometheus.Desc
 }
 
 // NewCollector returns the collector of c.
@@ -36,6 +36,7 @@ func NewCollector(c *Controller) *Collector {
 		deadLettered: desc("mtm_messages_dead_lettered_total", "Messages that became dead letters.", "tenant_id", "reason"),
 		held:         desc("mtm_messages_waiting_for_rate", "Messages of a tenant that were delivered to this instance and wait for its limit per second; more may wait in the queue.", tenant...),
 		full:         desc("mtm_tenant_storage_full", "1 for a tenant that has stored as much as it may, as this instance knows; its messages wait in the queue.", tenant...),
+		typesIgnored: desc("mtm_messages_type_ignored_total", "Messages whose AMQP property type is longer than 255 bytes, not UTF-8 or has control characters, and is not stored.", tenant...),
 		withoutID:    desc("mtm_messages_without_id_total", "Messages that came without an id and are stored at least once.", tenant...),
 	}
 }
@@ -43,7 +44,8 @@ func NewCollector(c *Controller) *Collector {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		c.consumers, c.queue, c.workers, c.desired, c.instances, c.healed, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID, c.held, c.full,
+		c.consumers, c.queue, c.workers, c.desired, c.instances, c.healed, c.stored, c.duplicates, c.retried, c.deadLettered, c.withoutID, c.typesIgnored, c.held,
+		c.full,
 	} {
 		ch <- desc
 	}
@@ -100,6 +102,9 @@ func (c *Collector) collectTenant(ch chan<- prometheus.Metric, t *tenant, s stat
 	counter(c.duplicates, t.counts.Stats.Duplicates.Load())
 	counter(c.retried, t.counts.Stats.Retried.Load())
 	counter(c.withoutID, t.counts.WithoutID.Load())
+	if n := t.counts.TypesIgnored.Load(); n > 0 {
+		counter(c.typesIgnored, n)
+	}
 	for _, reason := range contract.Reasons() {
 		// Series of reasons that have not occurred would be most of all series.
 		if n := t.counts.Stats.DeadLettered(reason).Load(); n > 0 {

@@ -215,10 +215,14 @@ func unavailable(err error) error {
 
 // messageDocument is a message as the OpenAPI document describes it; [appendMessage] writes it.
 type messageDocument struct {
-	ID        uuid.UUID `json:"id" format:"uuid"`
-	TenantID  uuid.UUID `json:"tenant_id" format:"uuid"`
-	Payload   any       `json:"payload" extensions:"x-nullable"` // any JSON value
-	CreatedAt time.Time `json:"created_at" format:"date-time"`
+	ID       uuid.UUID `json:"id" format:"uuid"`
+	TenantID uuid.UUID `json:"tenant_id" format:"uuid"`
+	// Absent if the message has none, as key and attributes are.
+	Type       string            `json:"type,omitempty"`
+	Key        string            `json:"key,omitempty"`
+	Attributes map[string]string `json:"attributes,omitempty"`
+	Payload    any               `json:"payload" extensions:"x-nullable"` // any JSON value
+	CreatedAt  time.Time         `json:"created_at" format:"date-time"`
 } // @name Message
 
 // pageDocument is a page as the OpenAPI document describes it; [api.list] writes it.

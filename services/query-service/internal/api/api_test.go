@@ -166,6 +166,27 @@ func (s *service) page(t *testing.T, token, query string) pageDocument {
 	return p
 }
 
+// A message comes with what it carries, and without what it does not.
+func TestEnvelope(t *testing.T) {
+	s := start(t)
+	tenant, ids := s.tenant(t, `1`, `2`, `3`)
+	for i, set := range []string{`type = 'order.created', key = E'a "key" \\', attributes = '{"region": "eu", "q": "\""}'`, `key = 'k'`} {
+		_, err := s.operator.Exec(t.Context(), `UPDATE messages SET `+set+` WHERE tenant_id = $1 AND id = $2`, tenant, ids[i])
+		require.NoError(t, err)
+	}
+	want := []string{
+		`"type":"order.created","key":"a \"key\" \\","attributes":{"q": "\"", "region": "eu"},"payload":1`, `"key":"k","payload":2`, `"payload":3`,
+	}
+	reader := token(t, tenant, auth.ScopeMessagesRead)
+	page := s.get(t, reader, "/messages")
+	require.Equal(t, http.StatusOK, page.status)
+	for i, id := range ids {
+		message := `{"id":"` + id + `","tenant_id":"` + tenant.String() + `",` + want[i] + `,"created_at":"` + createdAt(i).Format(rest.TimeLayout) + `"}`
+		require.Contains(t, page.body, message)
+		require.Equal(t, message, s.get(t, reader, "/messages/"+id).body)
+	}
+}
+
 // The very bytes of both answers: clients are written against them.
 func TestShape(t *testing.T) {
 	s := start(t)

@@ -32,11 +32,36 @@ func appendMessage(body []byte, tenant uuid.UUID, m store.Message) []byte {
 	body = appendUUID(body, m.ID)
 	body = append(body, `","tenant_id":"`...)
 	body = appendUUID(body, tenant)
-	body = append(body, `","payload":`...)
+	body = append(body, '"')
+	if m.Type != nil {
+		body = appendText(append(body, `,"type":`...), m.Type)
+	}
+	if m.Key != nil {
+		body = appendText(append(body, `,"key":`...), m.Key)
+	}
+	if m.Attributes != nil {
+		body = append(append(body, `,"attributes":`...), m.Attributes...)
+	}
+	body = append(body, `,"payload":`...)
 	body = append(body, m.Payload...)
 	body = append(body, `,"created_at":"`...)
 	body = m.CreatedAt.UTC().AppendFormat(body, rest.TimeLayout)
 	return append(body, `"}`...)
+}
+
+// appendText appends text as a string of JSON. The platform stores none with control characters; what another hand has stored is shown
+// without them.
+func appendText(body, text []byte) []byte {
+	body = append(body, '"')
+	for _, c := range text {
+		switch {
+		case c == '"' || c == '\\':
+			body = append(body, '\\', c)
+		case c >= ' ':
+			body = append(body, c)
+		}
+	}
+	return append(body, '"')
 }
 
 // appendUUID appends what id.String() returns, without making a string of it.

@@ -20,6 +20,11 @@ const PageBytes = 8 << 20
 // its share of what surrounds all messages.
 const MessageBytes = 256
 
+// size is how many bytes a message takes on a page at most. Each byte of type and key may need a backslash before it.
+func (m *Message) size() int {
+	return MessageBytes + len(m.Payload) + 2*len(m.Type) + 2*len(m.Key) + len(m.Attributes)
+}
+
 // A page is read in chunks of rows, since the size of a row is not known before PostgreSQL has sent it: asking for all
 // rows of a page at once would make it send a gigabyte of the largest messages, of which a page takes eight megabytes.
 // The first chunk holds an ordinary page as a whole, in one round trip, unless the tenant is known for large messages;
@@ -152,7 +157,10 @@ func (p *pageReader) readChunk(ctx context.Context, db *gorm.DB, connection *pgx
 			return err
 		}
 		var m Message
-		into := []any{(*[16]byte)(&m.ID), (*pgtype.DriverBytes)(&m.Payload), &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord}
+		into := []any{
+			(*[16]byte)(&m.ID), (*pgtype.DriverBytes)(&m.Payload), (*pgtype.DriverBytes)(&m.Type),
+			(*pgtype.DriverBytes)(&m.Key), (*pgtype.DriverBytes)(&m.Attributes), &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord,
+		}
 		for ; rows.Next(); got++ {
 			if err := rows.Scan(into...); err != nil {
 				return err
@@ -210,7 +218,7 @@ func (q Query) isGap(s span, removed Position) bool {
 
 // add puts a message on the page, unless it is full: then the message is the one that tells that there are more.
 func (p *pageReader) add(m Message) bool {
-	size := len(m.Payload) + MessageBytes
+	size := m.size()
 	if p.messages == p.query.Limit || (p.messages > 0 && p.bytes+size > p.maxBytes) {
 		p.more = true
 		return false

@@ -183,7 +183,7 @@ func pageSQL(db *gorm.DB, query Query, s span, newest int32, n int) (statement s
 
 // partSQL reads the first n messages of p.
 func partSQL(db *gorm.DB, query Query, p part, n int) *gorm.DB {
-	tx := db.Table("messages").Select("id, payload, created_at, epoch, xid, ord").Where("tenant_id = ?", query.Tenant)
+	tx := db.Table("messages").Select("id, payload, type, key, attributes, created_at, epoch, xid, ord").Where("tenant_id = ?", query.Tenant)
 	for _, c := range p {
 		tx = tx.Where(c.sql, c.args...)
 	}

@@ -39,6 +39,8 @@ type Message struct {
 	ID uuid.UUID
 	// Payload is the JSON text that PostgreSQL made of its jsonb, to be passed on as it is.
 	Payload []byte
+	// Type, Key and Attributes are the envelope; nil: not set. Attributes are the JSON text of an object of strings.
+	Type, Key, Attributes []byte
 	// CreatedAt is when the transaction that stored the message began, in UTC, to the microsecond.
 	CreatedAt time.Time
 	// Position is the place of the message in the reading order.
@@ -62,7 +64,7 @@ func New(db *gorm.DB) *Reader {
 	return r
 }
 
-const messageSQL = `SELECT id, payload, created_at, epoch, xid, ord FROM messages WHERE tenant_id = $1 AND id = $2`
+const messageSQL = `SELECT id, payload, type, key, attributes, created_at, epoch, xid, ord FROM messages WHERE tenant_id = $1 AND id = $2`
 
 // Message reads the message of tenant with that id, or returns [ErrNotStored].
 func (r *Reader) Message(ctx context.Context, tenant, id uuid.UUID) (Message, error) {
@@ -83,7 +85,7 @@ func (r *Reader) Message(ctx context.Context, tenant, id uuid.UUID) (Message, er
 
 func scanMessage(tx *gorm.DB, tenant, id uuid.UUID) (m Message, err error) {
 	err = tx.Raw(messageSQL, tenant, id).Row().
-		Scan(&m.ID, &m.Payload, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
+		Scan(&m.ID, &m.Payload, &m.Type, &m.Key, &m.Attributes, &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord)
 	return m, err
 }
 
