@@ -90,6 +90,7 @@ func TestVerdictThatFails(t *testing.T) {
 	for name, v := range map[string]traffic.Verdict{
 		"lost": {Lost: 1}, "duplicated": {Duplicated: 1}, "foreign": {Foreign: 1}, "violations": {Violations: 1},
 		"corrupted": {Corrupted: 1}, "misplaced": {Misplaced: 1}, "left over": {Leftover: 1}, "refused": {Refused: 1}, "unknown": {Unknown: 1},
+		"miscounted": {Miscounted: 1},
 	} {
 		r := &report{}
 		v.Details = []string{"what it was"}
@@ -101,6 +102,10 @@ func TestVerdictThatFails(t *testing.T) {
 	r := &report{}
 	r.verdict(traffic.Verdict{Confirmed: 10, Stored: 9, DeadLettered: 1, Poison: 1}, nil, nil)
 	require.Empty(t, r.failures)
+
+	r.verdict(traffic.Verdict{Miscounted: 2, Unequal: 2, Said: traffic.Usage{Messages: 9}, Used: traffic.Usage{Messages: 10}}, nil, nil)
+	require.Contains(t, r.text(), "FAILED: usage is not equal to the ledger: 2 tenants differ")
+	require.Contains(t, r.tables[len(r.tables)-2].rows, []string{"by the ledger", "10", "0", "0", "0", "0", "0", "0"})
 }
 
 // A service that crashes is started again by nobody, unless the next fault happens to.

@@ -278,6 +278,7 @@ func (t *Traffic) DeletedTenantInRetry(ctx context.Context) error {
 
 // deliverRetries publishes items into the retry tier until each is confirmed.
 func (t *Traffic) deliverRetries(ctx context.Context, a *account, items []item) error {
+	a.publishesDirectly(items...)
 	for wait := shortestPause; len(items) > 0; wait = min(2*wait, longestPause) {
 		messages := make([]publish.Message, len(items))
 		for i, m := range items {

@@ -32,7 +32,7 @@ type clients struct {
 }
 
 func newClients(site Site) (*clients, error) {
-	shared, err := client.New(client.URLs{Ingest: site.IngestURL, Query: site.QueryURL}, client.StaticToken(""),
+	shared, err := client.New(client.URLs{Tenant: site.TenantURL, Ingest: site.IngestURL, Query: site.QueryURL}, client.StaticToken(""),
 		client.WithTransport(site.Transport), client.WithRetry(client.Retry{MaxAttempts: 1}), client.WithAttemptTimeout(callTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)

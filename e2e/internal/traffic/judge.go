@@ -17,6 +17,8 @@ type judge struct {
 	files  map[uuid.UUID]*file
 
 	stored, deadLetters int64
+	said                Usage // of all live tenants, by the API
+	unequal             int64 // tenants of which the usage is not what is stored
 }
 
 // file is what was found of one tenant.
@@ -27,6 +29,7 @@ type file struct {
 	deadLetters bitset // among the dead letters
 	expired     bitset // of these, because they expired
 	rejected    bitset // of these, for any other reason
+	rows        Usage  // by the database: what is stored, and all its dead letters
 }
 
 func newJudge(l *ledger) *judge {
@@ -37,8 +40,8 @@ func newJudge(l *ledger) *judge {
 	return j
 }
 
-// row takes in a row of messages.
-func (j *judge) row(tenant, id uuid.UUID, payload []byte) {
+// row takes in a row of messages; size is the number of bytes that it is stored with.
+func (j *judge) row(tenant, id uuid.UUID, payload []byte, size int64) {
 	f, known := j.files[tenant]
 	if !known {
 		j.found.add(faultForeign, "message %s is stored under tenant %s, which nobody has made", id, tenant)
@@ -51,6 +54,8 @@ func (j *judge) row(tenant, id uuid.UUID, payload []byte) {
 		return
 	}
 	j.stored++
+	f.rows.Stored++
+	f.rows.StoredBytes += size
 	// By content as well, so that a message that was stored under a second id is found.
 	number, claimed := f.claims(payload)
 	twice := claimed && !f.byContent.add(number)
@@ -66,6 +71,8 @@ func (j *judge) row(tenant, id uuid.UUID, payload []byte) {
 		j.found.add(faultCorrupted, "message %s (%d) of tenant %s is stored as %s", id, seq, tenant, shorten(payload))
 	case f.refused.has(seq) && !f.confirmed.has(seq):
 		j.found.add(faultMisplaced, "message %s (%d) of tenant %s was refused and is stored", id, seq, tenant)
+	case size != f.size(seq):
+		j.found.add(faultMiscounted, "message %s (%d) of tenant %s is stored with %d bytes, and %d were accepted", id, seq, tenant, size, f.size(seq))
 	}
 	if twice {
 		j.found.add(faultDuplicated, "message %s of tenant %s is stored a second time: %s", id, tenant, shorten(payload))
@@ -85,6 +92,7 @@ func (j *judge) deadLetter(tenant uuid.UUID, messageID *uuid.UUID, reason string
 		j.found.add(faultLeftover, "a dead letter (%s) of tenant %s, which is deleted, is still there", reason, tenant)
 		return
 	}
+	f.rows.DeadLetters++
 	if messageID != nil && reason == string(contract.ReasonForeignKey) && j.ledger.isCopy(tenant, *messageID) {
 		return
 	}
@@ -140,11 +148,30 @@ func (j *judge) backwards(tenant uuid.UUID, descending []uint32) {
 		tenant, len(ascending), len(descending), at, len(ascending))
 }
 
+// used is what a tenant has used by its rows.
+func (j *judge) used(tenant uuid.UUID) Usage {
+	u := j.files[tenant].rows
+	u.Messages, u.Bytes = u.Stored+u.Removed, u.StoredBytes+u.RemovedBytes
+	return u
+}
+
+// usage takes in what the API says that a tenant has used, after all rows and dead letters.
+func (j *judge) usage(tenant uuid.UUID, said Usage) {
+	j.said.plus(said)
+	if used := j.used(tenant); said != used {
+		j.unequal++
+		j.found.add(faultMiscounted, "tenant %s has used %s, and is told %s", tenant, used, said)
+	}
+}
+
 // verdict closes the files. readers is what they have found.
 func (j *judge) verdict(readers *findings) Verdict {
-	v := Verdict{Stored: j.stored, DeadLettered: j.deadLetters}
+	v := Verdict{Stored: j.stored, DeadLettered: j.deadLetters, Said: j.said, Unequal: j.unequal}
 	for _, a := range j.ledger.all() {
 		j.close(j.files[a.tenant])
+		if a.isLive() {
+			v.Used.plus(j.used(a.tenant))
+		}
 		c := a.counts()
 		v.Offered += c.offered
 		v.Confirmed += c.confirmed

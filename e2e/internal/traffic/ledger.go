@@ -32,6 +32,7 @@ type account struct {
 	confirmed bitset // the broker, or the API, has taken responsibility
 	refused   bitset // told to be impossible before any try could have been accepted
 	poison    bitset // cannot be stored
+	direct    bitset // published over AMQP, all others over HTTP: they differ in their size
 	seen      bitset // a follower has met it
 	order     []uint32
 	quiet     bool   // suspended: what was offered from quietFrom on must not be consumed
@@ -89,6 +90,26 @@ func (a *account) resolve(m item, o outcome) {
 	}
 }
 
+// publishesDirectly notes that items go over AMQP from their first try on.
+func (a *account) publishesDirectly(items ...item) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range items {
+		if !m.repeat {
+			a.direct.add(m.seq)
+		}
+	}
+}
+
+// size is how many bytes of a message are accepted: over HTTP the client sends it without white space. The caller holds a.mu.
+func (a *account) size(seq uint32) int64 {
+	payload := a.payload(seq, 0)
+	if !a.direct.has(seq) {
+		payload = compacted(payload)
+	}
+	return int64(len(payload))
+}
+
 // met picks one of the messages that a follower has met; false if there is none. It is stored.
 func (a *account) met(pick func(n int) int) (uint32, bool) {
 	a.mu.Lock()
@@ -99,22 +120,23 @@ func (a *account) met(pick func(n int) int) (uint32, bool) {
 	return a.order[pick(len(a.order))], true
 }
 
-// unresolved are at most n messages of which it is not known whether they were accepted.
-func (a *account) unresolved(n int) (good, poison []item) {
+// unresolved are at most n messages of which it is not known whether they were accepted, by the way in which they were published.
+func (a *account) unresolved(n int) (overHTTP, direct []item) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for seq := range a.next {
+		m := item{seq: seq, poison: a.poison.has(seq), maybeAccepted: true}
 		switch {
-		case len(good)+len(poison) == n:
-			return good, poison
+		case len(overHTTP)+len(direct) == n:
+			return overHTTP, direct
 		case a.confirmed.has(seq) || a.refused.has(seq):
-		case a.poison.has(seq):
-			poison = append(poison, item{seq: seq, poison: true, maybeAccepted: true})
+		case m.poison || a.direct.has(seq):
+			direct = append(direct, m)
 		default:
-			good = append(good, item{seq: seq, maybeAccepted: true})
+			overHTTP = append(overHTTP, m)
 		}
 	}
-	return good, poison
+	return overHTTP, direct
 }
 
 func (a *account) hasSeen(seq uint32) bool {

@@ -83,6 +83,15 @@ func (i *identity) is(seq uint32, payload []byte) bool {
 	return bytes.Equal(want, payload) || sameJSON(want, payload)
 }
 
+// compacted is a payload without white space between its tokens.
+func compacted(payload []byte) []byte {
+	var out bytes.Buffer
+	if json.Compact(&out, payload) != nil { // it is JSON
+		return payload
+	}
+	return out.Bytes()
+}
+
 // claims is the number that a payload has in it; false if it has none, or says that it is of another tenant.
 func (i *identity) claims(payload []byte) (uint32, bool) {
 	var content struct {

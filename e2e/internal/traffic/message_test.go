@@ -38,6 +38,16 @@ func TestIdentity(t *testing.T) {
 	})
 }
 
+// Sizes are those of what is sent: over HTTP that is what the client makes of a payload.
+func TestCompacted(t *testing.T) {
+	mine := newIdentity(1, uuid.New(), 300)
+	for seq := range uint32(20) {
+		sent, err := json.Marshal(json.RawMessage(mine.payload(seq, 0)))
+		require.NoError(t, err)
+		require.Equal(t, string(sent), string(compacted(mine.payload(seq, 0))))
+	}
+}
+
 func TestPayload(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		mine := newIdentity(rapid.Int64().Draw(t, "seed"), anyTenant(t, "tenant"), rapid.IntRange(0, 2000).Draw(t, "bytes"))

@@ -176,6 +176,7 @@ func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (o
 		}
 		outcomes, err = t.clients.publish(ctx, a.tenant, messages, way == wayBatch)
 	case wayAMQP:
+		a.publishesDirectly(items...)
 		messages := make([]publish.Message, len(items))
 		for i, m := range items {
 			messages[i] = a.message(m)

@@ -39,7 +39,7 @@ type Options struct {
 
 // Site is where a platform is reached.
 type Site struct {
-	IngestURL, QueryURL string
+	TenantURL, IngestURL, QueryURL string
 	// The servers themselves: what producers and the judge see must not depend on the ways that are disturbed.
 	DatabaseURL, RabbitMQURL, RabbitMQManagementURL string
 	// Token is one that may do everything that the applications of a tenant do.
@@ -75,7 +75,7 @@ type Traffic struct {
 // New makes the traffic of p.
 func New(p *platform.Platform, opts Options) (*Traffic, error) {
 	return newTraffic(Site{
-		IngestURL: p.Stack.Ingest.URL, QueryURL: p.Stack.Query.URL,
+		TenantURL: p.Stack.Tenant.URL, IngestURL: p.Stack.Ingest.URL, QueryURL: p.Stack.Query.URL,
 		DatabaseURL: p.Backing.DatabaseURL, RabbitMQURL: p.Backing.RabbitMQURL, RabbitMQManagementURL: p.Backing.RabbitMQManagementURL,
 		Token: p.Stack.TenantToken, Admin: p.Admin(),
 	}, opts)
@@ -282,12 +282,12 @@ func (t *Traffic) Drain(ctx context.Context, say func(format string, args ...any
 // clear publishes what has no outcome until all of it has one, or ctx ends.
 func (t *Traffic) clear(ctx context.Context, a *account) {
 	for ctx.Err() == nil {
-		good, poison := a.unresolved(largestBatch)
-		if len(good)+len(poison) == 0 {
+		overHTTP, direct := a.unresolved(largestBatch)
+		if len(overHTTP)+len(direct) == 0 {
 			return
 		}
-		t.deliver(ctx, a, wayBatch, good, ignore)
-		t.deliver(ctx, a, wayAMQP, poison, ignore)
+		t.deliver(ctx, a, wayBatch, overHTTP, ignore)
+		t.deliver(ctx, a, wayAMQP, direct, ignore)
 		_ = retry.Sleep(ctx, shortestPause) // what is refused now may have been accepted before, and stays without an outcome
 	}
 }

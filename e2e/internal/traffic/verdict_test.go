@@ -19,11 +19,14 @@ type made struct {
 	shown       map[*account][]madeRow
 	// backwards is what a reader meets at the end in descending order; by default the reverse of shown.
 	backwards map[*account][]uint32
+	// said is what a tenant is told that it has used; by default what is stored.
+	said map[*account]Usage
 }
 
 type madeRow struct {
 	tenant, id uuid.UUID
 	payload    []byte
+	size       int64 // 0: as long as it was accepted
 }
 
 type madeDeadLetter struct {
@@ -38,7 +41,7 @@ const poisonEvery = 5
 
 // perfect is a world in which every promise was kept: tenants with so many messages each, all confirmed.
 func perfect(tenants, messages int) *made {
-	w := &made{ledger: newLedger(7, 200), shown: make(map[*account][]madeRow), backwards: make(map[*account][]uint32)}
+	w := &made{ledger: newLedger(7, 200), shown: make(map[*account][]madeRow), backwards: make(map[*account][]uint32), said: make(map[*account]Usage)}
 	for range tenants {
 		a := w.ledger.open(uuid.New())
 		w.accounts = append(w.accounts, a)
@@ -57,7 +60,7 @@ func perfect(tenants, messages int) *made {
 }
 
 func (w *made) row(a *account, seq uint32) madeRow {
-	return madeRow{a.tenant, a.id(seq), a.payload(seq, 0)}
+	return madeRow{tenant: a.tenant, id: a.id(seq), payload: a.payload(seq, 0)}
 }
 
 func (w *made) deadLetter(a *account, seq uint32) madeDeadLetter {
@@ -75,7 +78,7 @@ func (w *made) judge() Verdict {
 	}
 	j := newJudge(w.ledger)
 	for _, r := range w.rows {
-		j.row(r.tenant, r.id, r.payload)
+		j.row(r.tenant, r.id, r.payload, w.sizeOf(r))
 	}
 	for _, l := range w.deadLetters {
 		j.deadLetter(l.tenant, l.id, l.reason, l.sum)
@@ -87,8 +90,25 @@ func (w *made) judge() Verdict {
 			slices.Reverse(descending)
 		}
 		j.backwards(a.tenant, descending)
+		if a.isLive() {
+			said, given := w.said[a]
+			if !given {
+				said = j.used(a.tenant)
+			}
+			j.usage(a.tenant, said)
+		}
 	}
 	return j.verdict(&w.found)
+}
+
+// sizeOf is the size of a row, unless that is made up the one of the message that its id is of.
+func (w *made) sizeOf(r madeRow) int64 {
+	a, known := w.ledger.account(r.tenant)
+	if r.size != 0 || !known {
+		return r.size
+	}
+	seq, _ := a.seq(r.id)
+	return a.size(seq)
 }
 
 // drop takes the row of a message away; those of readers stay.
@@ -113,14 +133,16 @@ func (w *made) show(a *account, r madeRow) { w.shown[a] = append(w.shown[a], r) 
 func broken(v Verdict) Verdict {
 	return Verdict{
 		Lost: v.Lost, Duplicated: v.Duplicated, Foreign: v.Foreign, Violations: v.Violations, Corrupted: v.Corrupted,
-		Misplaced: v.Misplaced, Leftover: v.Leftover, Refused: v.Refused, Unknown: v.Unknown,
+		Misplaced: v.Misplaced, Leftover: v.Leftover, Refused: v.Refused, Unknown: v.Unknown, Miscounted: v.Miscounted,
 	}
 }
 
 func TestAPerfectWorldIsClean(t *testing.T) {
 	v := perfect(3, 100).judge()
 	require.True(t, v.Clean(), "%v", v.Details)
-	require.Equal(t, Verdict{Offered: 300, Confirmed: 300, Poison: 60, Stored: 240, DeadLettered: 60}, v)
+	used := Usage{Messages: 240, Stored: 240, Bytes: v.Used.Bytes, StoredBytes: v.Used.Bytes, DeadLetters: 60}
+	require.Equal(t, Verdict{Offered: 300, Confirmed: 300, Poison: 60, Stored: 240, DeadLettered: 60, Used: used, Said: used}, v)
+	require.Greater(t, used.Bytes, int64(240*150))
 }
 
 // A broken promise that is not found makes every green run worthless. In every world here a is the first tenant, b the
@@ -139,11 +161,11 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 		"poison has vanished":            {func(w *made, a, _ *account) { w.dropDeadLetter(a.id(poisoned)) }, Verdict{Lost: 1}},
 		"a row is there twice":           {func(w *made, a, _ *account) { w.store(w.row(a, good)) }, Verdict{Duplicated: 1}},
 		"a message has a second id": {func(w *made, a, _ *account) {
-			w.store(madeRow{a.tenant, uuid.New(), a.payload(good, 0)})
+			w.store(madeRow{tenant: a.tenant, id: uuid.New(), payload: a.payload(good, 0)})
 		}, Verdict{Duplicated: 1, Foreign: 1}},
 		"a message is stored under the id of another": {func(w *made, a, _ *account) {
 			w.drop(a.id(good))
-			w.store(madeRow{a.tenant, a.id(good), a.payload(1, 0)})
+			w.store(madeRow{tenant: a.tenant, id: a.id(good), payload: a.payload(1, 0)})
 		}, Verdict{Duplicated: 1, Corrupted: 1}},
 		"a message is stored and a dead letter": {func(w *made, a, _ *account) {
 			l := w.deadLetter(a, good)
@@ -192,17 +214,17 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 			w.deadLetters = append(w.deadLetters, l)
 		}, Verdict{Foreign: 1}},
 		"a message under another tenant": {func(w *made, a, b *account) {
-			w.store(madeRow{b.tenant, a.id(good), a.payload(good, 0)})
+			w.store(madeRow{tenant: b.tenant, id: a.id(good), payload: a.payload(good, 0)})
 		}, Verdict{Foreign: 1}},
 		"a message under a tenant that nobody made": {func(w *made, a, _ *account) {
-			w.store(madeRow{uuid.New(), a.id(good), a.payload(good, 0)})
+			w.store(madeRow{tenant: uuid.New(), id: a.id(good), payload: a.payload(good, 0)})
 		}, Verdict{Foreign: 1}},
 		"a message that was never offered": {func(w *made, a, _ *account) { w.store(w.row(a, 1000)) }, Verdict{Foreign: 1}},
 		"a reader is shown another tenant's": {func(w *made, a, b *account) {
 			w.show(a, w.row(b, good))
 		}, Verdict{Foreign: 1}},
 		"a reader is shown what nobody has published": {func(w *made, a, _ *account) {
-			w.show(a, madeRow{a.tenant, uuid.New(), []byte(`{}`)})
+			w.show(a, madeRow{tenant: a.tenant, id: uuid.New(), payload: []byte(`{}`)})
 		}, Verdict{Foreign: 1}},
 		"a reader is shown what is not offered yet": {func(w *made, a, _ *account) { w.show(a, w.row(a, 1000)) }, Verdict{Foreign: 1}},
 		"a reader meets a message twice":            {func(w *made, a, _ *account) { w.show(a, w.row(a, good)) }, Verdict{Violations: 1}},
@@ -221,11 +243,11 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 		}, Verdict{Violations: 1}},
 		"a later content won": {func(w *made, a, _ *account) {
 			w.drop(a.id(good))
-			w.store(madeRow{a.tenant, a.id(good), a.payload(good, 1)})
+			w.store(madeRow{tenant: a.tenant, id: a.id(good), payload: a.payload(good, 1)})
 		}, Verdict{Corrupted: 1}},
 		"a reader is shown another content": {func(w *made, a, _ *account) {
 			w.hide(a, a.id(good))
-			w.show(a, madeRow{a.tenant, a.id(good), a.payload(good, 1)})
+			w.show(a, madeRow{tenant: a.tenant, id: a.id(good), payload: a.payload(good, 1)})
 		}, Verdict{Corrupted: 1}},
 		"a row of a deleted tenant is left over": {func(w *made, a, b *account) {
 			w.rows = []madeRow{w.row(a, good)}
@@ -262,6 +284,24 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 		"a message is never confirmed": {func(_ *made, a, _ *account) {
 			a.resolve(a.offer(1, never)[0], outcomeUnknown)
 		}, Verdict{Unknown: 1}},
+		"a message is stored with another size": {func(w *made, a, _ *account) {
+			w.drop(a.id(good))
+			r := w.row(a, good)
+			r.size = a.size(good) + 1
+			w.store(r)
+		}, Verdict{Miscounted: 1}},
+		"usage has a message less": {func(w *made, a, _ *account) {
+			w.said[a] = w.usage(a, func(u *Usage) { u.Messages, u.Stored = u.Messages-1, u.Stored-1 })
+		}, Verdict{Miscounted: 1}},
+		"usage says that something was removed": {func(w *made, a, _ *account) {
+			w.said[a] = w.usage(a, func(u *Usage) { u.Stored, u.Removed = u.Stored-1, 1 })
+		}, Verdict{Miscounted: 1}},
+		"usage has a byte more": {func(w *made, a, _ *account) {
+			w.said[a] = w.usage(a, func(u *Usage) { u.Bytes, u.StoredBytes = u.Bytes+1, u.StoredBytes+1 })
+		}, Verdict{Miscounted: 1}},
+		"usage misses a dead letter": {func(w *made, a, _ *account) {
+			w.said[a] = w.usage(a, func(u *Usage) { u.DeadLetters-- })
+		}, Verdict{Miscounted: 1}},
 		"refused after it may have been accepted": {func(_ *made, a, _ *account) {
 			m := a.offer(1, never)[0]
 			m.maybeAccepted = true
@@ -277,6 +317,23 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 			require.NotEmpty(t, v.Details)
 		})
 	}
+}
+
+// usage is what a tenant has used, with a change.
+func (w *made) usage(a *account, change func(*Usage)) Usage {
+	var u Usage
+	for _, r := range w.rows {
+		if r.tenant == a.tenant {
+			u.plus(Usage{Messages: 1, Stored: 1, Bytes: w.sizeOf(r), StoredBytes: w.sizeOf(r)})
+		}
+	}
+	for _, l := range w.deadLetters {
+		if l.tenant == a.tenant {
+			u.DeadLetters++
+		}
+	}
+	change(&u)
+	return u
 }
 
 // forget makes a tenant one that was properly deleted.
@@ -303,7 +360,7 @@ func TestWhatIsNoFault(t *testing.T) {
 		},
 		"another spelling": func(w *made, a, _ *account) {
 			w.drop(a.id(0))
-			w.store(madeRow{a.tenant, a.id(0), append([]byte("  "), a.payload(0, 0)...)})
+			w.store(madeRow{tenant: a.tenant, id: a.id(0), payload: append([]byte("  "), a.payload(0, 0)...)})
 		},
 		"suspended, and consumed when it was resumed": func(w *made, a, _ *account) {
 			a.hush()
@@ -348,7 +405,7 @@ func TestManyBrokenPromisesAreCounted(t *testing.T) {
 			}
 		}
 		for range rapid.IntRange(0, 5).Draw(t, "strangers") {
-			w.store(madeRow{w.accounts[0].tenant, uuid.New(), []byte(`{"who": "knows"}`)})
+			w.store(madeRow{tenant: w.accounts[0].tenant, id: uuid.New(), payload: []byte(`{"who": "knows"}`)})
 			want.Foreign++
 		}
 		w.rows = rapid.Permutation(w.rows).Draw(t, "order of rows")
@@ -384,12 +441,12 @@ func (w *made) breakGood(a *account, seq uint32, fate string, want *Verdict) {
 		w.store(w.row(a, seq))
 		want.Duplicated++
 	case "alias":
-		w.store(madeRow{a.tenant, uuid.New(), a.payload(seq, 0)})
+		w.store(madeRow{tenant: a.tenant, id: uuid.New(), payload: a.payload(seq, 0)})
 		want.Duplicated++
 		want.Foreign++
 	case "corrupt":
 		w.drop(id)
-		w.store(madeRow{a.tenant, id, a.payload(seq, 1)})
+		w.store(madeRow{tenant: a.tenant, id: id, payload: a.payload(seq, 1)})
 		want.Corrupted++
 	case "reread":
 		w.show(a, w.row(a, seq))
