@@ -126,6 +126,17 @@ func TestUnexplainedDeaths(t *testing.T) {
 	require.Equal(t, unasked, unexplained(append(explained, unasked...), begin, results))
 }
 
+// A run that limits nobody shows nothing about it.
+func TestLimitsThatFail(t *testing.T) {
+	r := &report{}
+	r.limits(traffic.Limits{Changes: 3, RateLimited: 2, TooLarge: 1}, true)
+	require.Empty(t, r.failures)
+	r.limits(traffic.Limits{Changes: 3, RateLimited: 2}, false)
+	require.Empty(t, r.failures)
+	r.limits(traffic.Limits{Changes: 3, RateLimited: 2}, true)
+	require.Len(t, r.failures, 1)
+}
+
 func TestReport(t *testing.T) {
 	r := &report{title: "a run"}
 	table := table{header: []string{"fault", "times", "max"}}

@@ -105,6 +105,12 @@ func (a *Admin) Resize(ctx context.Context, id uuid.UUID, workers int) error {
 	return err
 }
 
+// Limit changes limits of a tenant: nil is the default again. See [Admin.AwaitState] for when that is in force.
+func (a *Admin) Limit(ctx context.Context, id uuid.UUID, patch client.LimitPatch) error {
+	_, err := a.client.PatchTenantConfig(ctx, client.ID(id), patch)
+	return err
+}
+
 // Tenant shows a tenant.
 func (a *Admin) Tenant(ctx context.Context, id uuid.UUID) (client.Tenant, error) {
 	return a.client.Tenant(ctx, client.ID(id))

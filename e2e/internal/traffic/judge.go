@@ -29,6 +29,7 @@ type file struct {
 	deadLetters bitset // among the dead letters
 	expired     bitset // of these, because they expired
 	rejected    bitset // of these, for any other reason
+	overLimit   bitset // of these, good ones that were larger than a limit allowed; the limit may have changed after they were stored
 	rows        Usage  // by the database: what is stored, and all its dead letters
 }
 
@@ -69,7 +70,7 @@ func (j *judge) row(tenant, id uuid.UUID, payload []byte, size int64) {
 		j.found.add(faultMisplaced, "message %s (%d) of tenant %s is poison and is stored", id, seq, tenant)
 	case !f.is(seq, payload):
 		j.found.add(faultCorrupted, "message %s (%d) of tenant %s is stored as %s", id, seq, tenant, shorten(payload))
-	case f.refused.has(seq) && !f.confirmed.has(seq):
+	case (f.refused.has(seq) || f.declined.has(seq)) && !f.confirmed.has(seq):
 		j.found.add(faultMisplaced, "message %s (%d) of tenant %s was refused and is stored", id, seq, tenant)
 	case size != f.size(seq):
 		j.found.add(faultMiscounted, "message %s (%d) of tenant %s is stored with %d bytes, and %d were accepted", id, seq, tenant, size, f.size(seq))
@@ -117,6 +118,14 @@ func (j *judge) deadLetter(tenant uuid.UUID, messageID *uuid.UUID, reason string
 	switch want := f.poisonOf(seq); {
 	case !of.add(seq):
 		j.found.add(faultDuplicated, "message %s (%d) of tenant %s is a dead letter a second time (%s)", id, seq, tenant, reason)
+	case reason == string(contract.ReasonTooLarge) && f.isOverLimit(seq):
+		if !f.poison.has(seq) {
+			f.overLimit.add(seq)
+		}
+		payload := f.payload(seq, 0)
+		if len(sum) != sha256.Size || [sha256.Size]byte(sum) != sha256.Sum256(payload) && [sha256.Size]byte(sum) != sha256.Sum256(compacted(payload)) {
+			j.found.add(faultCorrupted, "the dead letter of message %s (%d) of tenant %s has another content", id, seq, tenant)
+		}
 	case !f.poison.has(seq):
 		j.found.add(faultMisplaced, "message %s (%d) of tenant %s is good and became a dead letter (%s)", id, seq, tenant, reason)
 	case expired:
@@ -171,11 +180,13 @@ func (j *judge) verdict(readers *findings) Verdict {
 		j.close(j.files[a.tenant])
 		if a.isLive() {
 			v.Used.plus(j.used(a.tenant))
+			v.OverLimit += j.files[a.tenant].overLimit.count
 		}
 		c := a.counts()
 		v.Offered += c.offered
 		v.Confirmed += c.confirmed
 		v.Poison += c.poisonConfirmed
+		v.Declined += c.declined
 	}
 	readers.into(&v)
 	j.found.into(&v)
@@ -196,7 +207,7 @@ func (j *judge) close(f *file) {
 	}
 	j.missing(f)
 	only := f.deadLetters.minus(&f.byID)
-	both := f.deadLetters.minus(&only)
+	both := f.deadLetters.minus(&only, &f.overLimit)
 	both.each(func(seq uint32) {
 		j.found.add(faultDuplicated, "message %s (%d) of tenant %s is stored and a dead letter", f.id(seq), seq, f.tenant)
 	})
@@ -225,7 +236,7 @@ func (j *judge) missing(f *file) {
 		j.found.add(faultRefused, "message %s (%d) of tenant %s", f.id(seq), seq, f.tenant)
 	})
 	for seq := range f.next {
-		if !f.confirmed.has(seq) && !f.refused.has(seq) {
+		if !f.confirmed.has(seq) && !f.refused.has(seq) && !f.declined.has(seq) {
 			j.found.add(faultUnknown, "message %s (%d) of tenant %s was never confirmed", f.id(seq), seq, f.tenant)
 		}
 	}

@@ -32,11 +32,15 @@ type account struct {
 	confirmed bitset // the broker, or the API, has taken responsibility
 	refused   bitset // told to be impossible before any try could have been accepted
 	poison    bitset // cannot be stored
+	declined  bitset // over a limit: certainly not accepted, and not published again
 	direct    bitset // published over AMQP, all others over HTTP: they differ in their size
+	tooLarge  bitset // good ones that a limit of the payload has made dead letters, as far as a drain has looked
 	seen      bitset // a follower has met it
 	order     []uint32
 	quiet     bool   // suspended: what was offered from quietFrom on must not be consumed
 	quietFrom uint32 // guarded as all of them by mu
+	limited   bool   // limits may be in force
+	squeezed  bool   // that of the payload was once
 }
 
 func newAccount(seed int64, tenant uuid.UUID, payloadBytes int) *account {
@@ -86,6 +90,10 @@ func (a *account) resolve(m item, o outcome) {
 		if !m.maybeAccepted && !a.confirmed.has(m.seq) {
 			a.refused.add(m.seq)
 		}
+	case outcomeDeclined:
+		if !m.maybeAccepted {
+			a.declined.add(m.seq)
+		}
 	case outcomeUnknown, outcomeReturned:
 	}
 }
@@ -129,7 +137,7 @@ func (a *account) unresolved(n int) (overHTTP, direct []item) {
 		switch {
 		case len(overHTTP)+len(direct) == n:
 			return overHTTP, direct
-		case a.confirmed.has(seq) || a.refused.has(seq):
+		case a.confirmed.has(seq) || a.refused.has(seq) || a.declined.has(seq):
 		case m.poison || a.direct.has(seq):
 			direct = append(direct, m)
 		default:
@@ -216,18 +224,19 @@ type counts struct {
 	// not been read.
 	unknown, unseen int64
 	poisonConfirmed int64
+	declined        int64
 }
 
 func (a *account) counts() counts {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	unseen := a.confirmed.minus(&a.poison, &a.seen)
+	unseen := a.confirmed.minus(&a.poison, &a.seen, &a.tooLarge)
 	healthy := a.confirmed.minus(&a.poison)
 	refused := a.refused.minus(&a.confirmed)
 	return counts{
 		offered: int64(a.next), confirmed: a.confirmed.count, poison: a.poison.count, refused: refused.count, seen: a.seen.count,
-		unknown: int64(a.next) - a.confirmed.count - refused.count, unseen: unseen.count,
-		poisonConfirmed: a.confirmed.count - healthy.count,
+		unknown: int64(a.next) - a.confirmed.count - refused.count - a.declined.count, unseen: unseen.count,
+		poisonConfirmed: a.confirmed.count - healthy.count, declined: a.declined.count,
 	}
 }
 
@@ -240,12 +249,14 @@ func (c *counts) plus(d counts) {
 	c.unknown += d.unknown
 	c.unseen += d.unseen
 	c.poisonConfirmed += d.poisonConfirmed
+	c.declined += d.declined
 }
 
 // ledger has an account for every tenant that there is or was.
 type ledger struct {
 	seed         int64
 	payloadBytes int
+	large        bool // some messages are larger than others
 
 	mu        sync.Mutex
 	accounts  map[uuid.UUID]*account // guarded by mu
@@ -277,6 +288,7 @@ func newLedger(seed int64, payloadBytes int) *ledger {
 // open makes the account of a new tenant.
 func (l *ledger) open(tenant uuid.UUID) *account {
 	a := newAccount(l.seed, tenant, l.payloadBytes)
+	a.large = l.large
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a.neighbour = l.neighbour

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -35,6 +36,8 @@ type Options struct {
 	PoisonShare float64
 	// PayloadBytes is the length of a payload, about; 256 if 0.
 	PayloadBytes int
+	// Limits has limits of tenants changed during the run, and some messages larger than they allow.
+	Limits bool
 }
 
 // Site is where a platform is reached.
@@ -67,9 +70,12 @@ type Traffic struct {
 	producers []*producer
 	churned   atomic.Uint64 // numbers the choices of Churn
 
-	mu      sync.Mutex
-	armed   [hostileKinds]int64 // guarded by mu: confirmed messages, by kind
-	remarks map[string]int64    // guarded by mu: answers that a healthy platform never gives, by their code
+	limitChanges, rateLimited, tooLarge atomic.Int64
+
+	mu       sync.Mutex
+	armed    [hostileKinds]int64 // guarded by mu: confirmed messages, by kind
+	remarks  map[string]int64    // guarded by mu: answers that a healthy platform never gives, by their code
+	failures []error             // guarded by mu
 }
 
 // New makes the traffic of p.
@@ -92,8 +98,10 @@ func newTraffic(site Site, opts Options) (*Traffic, error) {
 	if err != nil {
 		return nil, err
 	}
+	ledger := newLedger(opts.Seed, opts.PayloadBytes)
+	ledger.large = opts.Limits
 	return &Traffic{
-		site: site, opts: opts, ledger: newLedger(opts.Seed, opts.PayloadBytes), clients: clients,
+		site: site, opts: opts, ledger: ledger, clients: clients,
 		hangUp: func() error { return nil }, remarks: make(map[string]int64),
 	}, nil
 }
@@ -196,8 +204,27 @@ func (t *Traffic) Run(ctx context.Context) error {
 	for _, p := range t.producers {
 		group.Go(func() { p.run(ctx) })
 	}
+	if t.opts.Limits {
+		for range limiters {
+			group.Go(func() { t.limit(ctx) })
+		}
+	}
 	group.Wait()
 	return nil
+}
+
+// fail notes that something was not done that has nothing to do with a message.
+func (t *Traffic) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failures = append(t.failures, err)
+}
+
+// Failures are what an operator could not do during the run.
+func (t *Traffic) Failures() []error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.failures)
 }
 
 // probePause is between two looks of a follower whose meeting of a message is waited for.
@@ -322,7 +349,11 @@ func (t *Traffic) left(ctx context.Context) (rest, error) {
 	if err != nil {
 		return rest{}, fmt.Errorf("count dead letters: %w", err)
 	}
-	r.unburied = max(r.unburied-buried, 0)
+	overLimit, err := t.overLimit(ctx, accounts)
+	if err != nil {
+		return rest{}, err
+	}
+	r.unburied = max(r.unburied-(buried-overLimit), 0)
 	queues, err := t.queues(ctx)
 	if err != nil {
 		return rest{}, err
@@ -331,6 +362,26 @@ func (t *Traffic) left(ctx context.Context) (rest, error) {
 		r.queued += q.Messages
 	}
 	return r, nil
+}
+
+// overLimit is how many good messages a limit of the payload has made dead letters. Nobody waits for those to be read.
+func (t *Traffic) overLimit(ctx context.Context, accounts []*account) (n int64, err error) {
+	for _, a := range accounts {
+		if !a.isSqueezed() {
+			continue
+		}
+		rows, err := t.operator.Query(ctx, `SELECT DISTINCT message_id FROM dead_letters WHERE tenant_id = $1 AND reason = $2 AND message_id IS NOT NULL`,
+			a.tenant, contract.ReasonTooLarge)
+		if err != nil {
+			return 0, fmt.Errorf("look for large dead letters: %w", err)
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return 0, fmt.Errorf("look for large dead letters: %w", err)
+		}
+		n += a.bury(ids)
+	}
+	return n, nil
 }
 
 // remark counts an answer that says neither yes nor "not now".

@@ -1,12 +1,15 @@
 package traffic
 
 import (
+	"crypto/sha256"
 	"slices"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 )
 
 // made is a world that was made up: what is in the tables, and what readers were shown, in their order.
@@ -42,6 +45,7 @@ const poisonEvery = 5
 // perfect is a world in which every promise was kept: tenants with so many messages each, all confirmed.
 func perfect(tenants, messages int) *made {
 	w := &made{ledger: newLedger(7, 200), shown: make(map[*account][]madeRow), backwards: make(map[*account][]uint32), said: make(map[*account]Usage)}
+	w.ledger.large = true
 	for range tenants {
 		a := w.ledger.open(uuid.New())
 		w.accounts = append(w.accounts, a)
@@ -66,6 +70,25 @@ func (w *made) row(a *account, seq uint32) madeRow {
 func (w *made) deadLetter(a *account, seq uint32) madeDeadLetter {
 	id, sum := a.id(seq), a.poisonedSum(seq)
 	return madeDeadLetter{a.tenant, &id, string(a.poisonOf(seq).reason()), sum[:]}
+}
+
+// large is the number of a new message that is larger than a limit may allow; it is confirmed, and nowhere.
+func (w *made) large(a *account) uint32 {
+	for {
+		m := a.offer(1, never)[0]
+		a.resolve(m, outcomeConfirmed)
+		if a.isLarge(m.seq) {
+			return m.seq
+		}
+		w.store(w.row(a, m.seq))
+		w.show(a, w.row(a, m.seq))
+	}
+}
+
+// overLimit is the dead letter of a good message that is too large.
+func (w *made) overLimit(a *account, seq uint32) madeDeadLetter {
+	id, sum := a.id(seq), sha256.Sum256(a.payload(seq, 0))
+	return madeDeadLetter{a.tenant, &id, string(contract.ReasonTooLarge), sum[:]}
 }
 
 // judge reads and judges the world.
@@ -281,6 +304,36 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 			w.store(w.row(a, m.seq))
 			w.show(a, w.row(a, m.seq))
 		}, Verdict{Refused: 1, Misplaced: 1}},
+		"a message was declined and is stored": {func(w *made, a, _ *account) {
+			m := a.offer(1, never)[0]
+			a.resolve(m, outcomeDeclined)
+			w.store(w.row(a, m.seq))
+			w.show(a, w.row(a, m.seq))
+		}, Verdict{Misplaced: 1}},
+		"declined after it may have been accepted": {func(_ *made, a, _ *account) {
+			m := a.offer(1, never)[0]
+			m.maybeAccepted = true
+			a.resolve(m, outcomeDeclined)
+		}, Verdict{Unknown: 1}},
+		"a large message becomes a dead letter without a limit": {func(w *made, a, _ *account) {
+			w.deadLetters = append(w.deadLetters, w.overLimit(a, w.large(a)))
+		}, Verdict{Misplaced: 1}},
+		"a small message becomes a dead letter for its size": {func(w *made, a, _ *account) {
+			a.squeeze()
+			seq := uint32(good)
+			for a.isLarge(seq) {
+				seq++
+			}
+			w.drop(a.id(seq))
+			w.hide(a, a.id(seq))
+			w.deadLetters = append(w.deadLetters, w.overLimit(a, seq))
+		}, Verdict{Misplaced: 1}},
+		"a large message has another content as a dead letter": {func(w *made, a, _ *account) {
+			a.squeeze()
+			l := w.overLimit(a, w.large(a))
+			l.sum = make([]byte, len(l.sum))
+			w.deadLetters = append(w.deadLetters, l)
+		}, Verdict{Corrupted: 1}},
 		"a message is never confirmed": {func(_ *made, a, _ *account) {
 			a.resolve(a.offer(1, never)[0], outcomeUnknown)
 		}, Verdict{Unknown: 1}},
@@ -369,6 +422,29 @@ func TestWhatIsNoFault(t *testing.T) {
 			a.unhush()
 			w.store(w.row(a, m.seq))
 			w.show(a, w.row(a, m.seq))
+		},
+		"declined": func(_ *made, a, _ *account) {
+			a.resolve(a.offer(1, never)[0], outcomeDeclined)
+		},
+		"declined, and published before all the same": func(w *made, a, _ *account) {
+			m := a.offer(1, never)[0]
+			a.resolve(m, outcomeUnknown)
+			m.maybeAccepted = true
+			a.resolve(m, outcomeDeclined)
+			a.resolve(m, outcomeConfirmed)
+			w.store(w.row(a, m.seq))
+			w.show(a, w.row(a, m.seq))
+		},
+		"larger than a limit allowed": func(w *made, a, _ *account) {
+			a.squeeze()
+			w.deadLetters = append(w.deadLetters, w.overLimit(a, w.large(a)))
+		},
+		"stored, and then larger than a limit allowed": func(w *made, a, _ *account) {
+			a.squeeze()
+			seq := w.large(a)
+			w.store(w.row(a, seq))
+			w.show(a, w.row(a, seq))
+			w.deadLetters = append(w.deadLetters, w.overLimit(a, seq))
 		},
 		"suspended, and consumed what came before": func(w *made, a, _ *account) {
 			m := a.offer(1, never)[0]
