@@ -50,6 +50,8 @@ func (e *experiment) chaos(ctx context.Context) error {
 	complete := e.duration >= chaosDuration
 	e.report.faults(results, complete)
 	e.report.limits(e.traffic.Limits(), complete)
+	revoked := e.traffic.Revocations()
+	e.report.revocations(revoked, overdue(revoked.Late, disturbed, results), complete)
 	for _, err := range e.traffic.Failures() {
 		e.report.fail("%v", err)
 	}

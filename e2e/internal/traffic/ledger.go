@@ -32,7 +32,7 @@ type account struct {
 	confirmed bitset // the broker, or the API, has taken responsibility
 	refused   bitset // told to be impossible before any try could have been accepted
 	poison    bitset // cannot be stored
-	declined  bitset // over a limit: certainly not accepted, and not published again
+	declined  bitset // over a limit, or with a token that was revoked: certainly not accepted, and not published again
 	direct    bitset // published over AMQP, all others over HTTP: they differ in their size
 	tooLarge  bitset // good ones that a limit of the payload has made dead letters, as far as a drain has looked
 	seen      bitset // a follower has met it

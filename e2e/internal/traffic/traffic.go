@@ -38,6 +38,8 @@ type Options struct {
 	PayloadBytes int
 	// Limits has limits of tenants changed during the run, and some messages larger than they allow.
 	Limits bool
+	// Revocation has tokens and AMQP credentials issued, used and revoked during the run.
+	Revocation bool
 }
 
 // Site is where a platform is reached.
@@ -76,6 +78,7 @@ type Traffic struct {
 	armed    [hostileKinds]int64 // guarded by mu: confirmed messages, by kind
 	remarks  map[string]int64    // guarded by mu: answers that a healthy platform never gives, by their code
 	failures []error             // guarded by mu
+	revoked  Revocations         // guarded by mu
 }
 
 // New makes the traffic of p.
@@ -102,7 +105,7 @@ func newTraffic(site Site, opts Options) (*Traffic, error) {
 	ledger.large = opts.Limits
 	return &Traffic{
 		site: site, opts: opts, ledger: ledger, clients: clients,
-		hangUp: func() error { return nil }, remarks: make(map[string]int64),
+		hangUp: func() error { return nil }, remarks: make(map[string]int64), revoked: newRevocations(),
 	}, nil
 }
 
@@ -208,6 +211,10 @@ func (t *Traffic) Run(ctx context.Context) error {
 		for range limiters {
 			group.Go(func() { t.limit(ctx) })
 		}
+	}
+	if t.opts.Revocation {
+		group.Go(func() { t.revokeTokens(ctx) })
+		group.Go(func() { t.revokeCredentials(ctx) })
 	}
 	group.Wait()
 	return nil
