@@ -117,7 +117,7 @@ func TestAutovacuumLeavesSmallPartitionsAlone(t *testing.T) {
 	var statistics int
 	require.NoError(t, connection.QueryRow(t.Context(), `SELECT reloptions, attstattarget FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
 		WHERE relname = 'messages_00000000000040008000000000000001' AND attname = 'payload'`).Scan(&options, &statistics))
-	require.Equal(t, []string{"autovacuum_analyze_threshold=1000"}, options)
+	require.Contains(t, options, "autovacuum_analyze_threshold=1000")
 	require.Zero(t, statistics, "of payloads")
 }
 

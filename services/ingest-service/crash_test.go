@@ -198,3 +198,32 @@ func TestUsageIsExactAfterKills(t *testing.T) {
 	require.Equal(t, stored, w.count(t, `SELECT sum(messages) FROM usage_hours WHERE tenant_id = $1`, v.id))
 	w.empty()
 }
+
+// An instance is killed again and again while it removes what a tenant does not keep, under limits that change: in the end no more is kept
+// than the last one allows, and what came in less what was removed is what is stored, to the row.
+func TestRetentionGoesOnAfterKills(t *testing.T) {
+	t.Parallel()
+	w := newCrashWorld(t)
+	w.start()
+	v := w.victim(t, operations()["resize"])
+	for kill, limit := range []int64{300, 200, 100} {
+		v.change.Generation, v.change.Workers, v.change.Limits.RetentionBytes = int64(2+kill), workersAfter+kill, limit
+		v.dieAt(step.ConsumerConfigured)
+		v.begin()
+		v.dies()
+		w.start()
+		v.observed()
+		// What was stored and removed before it was acknowledged is redelivered, and stored again: messages is not less than was accepted.
+		require.Eventually(t, func() bool {
+			q, _ := v.queue()
+			return q.Messages == 0 && w.count(t, `SELECT count(*) FROM usage_positions p WHERE tenant_id = $1
+				AND (messages - removed_messages, bytes - removed_bytes) = (SELECT count(*), sum(bytes) FROM messages WHERE tenant_id = $1)
+				AND messages >= $2 AND bytes - removed_bytes BETWEEN $3 - 2 AND $3`, v.id, len(v.accepted), limit) == 1
+		}, waitLimit, tick)
+	}
+	v.want(contract.TenantSpec{State: contract.DesiredDeleting, Workers: workersBefore, Generation: 10})
+	v.converged()
+	require.GreaterOrEqual(t, w.count(t, `SELECT sum(messages) FROM usage_hours WHERE tenant_id = $1`, v.id), len(v.accepted))
+	require.Zero(t, w.count(t, `SELECT count(*) FROM retention_positions WHERE tenant_id = $1`, v.id))
+	w.empty()
+}

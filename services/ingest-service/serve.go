@@ -89,6 +89,8 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		Rates: rates,
 	}, limits, requests)
 
+	keeper := newKeeper(cfg, messages, controller, reg, log)
+
 	exchanges := provision.NewExchanges(topology, messages, func(ctx context.Context, tenant uuid.UUID) bool {
 		spec, provisioned, ok := controller.Lookup(ctx, tenant)
 		return ok && provisioned && spec.State != contract.DesiredDeleting
@@ -120,7 +122,8 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 			return watch.Run(ctx)
 		}},
 		lifecycle.Component{Name: "rates", Run: rates.Run},
-		lifecycle.Component{Name: "usage", Run: usage.New(messages, cfg.Ingest.UsageRetention, reg, log).Run},
+		lifecycle.Component{Name: "usage", Run: usage.New(counting{messages, keeper.Counted}, cfg.Ingest.UsageRetention, reg, log).Run},
+		lifecycle.Component{Name: "retention", Run: keeper.Run},
 		lifecycle.Component{Name: "tenants", Run: controller.Run},
 		lifecycle.Component{Name: "exchanges", Run: exchanges.Run},
 	)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 )
 
 // writtenTenants are the tenants that this process has written messages of.
@@ -51,19 +50,11 @@ type RolledUp struct {
 	Horizon, Ahead uint64
 }
 
-// rollUpSettings spares the wait for the disk: position and sums are in one transaction, so a crash of the server that loses it loses
-// nothing, and whatever is committed after it is on disk after it as well. A tenant whose partition somebody locks holds up no other.
-const rollUpSettings = `SELECT set_config('app.tenant_id', $1, true), set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '100', true)`
-
 // RollUp counts the next messages of tenant for its usage, up to [RollUpPage]. A tenant without a partition has none.
 func (s *Store) RollUp(ctx context.Context, tenant uuid.UUID) (step RolledUp, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	var batch pgx.Batch
-	batch.Queue(rollUpSettings, tenant.String())
-	batch.Queue(`SELECT counted, more, coalesce(horizon, '0'), coalesce(ahead, '0') FROM usage_roll_up($1, $2)`, tenant, RollUpPage).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&step.Counted, &step.More, &step.Horizon, &step.Ahead) })
-	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
+	err = s.inBackground(ctx, tenant, `SELECT counted, more, coalesce(horizon, '0'), coalesce(ahead, '0') FROM usage_roll_up($1, $2)`,
+		[]any{tenant, RollUpPage}, &step.Counted, &step.More, &step.Horizon, &step.Ahead)
+	if err != nil {
 		return RolledUp{}, fmt.Errorf("count the usage: %w", err)
 	}
 	return step, nil

@@ -124,7 +124,7 @@ func TestUsageIsExactBesideWriters(t *testing.T) {
 	for range writers {
 		work.Go(func() error {
 			for range transactions {
-				err := f.writeSlowly(ctx, tenant, steps)
+				err := f.writeSlowly(ctx, tenant, 1+rand.IntN(4), steps)
 				if err != nil && !errors.Is(err, errRollback) {
 					return err
 				}
@@ -157,11 +157,11 @@ func TestUsageIsExactBesideWriters(t *testing.T) {
 	f.requireExact(t, tenant)
 }
 
-// writeSlowly is one transaction of up to four messages, of which one in five is rolled back and one in five is slow.
-func (f fixture) writeSlowly(ctx context.Context, tenant uuid.UUID, steps <-chan struct{}) error {
+// writeSlowly is one transaction of so many messages, of which one in five is rolled back and one in five is slow.
+func (f fixture) writeSlowly(ctx context.Context, tenant uuid.UUID, messages int, steps <-chan struct{}) error {
 	return pgx.BeginFunc(ctx, f.operator, func(tx pgx.Tx) error {
 		slow := rand.IntN(5) == 0
-		for ord := range 1 + rand.IntN(4) {
+		for ord := range messages {
 			_, err := tx.Exec(ctx, `INSERT INTO messages (tenant_id, id, payload, bytes, ord) VALUES ($1, gen_random_uuid(), '1', $2, $3)`, tenant, rand.IntN(1000), ord)
 			if err != nil {
 				return err

@@ -227,6 +227,15 @@ func (c *Controller) Limits(id uuid.UUID) contract.Limits {
 	return t.current().spec.Limits
 }
 
+// EachLimits calls visit with the limits in force for every tenant of this instance that is not being deleted.
+func (c *Controller) EachLimits(visit func(tenant uuid.UUID, limits contract.Limits)) {
+	for _, t := range c.tenants.all() {
+		if spec := t.current().spec; spec.State != contract.DesiredDeleting {
+			visit(t.id, spec.Limits)
+		}
+	}
+}
+
 // lookupTimeout bounds the questions about a tenant that is not known yet.
 const lookupTimeout = 500 * time.Millisecond
 
