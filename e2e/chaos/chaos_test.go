@@ -162,8 +162,8 @@ func TestOverdue(t *testing.T) {
 	}
 }
 
-// A run that revokes nothing, or limits nobody, shows nothing about it.
-func TestRevocationsAndLimitsThatFail(t *testing.T) {
+// A run that revokes nothing, limits nobody or removes nothing shows nothing about it.
+func TestOperationsThatFail(t *testing.T) {
 	good := traffic.Revocations{Tokens: 1, Credentials: 1, Accepted: map[string]int64{}, Refused: map[string]int64{}}
 	for _, name := range traffic.Verifiers() {
 		good.Accepted[name], good.Refused[name] = 10, 5
@@ -171,6 +171,7 @@ func TestRevocationsAndLimitsThatFail(t *testing.T) {
 	r := &report{}
 	r.revocations(good, nil, true)
 	r.limits(traffic.Limits{Changes: 3, RateLimited: 2, TooLarge: 1}, true)
+	r.retention(traffic.Verdict{Removed: 1}, true)
 	require.Empty(t, r.failures)
 
 	now := time.Now()
@@ -183,7 +184,8 @@ func TestRevocationsAndLimitsThatFail(t *testing.T) {
 		r = &report{}
 		r.revocations(traffic.Revocations{}, nil, complete)
 		r.limits(traffic.Limits{Changes: 3, RateLimited: 2}, complete)
-		require.Equal(t, complete, len(r.failures) == 5, "%v", r.failures)
+		r.retention(traffic.Verdict{StoredAgain: 1}, complete)
+		require.Equal(t, complete, len(r.failures) == 6, "%v", r.failures)
 	}
 }
 

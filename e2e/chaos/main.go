@@ -149,7 +149,7 @@ func (o options) run(ctx context.Context, s *screen) (r *report, err error) {
 	}()
 	t, err := traffic.New(p, traffic.Options{
 		Tenants: o.tenants, Seed: o.seed, HTTPRate: o.rate / 2, AMQPRate: o.rate / 2, PoisonShare: poisonShare,
-		Limits: !o.soak, Revocation: !o.soak,
+		Limits: !o.soak, Revocation: !o.soak, Retention: !o.soak,
 	})
 	if err != nil {
 		return nil, err

@@ -26,6 +26,13 @@ func (r *report) limits(l traffic.Limits, complete bool) {
 	}
 }
 
+// retention fails a complete run in which nothing was removed.
+func (r *report) retention(v traffic.Verdict, complete bool) {
+	if complete && v.Removed == 0 {
+		r.fail("some tenants keep their messages for seconds, and nothing was removed")
+	}
+}
+
 // revocations adds what became of revoked tokens and credentials. Those that are late were accepted when they had to be refused.
 func (r *report) revocations(v traffic.Revocations, late []traffic.Late, complete bool) {
 	t := table{header: []string{"revoked tokens and logins", "accepted before", "refused after", "accepted after, at most", "accepted too late"}}

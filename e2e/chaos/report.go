@@ -61,8 +61,8 @@ func (r *report) note(format string, args ...any) {
 // verdict adds what became of the messages, and fails every broken promise.
 func (r *report) verdict(v traffic.Verdict, hostile, remarks []string) {
 	r.note("hostile messages that were confirmed, and are stored or dead letters: %s", strings.Join(hostile, ", "))
-	sums := table{header: []string{"messages", "confirmed", "stored", "dead-lettered", "poison", "over a limit", "declined"}}
-	sums.add("all tenants", v.Confirmed, v.Stored, v.DeadLettered, v.Poison, v.OverLimit, v.Declined)
+	sums := table{header: []string{"messages", "confirmed", "stored", "removed", "stored again", "dead-lettered", "poison", "over a limit", "declined"}}
+	sums.add("all tenants", v.Confirmed, v.Stored, v.Removed, v.StoredAgain, v.DeadLettered, v.Poison, v.OverLimit, v.Declined)
 	broken := table{header: []string{
 		"broken promises", "lost", "duplicated", "foreign", "violations", "corrupted", "misplaced", "left over", "refused", "unknown", "miscounted",
 	}}

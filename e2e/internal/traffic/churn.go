@@ -42,11 +42,12 @@ func never() bool { return false }
 
 func ignore(item) {}
 
-// await returns when the follower of a has met all items, or the tenant was suspended or limited meanwhile.
+// await returns when the follower of a has met all items, or the tenant was suspended or limited meanwhile. It does not wait for
+// what may be removed.
 func (t *Traffic) await(ctx context.Context, a *account, items []item) error {
 	for {
 		missing := slices.IndexFunc(items, func(m item) bool { return !m.poison && !a.hasSeen(m.seq) })
-		if missing < 0 || a.isHeld() {
+		if missing < 0 || a.isHidden() {
 			return nil
 		}
 		if retry.Sleep(ctx, probePause) != nil {

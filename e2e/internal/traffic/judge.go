@@ -17,6 +17,7 @@ type judge struct {
 	files  map[uuid.UUID]*file
 
 	stored, deadLetters int64
+	gone, storedAgain   int64 // removed and not stored, and stored after having been removed
 	said                Usage // of all live tenants, by the API
 	unequal             int64 // tenants of which the usage is not what is stored
 }
@@ -24,19 +25,21 @@ type judge struct {
 // file is what was found of one tenant.
 type file struct {
 	*account
-	byID        bitset // stored under the id of the number
-	byContent   bitset // stored with the content of the number, under whatever id
-	deadLetters bitset // among the dead letters
-	expired     bitset // of these, because they expired
-	rejected    bitset // of these, for any other reason
-	overLimit   bitset // of these, good ones that were larger than a limit allowed; the limit may have changed after they were stored
-	rows        Usage  // by the database: what is stored, and all its dead letters
+	byID        bitset           // stored under the id of the number
+	byContent   bitset           // stored with the content of the number, under whatever id
+	deadLetters bitset           // among the dead letters
+	expired     bitset           // of these, because they expired
+	rejected    bitset           // of these, for any other reason
+	overLimit   bitset           // of these, good ones that were larger than a limit allowed; the limit may have changed after they were stored
+	removals    map[uint32]int64 // how often each message was removed
+	gone        bitset           // those of removals
+	rows        Usage            // by the database: what is stored, and all its dead letters
 }
 
 func newJudge(l *ledger) *judge {
 	j := &judge{ledger: l, files: make(map[uuid.UUID]*file)}
 	for _, a := range l.all() {
-		j.files[a.tenant] = &file{account: a}
+		j.files[a.tenant] = &file{account: a, removals: make(map[uint32]int64)}
 	}
 	return j
 }
@@ -77,6 +80,37 @@ func (j *judge) row(tenant, id uuid.UUID, payload []byte, size int64) {
 	}
 	if twice {
 		j.found.add(faultDuplicated, "message %s of tenant %s is stored a second time: %s", id, tenant, shorten(payload))
+	}
+}
+
+// removed takes in a message that was removed; size is the number of bytes that it was stored with.
+func (j *judge) removed(tenant, id uuid.UUID, size int64) {
+	f := j.files[tenant]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rows.Removed++
+	f.rows.RemovedBytes += size
+	seq, ours := f.seq(id)
+	switch {
+	case !ours, seq >= f.next:
+		j.found.add(faultForeign, "message %s was removed from tenant %s, and nobody has published it", id, tenant)
+		return
+	case f.poison.has(seq):
+		j.found.add(faultMisplaced, "message %s (%d) of tenant %s is poison and was stored, and removed", id, seq, tenant)
+	case (f.refused.has(seq) || f.declined.has(seq)) && !f.confirmed.has(seq):
+		j.found.add(faultMisplaced, "message %s (%d) of tenant %s was refused and was stored, and removed", id, seq, tenant)
+	case size != f.size(seq):
+		j.found.add(faultMiscounted, "message %s (%d) of tenant %s was removed with %d bytes, and %d were accepted", id, seq, tenant, size, f.size(seq))
+	}
+	f.gone.add(seq)
+	f.removals[seq]++
+}
+
+// boundary takes in how many messages of a tenant lie behind its retention position and were removed, and before it and are stored.
+func (j *judge) boundary(tenant uuid.UUID, removedBehind, storedBefore int64) {
+	if removedBehind > 0 || storedBefore > 0 {
+		j.found.add(faultViolation, "tenant %s: %d messages behind its retention position were removed, and %d before it are stored",
+			tenant, removedBehind, storedBefore)
 	}
 }
 
@@ -144,7 +178,7 @@ func (j *judge) backwards(tenant uuid.UUID, descending []uint32) {
 	f := j.files[tenant]
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ascending := slices.Clone(f.order)
+	ascending := f.kept()
 	slices.Reverse(ascending)
 	if slices.Equal(ascending, descending) {
 		return
@@ -155,6 +189,23 @@ func (j *judge) backwards(tenant uuid.UUID, descending []uint32) {
 	}
 	j.found.add(faultViolation, "tenant %s: %d messages met following the cursor, %d backwards; the orders differ from place %d of %d on",
 		tenant, len(ascending), len(descending), at, len(ascending))
+}
+
+// kept are the messages that are stored, in the order in which the follower has met them; one that was stored again is where it was met
+// last. The caller holds f.mu.
+func (f *file) kept() []uint32 {
+	if !f.retains {
+		return slices.Clone(f.order)
+	}
+	var kept []uint32
+	var met bitset
+	for _, seq := range slices.Backward(f.order) {
+		if f.byID.has(seq) && met.add(seq) {
+			kept = append(kept, seq)
+		}
+	}
+	slices.Reverse(kept)
+	return kept
 }
 
 // used is what a tenant has used by its rows.
@@ -188,6 +239,7 @@ func (j *judge) verdict(readers *findings) Verdict {
 		v.Poison += c.poisonConfirmed
 		v.Declined += c.declined
 	}
+	v.Removed, v.StoredAgain = j.gone, j.storedAgain
 	readers.into(&v)
 	j.found.into(&v)
 	return v
@@ -206,7 +258,7 @@ func (j *judge) close(f *file) {
 	case phaseLive:
 	}
 	j.missing(f)
-	only := f.deadLetters.minus(&f.byID)
+	only := f.deadLetters.minus(&f.byID, &f.gone)
 	both := f.deadLetters.minus(&only, &f.overLimit)
 	both.each(func(seq uint32) {
 		j.found.add(faultDuplicated, "message %s (%d) of tenant %s is stored and a dead letter", f.id(seq), seq, f.tenant)
@@ -215,15 +267,38 @@ func (j *judge) close(f *file) {
 	unmet.each(func(seq uint32) {
 		j.found.add(faultViolation, "message %s (%d) of tenant %s is stored, and the reader that followed the cursor never met it", f.id(seq), seq, f.tenant)
 	})
-	vanished := f.seen.minus(&f.byID)
+	j.again(f)
+	vanished := f.seen.minus(&f.byID, &f.gone)
 	vanished.each(func(seq uint32) {
 		j.found.add(faultViolation, "message %s (%d) of tenant %s was read and is not stored any more", f.id(seq), seq, f.tenant)
 	})
 }
 
+// again finds what was read more often than it was stored. The caller holds f.mu.
+func (j *judge) again(f *file) {
+	for seq, removals := range f.removals {
+		stored := removals
+		if f.byID.has(seq) {
+			stored++
+		} else {
+			j.gone++
+		}
+		j.storedAgain += stored - 1
+	}
+	for seq, more := range f.reads {
+		stored := f.removals[seq]
+		if f.byID.has(seq) {
+			stored++
+		}
+		if more+1 > stored {
+			j.found.add(faultViolation, "message %s (%d) of tenant %s was read %d times, and stored %d times", f.id(seq), seq, f.tenant, more+1, stored)
+		}
+	}
+}
+
 // missing finds what was confirmed, or should have been, and is nowhere. The caller holds f.mu.
 func (j *judge) missing(f *file) {
-	lost := f.confirmed.minus(&f.byID, &f.deadLetters)
+	lost := f.confirmed.minus(&f.byID, &f.deadLetters, &f.gone)
 	lost.each(func(seq uint32) {
 		what := "message"
 		if f.poison.has(seq) {

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"sync"
@@ -41,6 +42,11 @@ type account struct {
 	quietFrom uint32 // guarded as all of them by mu
 	limited   bool   // limits may be in force
 	squeezed  bool   // that of the payload was once
+
+	retains   bool             // messages are removed; what follows is empty unless they are
+	removed   bitset           // as far as a drain has looked
+	witnessed int64            // owned by the drain: the place of the last removal that it has seen
+	reads     map[uint32]int64 // how often a follower has met a message again
 }
 
 func newAccount(seed int64, tenant uuid.UUID, payloadBytes int) *account {
@@ -112,10 +118,11 @@ func (a *account) publishesDirectly(items ...item) {
 // size is how many bytes of a message are accepted: over HTTP the client sends it without white space. The caller holds a.mu.
 func (a *account) size(seq uint32) int64 {
 	payload := a.payload(seq, 0)
+	size := len(payload)
 	if !a.direct.has(seq) {
-		payload = compacted(payload)
+		size -= bytes.Count(payload, []byte(" ")) // its strings have none
 	}
-	return int64(len(payload))
+	return int64(size)
 }
 
 // met picks one of the messages that a follower has met; false if there is none. It is stored.
@@ -203,7 +210,10 @@ func (a *account) meet(tenant, id uuid.UUID, payload []byte) (fault, string) {
 	case seq >= a.next:
 		return faultForeign, "nobody has published this number yet"
 	case !a.seen.add(seq):
-		return faultViolation, "read a second time"
+		if !a.retains {
+			return faultViolation, "read a second time"
+		}
+		a.reads[seq]++ // it may have been stored a second time, too
 	}
 	a.order = append(a.order, seq)
 	switch {
@@ -230,7 +240,7 @@ type counts struct {
 func (a *account) counts() counts {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	unseen := a.confirmed.minus(&a.poison, &a.seen, &a.tooLarge)
+	unseen := a.confirmed.minus(&a.poison, &a.seen, &a.tooLarge, &a.removed)
 	healthy := a.confirmed.minus(&a.poison)
 	refused := a.refused.minus(&a.confirmed)
 	return counts{

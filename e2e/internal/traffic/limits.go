@@ -79,6 +79,9 @@ func (a *account) bury(ids []uuid.UUID) (n int64) {
 // isHeld reports whether nobody can expect that a message of the tenant arrives soon: it is suspended or limited.
 func (a *account) isHeld() bool { return a.isQuiet() || a.isLimited() }
 
+// isHidden reports whether nobody can expect that a message of the tenant is read: it may be removed before.
+func (a *account) isHidden() bool { return a.isHeld() || a.doesRetain() }
+
 // limit changes limits of tenants while they are used, one tenant after the other, until ctx ends. A tenant is left without.
 func (t *Traffic) limit(ctx context.Context) {
 	for ctx.Err() == nil {

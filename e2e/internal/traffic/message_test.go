@@ -40,11 +40,14 @@ func TestIdentity(t *testing.T) {
 
 // Sizes are those of what is sent: over HTTP that is what the client makes of a payload.
 func TestCompacted(t *testing.T) {
-	mine := newIdentity(1, uuid.New(), 300)
+	mine := newAccount(1, uuid.New(), 300)
+	mine.publishesDirectly(item{seq: 20})
+	require.EqualValues(t, len(mine.payload(20, 0)), mine.size(20))
 	for seq := range uint32(20) {
 		sent, err := json.Marshal(json.RawMessage(mine.payload(seq, 0)))
 		require.NoError(t, err)
 		require.Equal(t, string(sent), string(compacted(mine.payload(seq, 0))))
+		require.EqualValues(t, len(sent), mine.size(seq))
 	}
 }
 

@@ -111,7 +111,7 @@ func (p *producer) compose(n int) []item {
 			again.repeat = true
 			items = append(items, again)
 		}
-		if p.random.Float64() >= rewriteShare {
+		if p.random.Float64() >= rewriteShare || p.account.doesRetain() { // once it is removed, the other content may be stored
 			continue
 		}
 		// Only what is stored for certain is published with another content: of two on their way, either may come first.

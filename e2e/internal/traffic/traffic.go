@@ -38,6 +38,8 @@ type Options struct {
 	PayloadBytes int
 	// Limits has limits of tenants changed during the run, and some messages larger than they allow.
 	Limits bool
+	// Retention has some tenants keep their messages for seconds only while [Traffic.Run] runs.
+	Retention bool
 	// Revocation has tokens and AMQP credentials issued, used and revoked during the run.
 	Revocation bool
 }
@@ -135,18 +137,23 @@ func (t *Traffic) Start(ctx context.Context) error {
 		t.tenants = append(t.tenants, open())
 	}
 	const atOnce = 4
-	group, ctx := errgroup.WithContext(ctx)
+	group, creating := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for _, a := range t.ledger.all() {
 		group.Go(func() error {
-			if err := t.site.Admin.Create(ctx, a.tenant, workers); err != nil {
+			if err := t.site.Admin.Create(creating, a.tenant, workers); err != nil {
 				return err
 			}
-			return t.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, workers)
+			return t.site.Admin.AwaitState(creating, a.tenant, client.ConsumerRunning, workers)
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("create the tenants: %w", err)
+	}
+	if t.opts.Retention {
+		if err := t.retain(ctx); err != nil {
+			return err
+		}
 	}
 	t.hire()
 	return nil
@@ -217,6 +224,7 @@ func (t *Traffic) Run(ctx context.Context) error {
 		group.Go(func() { t.revokeCredentials(ctx) })
 	}
 	group.Wait()
+	t.keepAll(ctx)
 	return nil
 }
 
@@ -343,6 +351,9 @@ func (t *Traffic) left(ctx context.Context) (rest, error) {
 	r := rest{deleting: int64(len(t.ledger.in(phaseDeleting)))}
 	var buried int64
 	accounts := t.ledger.in(phaseLive)
+	if err := t.lookForRemoved(ctx, accounts); err != nil {
+		return rest{}, err
+	}
 	tenants := make([]uuid.UUID, len(accounts))
 	for i, a := range accounts {
 		c := a.counts()

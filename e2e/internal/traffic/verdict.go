@@ -11,6 +11,8 @@ type Verdict struct {
 	// Offered is how many messages were made, Confirmed how many of them the platform took responsibility for. Poison
 	// are those of the confirmed ones that cannot be stored. Stored and DeadLettered are rows in the database.
 	Offered, Confirmed, Poison, Stored, DeadLettered int64
+	// Removed are those that a retention has removed, which is no loss; StoredAgain is how often one was stored after it had been removed.
+	Removed, StoredAgain int64
 	// Declined were over a limit or came with a revoked token, and are not stored. OverLimit are the good ones among the dead letters,
 	// which were larger than a limit of their tenant allowed when they were to be stored.
 	Declined, OverLimit int64

@@ -24,6 +24,8 @@ type made struct {
 	backwards map[*account][]uint32
 	// said is what a tenant is told that it has used; by default what is stored.
 	said map[*account]Usage
+	// removed is what a witness has seen removed.
+	removed []madeRow
 }
 
 type madeRow struct {
@@ -103,13 +105,16 @@ func (w *made) judge() Verdict {
 	for _, r := range w.rows {
 		j.row(r.tenant, r.id, r.payload, w.sizeOf(r))
 	}
+	for _, r := range w.removed {
+		j.removed(r.tenant, r.id, w.sizeOf(r))
+	}
 	for _, l := range w.deadLetters {
 		j.deadLetter(l.tenant, l.id, l.reason, l.sum)
 	}
 	for _, a := range w.accounts {
 		descending, given := w.backwards[a]
 		if !given {
-			descending = slices.Clone(a.order)
+			descending = j.files[a.tenant].kept()
 			slices.Reverse(descending)
 		}
 		j.backwards(a.tenant, descending)
@@ -132,6 +137,15 @@ func (w *made) sizeOf(r madeRow) int64 {
 	}
 	seq, _ := a.seq(r.id)
 	return a.size(seq)
+}
+
+// remove has retention remove a message.
+func (w *made) remove(a *account, seq uint32) {
+	if !a.retains {
+		a.setRetains()
+	}
+	w.drop(a.id(seq))
+	w.removed = append(w.removed, w.row(a, seq))
 }
 
 // drop takes the row of a message away; those of readers stay.
@@ -334,6 +348,38 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 			l.sum = make([]byte, len(l.sum))
 			w.deadLetters = append(w.deadLetters, l)
 		}, Verdict{Corrupted: 1}},
+		"a message is gone that no witness has seen removed": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.drop(a.id(1))
+		}, Verdict{Lost: 1, Violations: 1}},
+		"a message was removed and never stored": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.removed = append(w.removed, w.row(a, 1000))
+		}, Verdict{Foreign: 1}},
+		"poison was removed": {func(w *made, a, _ *account) { w.remove(a, poisoned) }, Verdict{Misplaced: 1, Duplicated: 1}},
+		"a message was removed with another size": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.removed[0].size = a.size(good) + 1
+		}, Verdict{Miscounted: 1}},
+		"usage counts a removed message as stored": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.said[a] = w.usage(a, func(u *Usage) { u.Stored, u.Removed = u.Stored+1, 0 })
+		}, Verdict{Miscounted: 1}},
+		"a message is read again that was stored once": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.show(a, w.row(a, good))
+		}, Verdict{Violations: 1}},
+		"a message is read again where another was stored again": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.store(w.row(a, good))
+			w.show(a, w.row(a, 1))
+		}, Verdict{Violations: 1}},
+		"a message is read more often than it was stored": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.store(w.row(a, good))
+			w.show(a, w.row(a, good))
+			w.show(a, w.row(a, good))
+		}, Verdict{Violations: 1}},
 		"a message is never confirmed": {func(_ *made, a, _ *account) {
 			a.resolve(a.offer(1, never)[0], outcomeUnknown)
 		}, Verdict{Unknown: 1}},
@@ -378,6 +424,11 @@ func (w *made) usage(a *account, change func(*Usage)) Usage {
 	for _, r := range w.rows {
 		if r.tenant == a.tenant {
 			u.plus(Usage{Messages: 1, Stored: 1, Bytes: w.sizeOf(r), StoredBytes: w.sizeOf(r)})
+		}
+	}
+	for _, r := range w.removed {
+		if r.tenant == a.tenant {
+			u.plus(Usage{Messages: 1, Removed: 1, Bytes: w.sizeOf(r), RemovedBytes: w.sizeOf(r)})
 		}
 	}
 	for _, l := range w.deadLetters {
@@ -446,6 +497,29 @@ func TestWhatIsNoFault(t *testing.T) {
 			w.show(a, w.row(a, seq))
 			w.deadLetters = append(w.deadLetters, w.overLimit(a, seq))
 		},
+		"removed": func(w *made, a, _ *account) {
+			w.remove(a, 0)
+			w.remove(a, 1)
+		},
+		"removed before it was read": func(w *made, a, _ *account) {
+			w.remove(a, 0)
+			w.hide(a, a.id(0))
+		},
+		"removed, stored again, and met at its new place": func(w *made, a, _ *account) {
+			w.remove(a, 0)
+			w.store(w.row(a, 0))
+			w.show(a, w.row(a, 0))
+			w.backwards[a] = []uint32{0}
+			for _, r := range slices.Backward(w.shown[a][1 : len(w.shown[a])-1]) {
+				seq, _ := a.seq(r.id)
+				w.backwards[a] = append(w.backwards[a], seq)
+			}
+		},
+		"removed, stored again and removed again": func(w *made, a, _ *account) {
+			w.remove(a, 0)
+			w.show(a, w.row(a, 0))
+			w.remove(a, 0)
+		},
 		"suspended, and consumed what came before": func(w *made, a, _ *account) {
 			m := a.offer(1, never)[0]
 			a.resolve(m, outcomeConfirmed)
@@ -460,6 +534,40 @@ func TestWhatIsNoFault(t *testing.T) {
 			v := w.judge()
 			require.True(t, v.Clean(), "%v", v.Details)
 		})
+	}
+}
+
+// What retention has removed, and what was stored again after that, are counted for themselves.
+func TestRemovedIsCounted(t *testing.T) {
+	w := perfect(2, 20)
+	a := w.accounts[0]
+	for range 3 { // the first of which is stored again twice
+		w.remove(a, 0)
+	}
+	w.remove(a, 1)
+	w.remove(a, 2)
+	w.store(w.row(a, 2))
+	w.show(a, w.row(a, 2))
+	w.backwards[a] = []uint32{2}
+	for _, r := range slices.Backward(w.shown[a][3 : len(w.shown[a])-1]) {
+		seq, _ := a.seq(r.id)
+		w.backwards[a] = append(w.backwards[a], seq)
+	}
+	v := w.judge()
+	require.True(t, v.Clean(), "%v", v.Details)
+	require.Equal(t, int64(2), v.Removed, "0 and 1")
+	require.Equal(t, int64(3), v.StoredAgain, "0 twice, and 2")
+	require.Equal(t, int64(5), v.Used.Removed)
+	require.Equal(t, v.Used, v.Said)
+}
+
+// Retention removes a prefix, and everything before its position.
+func TestBoundary(t *testing.T) {
+	for _, wrong := range [][2]int64{{1, 0}, {0, 1}} {
+		w := perfect(1, 20)
+		j := newJudge(w.ledger)
+		j.boundary(w.accounts[0].tenant, wrong[0], wrong[1])
+		require.Equal(t, int64(1), j.verdict(&w.found).Violations)
 	}
 }
 
