@@ -22,7 +22,7 @@ type AuditEvent struct {
 	TokenID string `json:"token_id"`
 	// Action is tenant.created, tenant.resized, tenant.suspended, tenant.resumed, tenant.deleted (asked for), tenant.retired (nothing
 	// is left), tenant.generation_raised, config.changed, token.issued, token.revoked, credential.issued, credential.revoked,
-	// deadletter.replayed, deadletter.dropped, or, of a step of a request about many, deadletters.replayed or deadletters.dropped;
+	// message.erased, deadletter.replayed, deadletter.dropped, or, of a step of a request about many, deadletters.replayed or deadletters.dropped;
 	// later versions may have more.
 	Action string `json:"action"`
 	// Target is the path of what was changed.

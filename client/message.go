@@ -35,7 +35,14 @@ type MessageQuery struct {
 	CreatedAfter, CreatedBefore time.Time
 	// MaxPoll is the longest pause of [Reader.Follow] between two looks for new messages. Default: 1 second.
 	MaxPoll time.Duration
+	// OnGap is called by an iteration, on its goroutine, instead of [ErrGap]: it continues with the oldest message that is kept.
+	OnGap func()
 }
+
+// ErrGap ends an iteration where the tenant's retention has removed messages before they were read: those behind the cursor, up to the
+// oldest one that is kept. It comes once; ranging again continues with that one. In descending order it comes where all that was
+// to follow is removed: at the end. [MessageQuery.OnGap] replaces it, and in a [Page] it is Gap.
+var ErrGap = errors.New("messages were removed by the tenant's retention before they were read")
 
 // Pauses of Follow: the first one, and the longest one by default.
 const (
@@ -74,7 +81,7 @@ func setTime(v url.Values, name string, t time.Time) {
 }
 
 // Reader reads messages: [Pager.All] what is there, [Reader.Follow] what will come as well. In ascending order it meets
-// every message exactly once, also while messages are being stored.
+// every message exactly once, also while messages are being stored; one that was removed before it was read is told of by [ErrGap].
 type Reader struct {
 	Pager[Message]
 	query MessageQuery
@@ -89,15 +96,15 @@ func (c *Client) Messages(q MessageQuery) *Reader {
 		}
 		return page, nil
 	}
-	return &Reader{Pager: Pager[Message]{fetch: fetch, cursor: q.Cursor}, query: q}
+	return &Reader{Pager: Pager[Message]{fetch: fetch, cursor: q.Cursor, onGap: q.OnGap}, query: q}
 }
 
 // errFollow refuses to follow a list that has its new messages at its start.
 var errFollow = errors.New("only the ascending order can be followed")
 
 // Follow iterates over the messages and continues with those that are stored later, for as long as ctx lives. A service that
-// is away is waited for as long, unless repeats are limited by their number. The error comes last; it is that of ctx, or a
-// request that was refused.
+// is away is waited for as long, unless repeats are limited by their number. The error comes last; it is that of ctx, a
+// request that was refused, or [ErrGap].
 func (r *Reader) Follow(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		err := errFollow
@@ -121,6 +128,9 @@ func (r *Reader) follow(ctx context.Context, yield func(Message, error) bool) er
 		if err := r.load(ctx, true); err != nil {
 			return err
 		}
+		if err := r.passGap(); err != nil {
+			return err
+		}
 		if len(r.page.Items) > 0 {
 			pause = min(minPoll, longest)
 		}
@@ -138,11 +148,25 @@ func (r *Reader) follow(ctx context.Context, yield func(Message, error) bool) er
 	return nil
 }
 
-// Message returns one message. It is [ErrNotStored] while the message is on its way, and if it is a dead letter or was never
+// Message returns one message. It is [ErrNotStored] while the message is on its way, and if it is a dead letter, was removed or was never
 // seen.
 func (c *Client) Message(ctx context.Context, id ID) (m Message, err error) {
 	if _, err := c.do(ctx, call{service: queryService, method: http.MethodGet, path: "/messages/" + id.String()}, &m); err != nil {
 		return Message{}, fmt.Errorf("read message %s: %w", id, err)
 	}
 	return m, nil
+}
+
+// EraseMessage removes a stored message for good, and its dead letters. It needs the token of an administrator. [ErrNotStored] says that
+// there is none of this id: one that is still on its way is not found, and will be stored. An id that was erased is free: published
+// again, it is stored again.
+func (c *Client) EraseMessage(ctx context.Context, id ID) error {
+	maybeDone, err := c.do(ctx, call{service: ingestService, method: http.MethodDelete, path: "/messages/" + id.String()}, nil)
+	if maybeDone && errors.Is(err, ErrNotStored) {
+		return nil // an attempt before this one has done it
+	}
+	if err != nil {
+		return fmt.Errorf("erase message %s: %w", id, err)
+	}
+	return nil
 }

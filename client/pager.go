@@ -13,6 +13,8 @@ type Page[T any] struct {
 	NextCursor string `json:"next_cursor"`
 	// HasMore says that more follows right now.
 	HasMore bool `json:"has_more"`
+	// Gap says that messages which were still to be read, behind the cursor, have been removed by the tenant's retention: see [ErrGap].
+	Gap bool `json:"gap"`
 }
 
 // Pager reads a list page by page. It remembers where it is: [Pager.All] and [Pager.Next] continue behind what was handed out
@@ -22,6 +24,7 @@ type Pager[T any] struct {
 	cursor string  // behind all pages that were handed out whole
 	page   Page[T] // the one that is being handed out
 	given  int     // how many of its items were
+	onGap  func()  // nil: a gap ends an iteration
 }
 
 // All iterates over what is left of the list at the moment. An error is the last thing that comes; ranging again continues
@@ -29,7 +32,11 @@ type Pager[T any] struct {
 func (p *Pager[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for more := true; p.give(yield) && more; more = p.page.HasMore {
-			if err := p.load(ctx, false); err != nil {
+			err := p.load(ctx, false)
+			if err == nil {
+				err = p.passGap()
+			}
+			if err != nil {
 				var none T
 				yield(none, err)
 				return
@@ -68,6 +75,20 @@ func (p *Pager[T]) give(yield func(T, error) bool) bool {
 	}
 	p.advance()
 	return true
+}
+
+// passGap tells of a gap in front of the page that was loaded, once. The error is [ErrGap] where nobody else is to be told; the page is
+// the next to be handed out all the same.
+func (p *Pager[T]) passGap() error {
+	if !p.page.Gap {
+		return nil
+	}
+	p.page.Gap = false
+	if p.onGap == nil {
+		return ErrGap
+	}
+	p.onGap()
+	return nil
 }
 
 // advance moves the cursor behind the page, which has been handed out.

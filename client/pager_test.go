@@ -17,11 +17,20 @@ import (
 
 // pageOf is a page with the messages of these numbers.
 func pageOf(cursor string, more bool, numbers ...int) step {
+	return answer(200, pageText(cursor, more, numbers...)+"}")
+}
+
+// gapBefore is one in front of which messages were removed.
+func gapBefore(cursor string, more bool, numbers ...int) step {
+	return answer(200, pageText(cursor, more, numbers...)+`,"gap":true}`)
+}
+
+func pageText(cursor string, more bool, numbers ...int) string {
 	items := make([]string, len(numbers))
 	for i, n := range numbers {
 		items[i] = fmt.Sprintf(`{"id":%q,"tenant_id":%q,"payload":%d,"created_at":"2026-01-02T03:04:05.000006Z"}`, fixed(n), fixed(99), n)
 	}
-	return answer(200, fmt.Sprintf(`{"data":[%s],"next_cursor":%q,"has_more":%t}`, strings.Join(items, ","), cursor, more))
+	return fmt.Sprintf(`{"data":[%s],"next_cursor":%q,"has_more":%t`, strings.Join(items, ","), cursor, more)
 }
 
 // read ranges over messages until it has met the one with the number last, if any.
@@ -181,6 +190,56 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// Messages that were removed before they were read end an iteration, once; the next one continues with the oldest that is kept.
+func TestGap(t *testing.T) {
+	pages := func() []step {
+		return []step{pageOf("c1", true, 1, 2), gapBefore("c2", true, 5, 6), gapBefore("c3", false), pageOf("c4", false, 9)}
+	}
+	c, s := play(t, nil, pages()...)
+	r := c.Messages(client.MessageQuery{})
+	for _, want := range [][]int{{1, 2}, {5, 6}} {
+		numbers, err := read(t, r.All(t.Context()), 0)
+		require.ErrorIs(t, err, client.ErrGap)
+		require.Equal(t, want, numbers)
+	}
+	numbers, err := read(t, r.All(t.Context()), 0)
+	require.NoError(t, err)
+	require.Equal(t, []int{9}, numbers)
+	require.Equal(t, []string{"", "c1", "c2", "c3"}, cursors(s))
+
+	gaps := 0
+	c, _ = play(t, nil, pages()...)
+	r = c.Messages(client.MessageQuery{OnGap: func() { gaps++ }})
+	numbers, err = read(t, r.All(t.Context()), 6)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2, 5, 6}, numbers)
+	require.Equal(t, 1, gaps)
+	numbers, err = read(t, r.Follow(t.Context()), 9)
+	require.NoError(t, err)
+	require.Equal(t, []int{9}, numbers)
+	require.Equal(t, 2, gaps)
+
+	c, _ = play(t, nil, pages()...)
+	r = c.Messages(client.MessageQuery{})
+	for _, gap := range []bool{false, true, true, false} {
+		page, err := r.Next(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, gap, page.Gap)
+	}
+}
+
+// A follower is told as well, and goes on when it is called again.
+func TestFollowOverAGap(t *testing.T) {
+	c, _ := play(t, nil, pageOf("c1", false, 1), gapBefore("c2", false, 5), pageOf("c3", false, 6))
+	r := c.Messages(client.MessageQuery{MaxPoll: time.Millisecond})
+	numbers, err := read(t, r.Follow(t.Context()), 0)
+	require.ErrorIs(t, err, client.ErrGap)
+	require.Equal(t, []int{1}, numbers)
+	numbers, err = read(t, r.Follow(t.Context()), 6)
+	require.NoError(t, err)
+	require.Equal(t, []int{5, 6}, numbers)
+}
+
 var errStop = errors.New("stop")
 
 func TestFollowEnds(t *testing.T) {
@@ -214,6 +273,19 @@ func TestQueries(t *testing.T) {
 	require.Equal(t, "/messages?"+tenant, s.sent[1].path)
 	require.Equal(t, "/tenants?cursor=c&limit=5", s.sent[2].path)
 	require.Equal(t, "/dead-letters?cursor=c&failed_after=2026-01-02T03%3A04%3A05.000006Z&failed_before=2026-01-02T03%3A04%3A05.000006Z&limit=5&reason=not_json&"+tenant, s.sent[3].path)
+}
+
+// A message is erased by its id. What an earlier attempt has done, whose answer was lost, is no error.
+func TestEraseMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gone := refuse(404, "not_stored")
+		c, s := play(t, []client.Option{client.WithTenant(fixed(7))}, answer(204, ""), cut, gone, gone, refuse(503, "message_uncounted", "Retry-After", "1"), answer(204, ""))
+		require.NoError(t, c.EraseMessage(t.Context(), fixed(1)))
+		require.Equal(t, "DELETE /messages/"+fixed(1).String()+"?tenant_id="+fixed(7).String(), s.sent[0].method+" "+s.sent[0].path)
+		require.NoError(t, c.EraseMessage(t.Context(), fixed(1)))
+		require.ErrorIs(t, c.EraseMessage(t.Context(), fixed(1)), client.ErrNotStored)
+		require.NoError(t, c.EraseMessage(t.Context(), fixed(1)), "one that is not counted yet is waited for")
+	})
 }
 
 // Numbers come back digit by digit, and a message that is not there is told apart from all other errors.

@@ -38,7 +38,7 @@ const (
 
 // Codes about messages and payloads.
 const (
-	ErrNotStored          Code = "not_stored"         // accepted and not stored yet, a dead letter, or never seen
+	ErrNotStored          Code = "not_stored"         // accepted and not stored yet, a dead letter, removed, or never seen
 	ErrPayloadTooLarge    Code = "payload_too_large"  // over the limit of the installation, 1 MiB by default, or of the tenant
 	ErrPayloadTooDeep     Code = "payload_too_deep"   // nested over 200 levels
 	ErrPayloadUnstorable  Code = "payload_unstorable" // \u0000, a lone surrogate, a number of over 400 digits

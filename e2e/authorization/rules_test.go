@@ -84,6 +84,7 @@ func rules() map[string]rule {
 
 		"publishMessage": {scope: write, reach: reachToken, body: `{"payload":{"n":1}}`, foreign: `{"payload":{"n":1},"tenant_id":"%s"}`},
 		"publishBatch":   {scope: write, reach: reachToken, body: `{"payload":{"n":1}}`, contentType: "application/x-ndjson"},
+		"eraseMessage":   {scope: admin, reach: reachToken, id: message},
 		"listMessages":   {scope: read, reach: reachToken},
 		"getMessage":     {scope: read, reach: reachToken, id: message},
 

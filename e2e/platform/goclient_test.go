@@ -87,6 +87,17 @@ func TestGoClient(t *testing.T) {
 		require.Len(t, found.Items, 1)
 	})
 	t.Run("dead letters", func(t *testing.T) { goDeadLetters(ctx, t, w, c, tenant.ID) })
+	t.Run("erase a message", func(t *testing.T) {
+		id := want[len(want)-1]
+		require.NoError(t, admin.With(client.WithTenant(tenant.ID)).EraseMessage(ctx, id))
+		_, err := c.Message(ctx, id)
+		require.ErrorIs(t, err, client.ErrNotStored)
+		require.ErrorIs(t, c.EraseMessage(ctx, id), client.ErrInsufficientScope)
+		require.Eventually(t, func() bool { // one was replayed, and one is gone
+			usage, err := c.Usage(ctx, tenant.ID, client.UsageQuery{})
+			return err == nil && usage.Stored.Messages == int64(len(want))
+		}, waitLimit, poll)
+	})
 	t.Run("what is refused", func(t *testing.T) {
 		_, err := c.Publish(ctx, client.Publishing{Payload: json.RawMessage(strings.Repeat("[", 300) + strings.Repeat("]", 300))})
 		require.ErrorIs(t, err, client.ErrPayloadTooDeep)
@@ -104,7 +115,7 @@ func TestGoClient(t *testing.T) {
 	t.Run("audit", func(t *testing.T) {
 		pager := admin.AuditEvents(client.AuditQuery{TenantID: tenant.ID, Since: tenant.CreatedAt.Add(-time.Minute), Limit: 2})
 		var actions []string
-		for len(actions) < 7 {
+		for len(actions) < 9 {
 			page, err := pager.Next(ctx) // comes again for what is new
 			require.NoError(t, err)
 			for _, e := range page.Items {
@@ -115,7 +126,7 @@ func TestGoClient(t *testing.T) {
 		}
 		require.Equal(t, []string{
 			"tenant.created", "tenant.resized", "config.changed", "tenant.suspended", "tenant.resumed", "deadletter.replayed", "deadletter.dropped",
-			"deadletters.dropped",
+			"deadletters.dropped", "message.erased",
 		}, actions)
 		_, err := c.AuditEvents(client.AuditQuery{}).Next(ctx)
 		require.ErrorIs(t, err, client.ErrInsufficientScope)

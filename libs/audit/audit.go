@@ -48,6 +48,8 @@ const (
 	TokenRevoked      Action = "token.revoked"
 	CredentialIssued  Action = "credential.issued"
 	CredentialRevoked Action = "credential.revoked"
+	// A stored message, by its id.
+	MessageErased Action = "message.erased"
 	// One dead letter, and a step of a request that is about many.
 	DeadLetterReplayed  Action = "deadletter.replayed"
 	DeadLetterDropped   Action = "deadletter.dropped"
@@ -60,7 +62,7 @@ func Actions() []Action {
 	return []Action{
 		TenantCreated, TenantResized, TenantSuspended, TenantResumed, TenantDeleted, TenantRetired, TenantRaised, ConfigChanged,
 		TokenIssued, TokenRevoked, CredentialIssued, CredentialRevoked,
-		DeadLetterReplayed, DeadLetterDropped, DeadLettersReplayed, DeadLettersDropped,
+		MessageErased, DeadLetterReplayed, DeadLetterDropped, DeadLettersReplayed, DeadLettersDropped,
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
@@ -19,6 +20,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/consumer"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/dlxhealth"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/erase"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/isolation"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/members"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
@@ -36,6 +38,9 @@ const (
 	// internalChannels serve retries, dead letters and replays, which are rare.
 	internalChannels = 1
 )
+
+// eraseWait is how long a request that erases a message waits for that to be counted for the usage of its tenant.
+const eraseWait = 3 * time.Second
 
 // serve runs the service until ctx ends.
 func serve(ctx context.Context, cfg Config, log *zap.Logger) error {
@@ -86,7 +91,7 @@ func serveWith(ctx context.Context, cfg Config, log *zap.Logger, hook step.Hook)
 		broker.canary, broker.internal, health.Check("dead-lettering").Degrade, reg, log)
 	api.Mount(process.Server, process.Verifier, api.Dependencies{
 		Tenants: controller, Publisher: reroute.New(broker.client, controller.Verify), DeadLetters: deadLetters, Replayer: replayer,
-		Rates: rates,
+		Eraser: erase.New(messages, eraseWait), Rates: rates,
 	}, limits, requests)
 
 	keeper := newKeeper(cfg, messages, controller, reg, log)

@@ -10,6 +10,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/contract"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/erase"
 )
 
 // Tenants knows the tenants of this instance.
@@ -43,6 +44,7 @@ type Dependencies struct {
 	Publisher   Publisher
 	DeadLetters *deadletter.Store
 	Replayer    *deadletter.Replayer
+	Eraser      *erase.Eraser
 	// Rates are not asked about tenants without limits per second.
 	Rates Rates
 }
@@ -62,6 +64,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, deps Dependencies, cfg 
 	authenticated, write, manage := verifier.Authenticate(), auth.Require(auth.ScopeMessagesWrite), auth.Require(auth.ScopeDeadLettersManage)
 	app.Post("/messages", authenticated, write, a.publish)
 	app.Post("/messages/batch", authenticated, write, a.publishBatch)
+	app.Delete("/messages/:id", authenticated, auth.Require(auth.ScopeTenantsAdmin), rest.NoBody, a.eraseMessage)
 	app.Get("/dead-letters", authenticated, manage, rest.NoBody, a.listDeadLetters)
 	app.Delete("/dead-letters", authenticated, manage, rest.NoBody, a.dropDeadLetters)
 	app.Post("/dead-letters/replay", authenticated, manage, rest.NoBody, a.replayDeadLetters)

@@ -487,7 +487,7 @@ func TestSwaggerDescribesTheRoutes(t *testing.T) {
 	answer := s.call(t, call{method: http.MethodGet, path: "/swagger/doc.json"})
 	require.Equal(t, http.StatusOK, answer.status)
 	for _, path := range []string{
-		"/messages", "/messages/batch", "/dead-letters", "/dead-letters/replay", "/dead-letters/{id}", "/dead-letters/{id}/replay",
+		"/messages", "/messages/{id}", "/messages/batch", "/dead-letters", "/dead-letters/replay", "/dead-letters/{id}", "/dead-letters/{id}/replay",
 	} {
 		require.Contains(t, answer.body, `"`+path+`"`)
 	}

@@ -1,5 +1,5 @@
 // Package api is the HTTP API of ingest-service: it takes in messages, one by one or in batches, and gives access to
-// the dead letters of a tenant.
+// the dead letters of a tenant. An administrator erases single messages.
 //
 // 202 for a message means that the broker has confirmed it: it will be stored, or become a dead letter with a reason. Any
 // other answer comes within the time of the request and says whether the message may have been accepted all the same; it

@@ -174,6 +174,7 @@ func TestAuthorization(t *testing.T) {
 	}{
 		{call{method: http.MethodPost, path: "/messages", body: `{"payload":1}`}, auth.ScopeMessagesWrite},
 		{call{method: http.MethodPost, path: "/messages/batch", body: `{"payload":1}`, contentType: "application/x-ndjson"}, auth.ScopeMessagesWrite},
+		{call{method: http.MethodDelete, path: "/messages/" + someID}, auth.ScopeTenantsAdmin},
 		{call{method: http.MethodGet, path: "/dead-letters"}, auth.ScopeDeadLettersManage},
 		{call{method: http.MethodDelete, path: "/dead-letters?all=true"}, auth.ScopeDeadLettersManage},
 		{call{method: http.MethodGet, path: "/dead-letters/" + someID}, auth.ScopeDeadLettersManage},

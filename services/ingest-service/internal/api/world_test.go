@@ -25,7 +25,9 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/problem"
 	"github.com/srireskianita/multi-tenant-messaging/libs/rest"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/deadletter"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/erase"
 	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/provision"
+	"github.com/srireskianita/multi-tenant-messaging/services/ingest-service/internal/store"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/component"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/openapi"
@@ -139,6 +141,7 @@ func serveFor(t *testing.T, publisher Publisher, url string, cfg Config, timeout
 	s.rates = &tokens{t: t}
 	Mount(server, verifier, Dependencies{
 		Tenants: directory{}, Publisher: publisher, DeadLetters: deadLetters, Replayer: replayer, Rates: s.rates,
+		Eraser: erase.New(store.New(pool, 5*time.Second), 100*time.Millisecond),
 	}, cfg, s.metrics)
 	addr, err := server.Listen()
 	require.NoError(t, err)

@@ -44,7 +44,7 @@ func Mount(server *rest.Server, verifier *auth.Verifier, reader *store.Reader) {
 // list answers a page.
 //
 //	@Summary		Read a page of messages
-//	@Description	Messages of the tenant in the order in which they were stored, or in the exact reverse of it. Following next_cursor in ascending order meets every message exactly once, also while messages are being stored; created_at, which has six digits of fraction, may step back a little between neighbours. A page ends at the limit, at 8 MiB, or where there are no more messages yet. next_cursor is on every page, so that a reader can come back with it for what is new. Messages become visible here once no transaction is open that began writing before theirs, usually within milliseconds.
+//	@Description	Messages of the tenant in the order in which they were stored, or in the exact reverse of it. Following next_cursor in ascending order meets every message exactly once, also while messages are being stored; created_at, which has six digits of fraction, may step back a little between neighbours. A page ends at the limit, at 8 MiB, or where there are no more messages yet. next_cursor is on every page, so that a reader can come back with it for what is new. Where retention has removed messages behind the cursor before they were read, the page goes on with the oldest one that is kept and says `"gap": true`, once: its next_cursor lies behind what was removed. In descending order that is the end of the list. A message that was erased by its id is no gap. Messages become visible here once no transaction is open that began writing before theirs, usually within milliseconds.
 //	@Tags			messages
 //	@Produce		json
 //	@Security		Bearer
@@ -84,7 +84,7 @@ func (a api) list(c *fiber.Ctx) error {
 	if page.Last != nil {
 		next = page.Last
 	}
-	c.Response().SwapBody(appendPageEnd(body, encodeCursor(query.Tenant, query.Order, next), page.More))
+	c.Response().SwapBody(appendPageEnd(body, encodeCursor(query.Tenant, query.Order, next), page))
 	c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
 	return nil
 }
@@ -92,7 +92,7 @@ func (a api) list(c *fiber.Ctx) error {
 // one answers a message.
 //
 //	@Summary		Read a message by its id
-//	@Description	The message as soon as it is stored. 404 not_stored says that it is not stored now: accepted and still on its way, a dead letter, or never seen.
+//	@Description	The message as soon as it is stored. 404 not_stored says that it is not stored now: accepted and still on its way, a dead letter, removed, or never seen.
 //	@Tags			messages
 //	@Produce		json
 //	@Security		Bearer
@@ -121,7 +121,7 @@ func (a api) one(c *fiber.Ctx) error {
 	message, err := a.reader.Message(ctx, tenant, id)
 	if errors.Is(err, store.ErrNotStored) {
 		return problem.New(http.StatusNotFound, "not_stored",
-			"no message of this id is stored: it was accepted and is not stored yet, became a dead letter, or was never seen")
+			"no message of this id is stored: it was accepted and is not stored yet, became a dead letter, was removed, or was never seen")
 	}
 	if err != nil {
 		return unavailable(err)
@@ -150,6 +150,7 @@ func pageQuery(c *fiber.Ctx) (store.Query, error) {
 		return store.Query{}, err
 	}
 	if c.Context().QueryArgs().Has("cursor") {
+		query.Resumed = true
 		query.After, err = decodeCursor(c.Query("cursor"), tenant, query.Order)
 	}
 	return query, err
@@ -201,4 +202,6 @@ type pageDocument struct {
 	Data       []messageDocument `json:"data"`
 	NextCursor string            `json:"next_cursor"`
 	HasMore    bool              `json:"has_more"`
+	// True where retention has removed messages that the reader was still to be given, behind its cursor: the page goes on with the oldest one that is kept. Absent otherwise.
+	Gap bool `json:"gap,omitempty"`
 } // @name MessagePage

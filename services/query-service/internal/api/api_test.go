@@ -190,6 +190,39 @@ func TestShape(t *testing.T) {
 	require.Equal(t, `{"data":[],"next_cursor":"`+encodeCursor(empty, store.Descending, nil)+`","has_more":false}`, list.body)
 }
 
+// What was removed before it was read is said in one more field, which no other page has, and once.
+func TestGap(t *testing.T) {
+	s := start(t)
+	tenant, ids := s.tenant(t, `1`, `2`, `3`, `4`)
+	reader := token(t, tenant, auth.ScopeMessagesRead)
+	first := s.page(t, reader, "?limit=1")
+	backwards := s.page(t, reader, "?limit=3&order=desc")
+	other, _ := s.tenant(t)
+	empty := s.page(t, token(t, other, auth.ScopeMessagesRead), "")
+	remove := func(tenant uuid.UUID, ord int) {
+		_, err := s.operator.Exec(t.Context(), `DELETE FROM messages WHERE tenant_id = $1 AND ord <= $2`, tenant, ord)
+		require.NoError(t, err)
+		_, err = s.operator.Exec(t.Context(), `INSERT INTO retention_positions VALUES ($1, 0, '1000', $2)
+			ON CONFLICT (tenant_id) DO UPDATE SET ord = excluded.ord`, tenant, ord)
+		require.NoError(t, err)
+	}
+	remove(tenant, 2)
+	message := s.get(t, reader, "/messages/"+ids[3]).body
+	end := encodeCursor(tenant, store.Ascending, &store.Position{Epoch: 0, Xid: 1000, Ord: 3})
+	require.Equal(t, `{"data":[`+message+`],"next_cursor":"`+end+`","has_more":false,"gap":true}`, s.get(t, reader, "/messages?cursor="+first.NextCursor).body)
+	require.Equal(t, `{"data":[],"next_cursor":"`+end+`","has_more":false}`, s.get(t, reader, "/messages?cursor="+end).body, "it is told once")
+	require.False(t, s.page(t, reader, "").Gap, "who begins has missed nothing")
+	require.Equal(t, `{"data":[],"next_cursor":"`+backwards.NextCursor+`","has_more":false,"gap":true}`,
+		s.get(t, reader, "/messages?order=desc&cursor="+backwards.NextCursor).body, "in descending order it is the end")
+
+	remove(tenant, 3)
+	page := s.page(t, reader, "?cursor="+first.NextCursor)
+	require.True(t, page.Gap)
+	require.Equal(t, end, page.NextCursor, "behind what was removed, so that it is not told again")
+	remove(other, 7)
+	require.True(t, s.page(t, token(t, other, auth.ScopeMessagesRead), "?cursor="+empty.NextCursor).Gap, "since the list was empty")
+}
+
 func TestPaging(t *testing.T) {
 	s := start(t)
 	tenant, ids := s.tenant(t, `1`, `2`, `3`, `4`, `5`)

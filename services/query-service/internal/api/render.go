@@ -16,11 +16,15 @@ import (
 
 func appendPageStart(body []byte) []byte { return append(body, `{"data":[`...) }
 
-func appendPageEnd(body []byte, next string, more bool) []byte {
+func appendPageEnd(body []byte, next string, page store.Page) []byte {
 	body = append(body, `],"next_cursor":"`...)
 	body = append(body, next...)
 	body = append(body, `","has_more":`...)
-	return append(strconv.AppendBool(body, more), '}')
+	body = strconv.AppendBool(body, page.More)
+	if page.Gap {
+		body = append(body, `,"gap":true`...)
+	}
+	return append(body, '}')
 }
 
 func appendMessage(body []byte, tenant uuid.UUID, m store.Message) []byte {

@@ -92,11 +92,9 @@ func (l *library) cost(t *testing.T, query Query) (costs []int) {
 				costs = append(costs, root.Hit+root.Read)
 			}
 		}
-		if parts := span.parts(query.Order, newest); len(parts) > 0 {
-			statement, args := pageSQL(db, query, parts, query.Limit+1)
-			root := explain(t, tx, statement, args...)
-			costs = append(costs, root.Hit+root.Read)
-		}
+		statement, args := pageSQL(db, query, span, newest, query.Limit+1)
+		root := explain(t, tx, statement, args...)
+		costs = append(costs, root.Hit+root.Read)
 		return nil
 	}))
 	return costs

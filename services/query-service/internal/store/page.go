@@ -36,6 +36,8 @@ type Query struct {
 	Order  Order
 	// After is the message behind which the page begins, in Order. Nil begins at the start of Order.
 	After *Position
+	// Resumed says that the reader has been at After before, be it the start: that messages behind it were removed since is a gap.
+	Resumed bool
 	// CreatedFrom and CreatedBefore limit the page to messages created at CreatedFrom or later, and before
 	// CreatedBefore. Nil is no limit.
 	CreatedFrom, CreatedBefore *time.Time
@@ -45,18 +47,23 @@ type Query struct {
 
 // Page is a part of the reading order: what it says of its messages when they have been read.
 type Page struct {
-	// Last is the place of the last message; nil if there is none.
+	// Last is the place of the last message. On an ascending page without messages it is that of the last one that was removed, if that
+	// lies behind After, so that a reader is told of a gap once. Else it is nil.
 	Last *Position
 	// More says that another message was there to follow when the page was read.
 	More bool
+	// Gap says that retention has removed messages that the reader was still to be given: ascending, those between After and
+	// the first one of the page; descending, all that were to follow After. With limits of time some of them may have lain
+	// outside these. A message that was erased by its id is no gap.
+	Gap bool
 }
 
 // Page reads a page and calls each with its messages, in the order that was asked for, without a gap, within the limits
 // of time. The payload of a message belongs to the driver: it is good until each returns. After an error what each was
 // given is no page.
 //
-// A page has fewer messages than the limit only where no further message lies before the horizon, or where it would exceed
-// [PageBytes].
+// A page has fewer messages than the limit only where no further message lies before the horizon, where it would exceed
+// [PageBytes], or where what follows was removed while it was read.
 func (r *Reader) Page(ctx context.Context, query Query, each func(Message)) (Page, error) {
 	span, err := r.seek(ctx, query)
 	if err != nil {
@@ -75,9 +82,12 @@ func (r *Reader) Page(ctx context.Context, query Query, each func(Message)) (Pag
 	if p.more {
 		r.heavy.set(query.Tenant, p.messages < query.Limit)
 	}
-	page := Page{More: p.more}
-	if p.messages > 0 {
+	page := Page{More: p.more, Gap: p.gap}
+	switch {
+	case p.messages > 0:
 		page.Last = &p.last
+	case query.Order == Ascending && p.removed != Position{} && (query.After == nil || query.After.Compare(p.removed) < 0):
+		page.Last = &p.removed
 	}
 	return page, nil
 }
@@ -91,6 +101,8 @@ type pageReader struct {
 	each     func(Message)
 
 	more            bool
+	removed         Position // up to which all was removed when the first messages were read; zero: nothing was
+	gap             bool
 	last            Position // of the last message on the page
 	messages, bytes int      // on the page
 }
@@ -124,11 +136,7 @@ func (p *pageReader) read(ctx context.Context, db *gorm.DB, connection *pgx.Conn
 // is one round trip, and rows are looked at where they were received, without database/sql's copies of each value.
 func (p *pageReader) readChunk(ctx context.Context, db *gorm.DB, connection *pgx.Conn, n int) (full bool, err error) {
 	got := 0
-	parts := p.span.parts(p.query.Order, p.newest)
-	if len(parts) == 0 {
-		parts = []part{{where("false")}}
-	}
-	statement, args := pageSQL(db, p.query, parts, n)
+	statement, args := pageSQL(db, p.query, p.span, p.newest, n)
 	defer func(began time.Time) {
 		db.Logger.Trace(ctx, began, func() (string, int64) { return statement, int64(got) }, err)
 	}(time.Now())
@@ -139,6 +147,9 @@ func (p *pageReader) readChunk(ctx context.Context, db *gorm.DB, connection *pgx
 		if current != p.newest {
 			p.newest = current
 			return nil
+		}
+		if full, err = p.readRemoved(rows); full || err != nil {
+			return err
 		}
 		var m Message
 		into := []any{(*[16]byte)(&m.ID), (*pgtype.DriverBytes)(&m.Payload), &m.CreatedAt, &m.Position.Epoch, &m.Position.Xid, &m.Position.Ord}
@@ -158,6 +169,43 @@ func (p *pageReader) readChunk(ctx context.Context, db *gorm.DB, connection *pgx
 	})
 	err = connection.SendBatch(ctx, &batch).Close()
 	return full, err
+}
+
+// readRemoved reads the row ahead of the messages, up to which all is removed that the page does not have yet. It reports true if the
+// page ends before them: what follows its messages was removed since these were read, and the page that begins there has to tell.
+func (p *pageReader) readRemoved(rows pgx.Rows) (over bool, err error) {
+	var removed Position
+	if !rows.Next() {
+		return false, rows.Err()
+	}
+	if rows.RawValues()[0] != nil {
+		return false, errDisorder
+	}
+	if err := rows.Scan(nil, nil, nil, &removed.Epoch, &removed.Xid, &removed.Ord); err != nil {
+		return false, err
+	}
+	if p.messages == 0 {
+		p.removed, p.gap = removed, p.query.isGap(p.span, removed)
+		return false, nil
+	}
+	if p.query.Order == Ascending && p.last.Compare(removed) < 0 {
+		p.more = true
+		return true, nil
+	}
+	return false, nil
+}
+
+// isGap reports whether messages that the reader was still to be given are among the removed ones, which are all up to a position. s is
+// the part of the reading order in which the messages of the query are, now.
+func (q Query) isGap(s span, removed Position) bool {
+	switch {
+	case !q.Resumed || removed == Position{}:
+		return false
+	case q.Order == Descending: // nothing is left of what was to follow, unless the limits of time have left it out anyway
+		return q.After != nil && q.After.Compare(removed) <= 0 && (s.lower == nil || s.lower.Compare(removed) <= 0)
+	default:
+		return s.lower == nil || s.lower.Compare(removed) < 0
+	}
 }
 
 // add puts a message on the page, unless it is full: then the message is the one that tells that there are more.

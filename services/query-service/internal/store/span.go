@@ -16,6 +16,26 @@ const (
 	tighterOrd = `(SELECT CASE WHEN ?::xid8 < pg_snapshot_xmin(pg_current_snapshot()) THEN ?::integer ELSE -2147483648 END)`
 )
 
+// What retention has removed of a tenant is everything up to a position. Until vacuum has been there the index still has entries for it,
+// which a scan from the beginning would pass one by one, so every scan begins or ends at that position. It is read by the statement
+// itself: what is kept and what was removed are of one snapshot. As sub-selects, as the horizon.
+const (
+	// removedCTE is that position, before all others where nothing was removed.
+	removedCTE = `removed AS MATERIALIZED (SELECT coalesce(r.epoch, 0) AS epoch, coalesce(r.xid, '0') AS xid, coalesce(r.ord, 0) AS ord
+		FROM (SELECT) AS always LEFT JOIN retention_positions AS r ON r.tenant_id = ?)`
+	// startCTE is the later one of it and a position.
+	startCTE = `start AS MATERIALIZED (SELECT CASE WHEN later THEN epoch ELSE ?::integer END AS epoch, CASE WHEN later THEN xid ELSE ?::xid8 END AS xid,
+		CASE WHEN later THEN ord ELSE ?::integer END AS ord FROM (SELECT *, (epoch, xid, ord) > (?::integer, ?::xid8, ?::integer) AS later FROM removed) AS r)`
+	start = `((SELECT epoch FROM start), (SELECT xid FROM start), (SELECT ord FROM start))`
+	// startInEpoch is the start within an epoch, which is named three times.
+	startInEpoch = `((SELECT CASE WHEN epoch > ? THEN '18446744073709551615' WHEN epoch = ? THEN xid ELSE '0' END FROM start),
+		(SELECT CASE epoch WHEN ? THEN ord ELSE 0 END FROM start))`
+	// removedXid, within an epoch that is named twice, and removedEpoch are where a descending scan ends. What it passes all the same, the
+	// removed messages of one transaction, and those of an epoch before the one that it began in, is not worth another part.
+	removedXid   = `(SELECT CASE WHEN epoch > ? THEN '18446744073709551615' WHEN epoch = ? THEN xid ELSE '0' END FROM removed)`
+	removedEpoch = `(SELECT epoch FROM removed)`
+)
+
 // span is a part of the reading order; neither end belongs to it, nil is no bound.
 type span struct{ lower, upper *Position }
 
@@ -62,21 +82,14 @@ func (s span) ascending(newest int32) (parts []part) {
 		epoch = upper.Epoch
 	}
 	switch {
-	case lower == nil:
-		parts = append(parts, part{where("epoch < ?", epoch)})
-	case lower.Epoch > epoch:
+	case lower != nil && lower.Epoch > epoch:
 		return nil
-	case lower.Epoch < epoch:
-		parts = append(parts, part{where("(epoch, xid, ord) > (?, ?, ?)", lower.Epoch, lower.Xid, lower.Ord), where("epoch < ?", epoch)})
-		lower = nil
-	}
-	if lower != nil && upper != nil && lower.Xid >= upper.Xid {
+	case lower == nil || lower.Epoch < epoch:
+		parts = append(parts, part{where("(epoch, xid, ord) > " + start), where("epoch < ?", epoch)})
+	case upper != nil && lower.Xid >= upper.Xid:
 		return inTransaction(*lower, *upper, newest)
 	}
-	last := part{where("epoch = ?", epoch)}
-	if lower != nil {
-		last = append(last, where("(xid, ord) > (?, ?)", lower.Xid, lower.Ord))
-	}
+	last := part{where("epoch = ?", epoch), where("(xid, ord) > "+startInEpoch, epoch, epoch, epoch)}
 	if epoch == newest {
 		last = append(last, where("xid < "+horizonXid))
 	}
@@ -94,7 +107,10 @@ func (s span) descending(newest int32) (parts []part) {
 	}
 	switch {
 	case lower == nil:
-		return []part{{below("epoch, ", upper, newest, epoch)}}
+		return []part{
+			{where("epoch = ?", epoch), below("", upper, newest), where("xid >= "+removedXid, epoch, epoch)},
+			{where("epoch < ?", epoch), where("epoch >= " + removedEpoch)},
+		}
 	case lower.Epoch > epoch:
 		return nil
 	case lower.Epoch < epoch:
@@ -134,19 +150,34 @@ func inTransaction(lower, upper Position, newest int32) []part {
 	return []part{p}
 }
 
-// pageSQL is the statement that reads the first n messages of parts in the order of query.
-func pageSQL(db *gorm.DB, query Query, parts []part, n int) (statement string, args []any) {
+// pageSQL is the statement that reads the first n messages of s in the order of query, and ahead of them a row that has
+// the position up to which all was removed.
+func pageSQL(db *gorm.DB, query Query, s span, newest int32, n int) (statement string, args []any) {
 	db = db.Session(&gorm.Session{DryRun: true, NewDB: true})
-	if len(parts) == 1 {
-		made := partSQL(db, query, parts[0], n).Find(&[]map[string]any{}).Statement
-		return made.SQL.String(), made.Vars
+	with, args := removedCTE, []any{query.Tenant}
+	if query.Order == Ascending {
+		var from Position
+		if s.lower != nil {
+			from = *s.lower
+		}
+		with += `, ` + startCTE
+		args = append(args, from.Epoch, from.Xid, from.Ord, from.Epoch, from.Xid, from.Ord)
+	}
+	parts := s.parts(query.Order, newest)
+	if len(parts) == 0 {
+		parts = []part{{where("false")}}
 	}
 	// PostgreSQL appends the parts one after the other, none before it is needed. readChunk checks that.
-	union := strings.Repeat(` UNION ALL (?)`, len(parts)-1)
 	for _, p := range parts {
 		args = append(args, partSQL(db, query, p, n))
 	}
-	made := db.Raw(`(?)`+union+` LIMIT ?`, append(args, n)...).Find(&[]map[string]any{}).Statement
+	rows := `(?)`
+	if len(parts) > 1 {
+		rows = `(` + rows + strings.Repeat(` UNION ALL (?)`, len(parts)-1) + ` LIMIT ?)`
+		args = append(args, n)
+	}
+	made := db.Raw(`WITH `+with+` SELECT NULL::uuid, NULL::jsonb, NULL::timestamptz, epoch, xid, ord FROM removed UNION ALL `+rows, args...).
+		Find(&[]map[string]any{}).Statement
 	return made.SQL.String(), made.Vars
 }
 

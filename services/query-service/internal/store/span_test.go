@@ -29,8 +29,8 @@ func drawPosition(r *rapid.T, name string) *Position {
 	}
 }
 
-// Whatever part of the reading order a page is read from, and however often it is cut into pieces for that, it has each
-// message of the part that is below the horizon once and in order, and no other.
+// Whatever part of the reading order a page is read from, however often it is cut into pieces for that, and wherever retention has
+// got to, it has each message of the part that is kept and below the horizon once and in order, and no other.
 func TestPartsAgainstAScan(t *testing.T) {
 	f := newFixture(t)
 	f.newEpoch(t)
@@ -50,6 +50,11 @@ func TestPartsAgainstAScan(t *testing.T) {
 			messages = append(messages, Message{ID: uuid.New(), Payload: []byte(`1`), CreatedAt: time.Unix(0, 0), Position: p})
 		}
 		f.place(r, tenant, messages)
+		if len(messages) > 0 && rapid.Bool().Draw(r, "retention") {
+			n := rapid.IntRange(1, len(messages)).Draw(r, "removed")
+			f.remove(r, tenant, messages[n-1].Position)
+			messages = messages[n:]
+		}
 
 		for range 8 {
 			s := span{lower: drawPosition(r, "lower"), upper: drawPosition(r, "upper")}

@@ -98,11 +98,11 @@ func (f *fixture) begin(t *testing.T) pgx.Tx {
 	return tx
 }
 
+const newEpochSQL = `INSERT INTO reading_epochs (epoch, system_identifier, timeline)
+	SELECT epoch + 1, system_identifier, timeline FROM reading_epochs ORDER BY epoch DESC LIMIT 1`
+
 // newEpoch begins one, as a restore would: whatever is in an earlier one lies before the horizon.
-func (f *fixture) newEpoch(t require.TestingT) {
-	f.exec(t, `INSERT INTO reading_epochs (epoch, system_identifier, timeline)
-		SELECT epoch + 1, system_identifier, timeline FROM reading_epochs ORDER BY epoch DESC LIMIT 1`)
-}
+func (f *fixture) newEpoch(t require.TestingT) { f.exec(t, newEpochSQL) }
 
 // awaitHorizon waits until everything committed before is shown: transactions of other tests of the cluster hold it back, too.
 func (f *fixture) awaitHorizon(t *testing.T) {

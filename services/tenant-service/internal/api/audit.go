@@ -28,7 +28,7 @@ type AuditEvent struct {
 	Actor string `json:"actor" example:"alice@example.com"`
 	// The claim `jti` of the token, up to 255 bytes; absent if it has none.
 	TokenID string `json:"token_id,omitempty" example:"6f1c2b1e"`
-	Action  string `json:"action" example:"tenant.resized" enums:"tenant.created,tenant.resized,tenant.suspended,tenant.resumed,tenant.deleted,tenant.retired,tenant.generation_raised,config.changed,token.issued,token.revoked,credential.issued,credential.revoked,deadletter.replayed,deadletter.dropped,deadletters.replayed,deadletters.dropped"`
+	Action  string `json:"action" example:"tenant.resized" enums:"tenant.created,tenant.resized,tenant.suspended,tenant.resumed,tenant.deleted,tenant.retired,tenant.generation_raised,config.changed,token.issued,token.revoked,credential.issued,credential.revoked,message.erased,deadletter.replayed,deadletter.dropped,deadletters.replayed,deadletters.dropped"`
 	// The path of what was changed.
 	Target string `json:"target" example:"/tenants/0197a3c2-8f0e-7cc1-9d39-5d2a3f0f7a11"`
 	// An object of what has changed, as it was; null if there was nothing. Never a secret or a payload.
@@ -51,11 +51,11 @@ type AuditPage struct {
 // listAuditEvents pages through the audit log.
 //
 //	@summary		List audit events
-//	@description	Who has changed what: tenants and their dead letters. In the order in which the changes were made (`at` may step back a little between neighbours); whoever follows `next_cursor` meets every event exactly once. Events stay when their tenant is deleted, until they are older than the installation keeps them. A request that replays or drops many dead letters has an event for each step, with its count and the same `request_id`.
+//	@description	Who has changed what: tenants, their messages and their dead letters. In the order in which the changes were made (`at` may step back a little between neighbours); whoever follows `next_cursor` meets every event exactly once. Events stay when their tenant is deleted, until they are older than the installation keeps them. A request that replays or drops many dead letters has an event for each step, with its count and the same `request_id`.
 //	@tags			audit
 //	@security		Bearer
 //	@param			tenant_id	query		string	false	"only those of this tenant"	format(uuid)
-//	@param			action		query		string	false	"only those of this action"	Enums(tenant.created, tenant.resized, tenant.suspended, tenant.resumed, tenant.deleted, tenant.retired, tenant.generation_raised, config.changed, token.issued, token.revoked, credential.issued, credential.revoked, deadletter.replayed, deadletter.dropped, deadletters.replayed, deadletters.dropped)
+//	@param			action		query		string	false	"only those of this action"	Enums(tenant.created, tenant.resized, tenant.suspended, tenant.resumed, tenant.deleted, tenant.retired, tenant.generation_raised, config.changed, token.issued, token.revoked, credential.issued, credential.revoked, message.erased, deadletter.replayed, deadletter.dropped, deadletters.replayed, deadletters.dropped)
 //	@param			since		query		string	false	"only those at this time (RFC 3339) or later"	format(date-time)
 //	@param			until		query		string	false	"only those before this time (RFC 3339)"	format(date-time)
 //	@param			cursor		query		string	false	"next_cursor of another page with the same filters; without it the list begins at its start"
