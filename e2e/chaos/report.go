@@ -63,6 +63,9 @@ func (r *report) verdict(v traffic.Verdict, hostile, remarks []string) {
 	r.note("hostile messages that were confirmed, and are stored or dead letters: %s", strings.Join(hostile, ", "))
 	sums := table{header: []string{"messages", "confirmed", "stored", "removed", "stored again", "dead-lettered", "poison", "over a limit", "declined"}}
 	sums.add("all tenants", v.Confirmed, v.Stored, v.Removed, v.StoredAgain, v.DeadLettered, v.Poison, v.OverLimit, v.Declined)
+	if v.Removed > 0 {
+		r.note("readers that follow a cursor were told %d times of a gap", v.Gaps)
+	}
 	broken := table{header: []string{
 		"broken promises", "lost", "duplicated", "foreign", "violations", "corrupted", "misplaced", "left over", "refused", "unknown", "miscounted",
 	}}

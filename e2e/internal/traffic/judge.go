@@ -18,6 +18,7 @@ type judge struct {
 
 	stored, deadLetters int64
 	gone, storedAgain   int64 // removed and not stored, and stored after having been removed
+	gaps                int64 // that followers were told of
 	said                Usage // of all live tenants, by the API
 	unequal             int64 // tenants of which the usage is not what is stored
 }
@@ -239,7 +240,7 @@ func (j *judge) verdict(readers *findings) Verdict {
 		v.Poison += c.poisonConfirmed
 		v.Declined += c.declined
 	}
-	v.Removed, v.StoredAgain = j.gone, j.storedAgain
+	v.Removed, v.StoredAgain, v.Gaps = j.gone, j.storedAgain, j.gaps
 	readers.into(&v)
 	j.found.into(&v)
 	return v
@@ -274,7 +275,7 @@ func (j *judge) close(f *file) {
 	})
 }
 
-// again finds what was read more often than it was stored. The caller holds f.mu.
+// again finds what was read more often than it was stored, or removed before it was read without a word of it. The caller holds f.mu.
 func (j *judge) again(f *file) {
 	for seq, removals := range f.removals {
 		stored := removals
@@ -285,6 +286,11 @@ func (j *judge) again(f *file) {
 		}
 		j.storedAgain += stored - 1
 	}
+	if missed := f.gone.minus(&f.seen); missed.count > 0 && f.gaps == 0 {
+		j.found.add(faultViolation, "tenant %s: %d messages were removed before the follower of the cursor had read them, and it was never told of a gap",
+			f.tenant, missed.count)
+	}
+	j.gaps += f.gaps
 	for seq, more := range f.reads {
 		stored := f.removals[seq]
 		if f.byID.has(seq) {

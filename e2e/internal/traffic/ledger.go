@@ -47,6 +47,7 @@ type account struct {
 	removed   bitset           // as far as a drain has looked
 	witnessed int64            // owned by the drain: the place of the last removal that it has seen
 	reads     map[uint32]int64 // how often a follower has met a message again
+	gaps      int64            // how often it was told that messages are gone which it has not read
 }
 
 func newAccount(seed int64, tenant uuid.UUID, payloadBytes int) *account {

@@ -86,6 +86,14 @@ func (a *account) doesRetain() bool {
 	return a.retains
 }
 
+// passGap notes that a follower was told that it has missed messages; false if the tenant keeps all of them.
+func (a *account) passGap() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gaps++
+	return a.retains
+}
+
 // removal is one message that was removed, as the witness has it.
 type removal struct {
 	n    int64 // places them in their order

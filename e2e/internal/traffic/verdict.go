@@ -13,6 +13,8 @@ type Verdict struct {
 	Offered, Confirmed, Poison, Stored, DeadLettered int64
 	// Removed are those that a retention has removed, which is no loss; StoredAgain is how often one was stored after it had been removed.
 	Removed, StoredAgain int64
+	// Gaps is how often a reader that follows a cursor was told that messages were removed which it had not read.
+	Gaps int64
 	// Declined were over a limit or came with a revoked token, and are not stored. OverLimit are the good ones among the dead letters,
 	// which were larger than a limit of their tenant allowed when they were to be stored.
 	Declined, OverLimit int64

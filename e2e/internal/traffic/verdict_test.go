@@ -356,7 +356,11 @@ func TestEachBrokenPromiseIsFound(t *testing.T) {
 			w.remove(a, good)
 			w.removed = append(w.removed, w.row(a, 1000))
 		}, Verdict{Foreign: 1}},
-		"poison was removed": {func(w *made, a, _ *account) { w.remove(a, poisoned) }, Verdict{Misplaced: 1, Duplicated: 1}},
+		"a message is removed before it is read, and nobody says so": {func(w *made, a, _ *account) {
+			w.remove(a, good)
+			w.hide(a, a.id(good))
+		}, Verdict{Violations: 1}},
+		"poison was removed": {func(w *made, a, _ *account) { w.remove(a, poisoned) }, Verdict{Misplaced: 1, Duplicated: 1, Violations: 1}},
 		"a message was removed with another size": {func(w *made, a, _ *account) {
 			w.remove(a, good)
 			w.removed[0].size = a.size(good) + 1
@@ -501,9 +505,10 @@ func TestWhatIsNoFault(t *testing.T) {
 			w.remove(a, 0)
 			w.remove(a, 1)
 		},
-		"removed before it was read": func(w *made, a, _ *account) {
+		"removed before it was read, and the reader is told": func(w *made, a, _ *account) {
 			w.remove(a, 0)
 			w.hide(a, a.id(0))
+			a.passGap()
 		},
 		"removed, stored again, and met at its new place": func(w *made, a, _ *account) {
 			w.remove(a, 0)
