@@ -47,7 +47,14 @@ func (e *experiment) chaos(ctx context.Context) error {
 		return err
 	}
 	e.report.title = fmt.Sprintf("chaos: seed %d, %s, %d tenants, %.0f messages/s, %s", e.seed, took.Round(time.Second), e.tenants, e.rate, e.servers)
-	e.report.faults(results, e.duration >= chaosDuration)
+	complete := e.duration >= chaosDuration
+	e.report.faults(results, complete)
+	e.report.limits(e.traffic.Limits(), complete)
+	revoked := e.traffic.Revocations()
+	e.report.revocations(revoked, overdue(revoked.Late, disturbed, results), complete)
+	for _, err := range e.traffic.Failures() {
+		e.report.fail("%v", err)
+	}
 	for _, d := range unexplained(e.deaths, disturbed.Sub(e.began), results) {
 		e.report.fail("%s ended without being told to after %s", d.service, d.at.Round(time.Millisecond))
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/fault"
 	"github.com/srireskianita/multi-tenant-messaging/e2e/internal/traffic"
 	"github.com/srireskianita/multi-tenant-messaging/libs/amqp/conn"
+	"github.com/srireskianita/multi-tenant-messaging/testkit/backing"
 	"github.com/srireskianita/multi-tenant-messaging/testkit/stack"
 )
 
@@ -90,6 +92,7 @@ func TestVerdictThatFails(t *testing.T) {
 	for name, v := range map[string]traffic.Verdict{
 		"lost": {Lost: 1}, "duplicated": {Duplicated: 1}, "foreign": {Foreign: 1}, "violations": {Violations: 1},
 		"corrupted": {Corrupted: 1}, "misplaced": {Misplaced: 1}, "left over": {Leftover: 1}, "refused": {Refused: 1}, "unknown": {Unknown: 1},
+		"miscounted": {Miscounted: 1},
 	} {
 		r := &report{}
 		v.Details = []string{"what it was"}
@@ -101,6 +104,10 @@ func TestVerdictThatFails(t *testing.T) {
 	r := &report{}
 	r.verdict(traffic.Verdict{Confirmed: 10, Stored: 9, DeadLettered: 1, Poison: 1}, nil, nil)
 	require.Empty(t, r.failures)
+
+	r.verdict(traffic.Verdict{Miscounted: 2, Unequal: 2, Said: traffic.Usage{Messages: 9}, Used: traffic.Usage{Messages: 10}}, nil, nil)
+	require.Contains(t, r.text(), "FAILED: usage is not equal to the ledger: 2 tenants differ")
+	require.Contains(t, r.tables[len(r.tables)-2].rows, []string{"by the ledger", "10", "0", "0", "0", "0", "0", "0"})
 }
 
 // A service that crashes is started again by nobody, unless the next fault happens to.
@@ -119,6 +126,67 @@ func TestUnexplainedDeaths(t *testing.T) {
 		{stack.IngestService, 0},
 	}
 	require.Equal(t, unasked, unexplained(append(explained, unasked...), begin, results))
+}
+
+// A token that outlives its revocation is excused by nothing but a service that could not learn of it.
+func TestOverdue(t *testing.T) {
+	begin := time.Now()
+	at := func(seconds float64) time.Time { return begin.Add(time.Duration(seconds * float64(time.Second))) }
+	result := func(kind fault.Kind, from, lasted float64) fault.Result {
+		e := fault.Event{Kind: kind, Param: int64(slices.Index(backing.Names(), backing.ServicePostgres))}
+		return fault.Result{Event: e, Kind: kind, At: at(from).Sub(begin), Lasted: at(lasted).Sub(begin)}
+	}
+	for name, test := range map[string]struct {
+		service        string
+		revoked, began float64
+		results        []fault.Result
+		late           bool
+	}{
+		"at once":                    {stack.QueryService, 10, 10.1, nil, false},
+		"within two seconds":         {stack.QueryService, 10, 11.9, nil, false},
+		"later":                      {stack.QueryService, 10, 12.1, nil, true},
+		"while it is cut off":        {stack.QueryService, 10, 20, []fault.Result{result(fault.FreezePostgres, 5, 18)}, false},
+		"cut off soon after":         {stack.QueryService, 10, 20, []fault.Result{result(fault.Cut, 11, 10)}, false},
+		"cut off twice":              {stack.QueryService, 10, 30, []fault.Result{result(fault.Cut, 20, 10), result(fault.Cut, 11, 10)}, false},
+		"until it has asked again":   {stack.QueryService, 10, 27.5, []fault.Result{result(fault.HalfOpen, 9, 14)}, false},
+		"and no longer":              {stack.QueryService, 10, 28.5, []fault.Result{result(fault.HalfOpen, 9, 14)}, true},
+		"cut off when it must know":  {stack.QueryService, 10, 13, []fault.Result{result(fault.Cut, 12.5, 10)}, true},
+		"cut off before":             {stack.QueryService, 10, 12.5, []fault.Result{result(fault.Cut, 2, 4)}, true},
+		"by a transaction elsewhere": {stack.QueryService, 10, 13, []fault.Result{result(fault.ForeignTransaction, 9, 5)}, true},
+		"by its own restart":         {stack.QueryService, 10, 13, []fault.Result{result(fault.KillQueryService, 9, 5)}, true},
+		"the broker has no excuse":   {string(backing.ServiceRabbitMQ), 10, 13, []fault.Result{result(fault.FreezePostgres, 9, 18)}, true},
+	} {
+		late := []traffic.Late{{Service: test.service, Revoked: at(test.revoked), Began: at(test.began)}}
+		left := overdue(late, begin, test.results)
+		require.Equal(t, test.late, len(left) == 1, name)
+	}
+}
+
+// A run that revokes nothing, limits nobody or removes nothing shows nothing about it.
+func TestOperationsThatFail(t *testing.T) {
+	good := traffic.Revocations{Tokens: 1, Credentials: 1, Accepted: map[string]int64{}, Refused: map[string]int64{}}
+	for _, name := range traffic.Verifiers() {
+		good.Accepted[name], good.Refused[name] = 10, 5
+	}
+	r := &report{}
+	r.revocations(good, nil, true)
+	r.limits(traffic.Limits{Changes: 3, RateLimited: 2, TooLarge: 1}, true)
+	r.retention(traffic.Verdict{Removed: 1}, true)
+	require.Empty(t, r.failures)
+
+	now := time.Now()
+	good.Late = []traffic.Late{{Service: stack.IngestService, Revoked: now, Began: now.Add(9 * time.Second)}}
+	r.revocations(good, good.Late, true)
+	require.Equal(t, []string{"ingest-service accepted 1 times what was revoked, at most 9.0s after that"}, r.failures)
+	require.Contains(t, r.tables[len(r.tables)-1].rows, []string{stack.IngestService, "10", "5", "9.0s", "1"})
+
+	for _, complete := range []bool{true, false} {
+		r = &report{}
+		r.revocations(traffic.Revocations{}, nil, complete)
+		r.limits(traffic.Limits{Changes: 3, RateLimited: 2}, complete)
+		r.retention(traffic.Verdict{StoredAgain: 1}, complete)
+		require.Equal(t, complete, len(r.failures) == 6, "%v", r.failures)
+	}
 }
 
 func TestReport(t *testing.T) {

@@ -123,6 +123,7 @@ func (e *experiment) end(ctx context.Context) error {
 	}
 	e.report.services(e.before, after)
 	e.report.note("requests that the operator has repeated: %d; producers and readers leave repeats to the ledger", e.platform.Admin().Repeats())
+	e.report.retention(v, !e.options.soak && e.duration >= chaosDuration)
 	e.report.verdict(v, e.traffic.Hostile(), e.traffic.Remarks())
 	return nil
 }

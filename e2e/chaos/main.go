@@ -1,8 +1,9 @@
 // Command chaos shows that the platform keeps its promises while everything that it stands on fails.
 //
 // It runs the built binaries on servers of its own, publishes to many tenants and reads them, and meanwhile kills, stops,
-// freezes and cuts off services and servers, by a schedule that follows from a seed. In the end it holds the database
-// against a ledger of what was confirmed: nothing may be lost, stored twice, changed or shown to the wrong tenant, and
+// freezes and cuts off services and servers, by a schedule that follows from a seed, while an operator changes limits and revokes
+// tokens and credentials. In the end it holds the database and the usage of the tenants against a ledger of what was confirmed:
+// nothing may be lost, stored twice, changed, miscounted or shown to the wrong tenant, what was revoked must have been refused, and
 // everything must have recovered without intervention. It exits with 1 unless that is so.
 //
 // With -soak it disturbs nothing, runs long at half the rate that the machine can do, and shows that memory, goroutines
@@ -148,6 +149,7 @@ func (o options) run(ctx context.Context, s *screen) (r *report, err error) {
 	}()
 	t, err := traffic.New(p, traffic.Options{
 		Tenants: o.tenants, Seed: o.seed, HTTPRate: o.rate / 2, AMQPRate: o.rate / 2, PoisonShare: poisonShare,
+		Limits: !o.soak, Revocation: !o.soak, Retention: !o.soak,
 	})
 	if err != nil {
 		return nil, err

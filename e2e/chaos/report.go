@@ -61,24 +61,43 @@ func (r *report) note(format string, args ...any) {
 // verdict adds what became of the messages, and fails every broken promise.
 func (r *report) verdict(v traffic.Verdict, hostile, remarks []string) {
 	r.note("hostile messages that were confirmed, and are stored or dead letters: %s", strings.Join(hostile, ", "))
-	sums := table{header: []string{"messages", "confirmed", "stored", "dead-lettered", "poison"}}
-	sums.add("all tenants", v.Confirmed, v.Stored, v.DeadLettered, v.Poison)
+	sums := table{header: []string{"messages", "confirmed", "stored", "removed", "stored again", "dead-lettered", "poison", "over a limit", "declined"}}
+	sums.add("all tenants", v.Confirmed, v.Stored, v.Removed, v.StoredAgain, v.DeadLettered, v.Poison, v.OverLimit, v.Declined)
+	if v.Removed > 0 {
+		r.note("readers that follow a cursor were told %d times of a gap", v.Gaps)
+	}
 	broken := table{header: []string{
-		"broken promises", "lost", "duplicated", "foreign", "violations", "corrupted", "misplaced", "left over", "refused", "unknown",
+		"broken promises", "lost", "duplicated", "foreign", "violations", "corrupted", "misplaced", "left over", "refused", "unknown", "miscounted",
 	}}
-	broken.add("all tenants", v.Lost, v.Duplicated, v.Foreign, v.Violations, v.Corrupted, v.Misplaced, v.Leftover, v.Refused, v.Unknown)
-	r.tables = append(r.tables, sums, broken)
+	broken.add("all tenants", v.Lost, v.Duplicated, v.Foreign, v.Violations, v.Corrupted, v.Misplaced, v.Leftover, v.Refused, v.Unknown, v.Miscounted)
+	r.tables = append(r.tables, sums, usage(v), broken)
 	for _, remark := range remarks {
 		r.note("answered other than with success or 503: %s", remark)
 	}
 	if v.Clean() {
 		return
 	}
-	r.fail("%d lost, %d duplicated, %d foreign, %d violations of the reading order, %d corrupted, %d misplaced, %d left over, %d refused, %d unknown",
-		v.Lost, v.Duplicated, v.Foreign, v.Violations, v.Corrupted, v.Misplaced, v.Leftover, v.Refused, v.Unknown)
+	r.fail("%d lost, %d duplicated, %d foreign, %d violations of the reading order, %d corrupted, %d misplaced, %d left over, %d refused, %d unknown, %d miscounted",
+		v.Lost, v.Duplicated, v.Foreign, v.Violations, v.Corrupted, v.Misplaced, v.Leftover, v.Refused, v.Unknown, v.Miscounted)
+	if v.Unequal > 0 {
+		r.fail("usage is not equal to the ledger: %d tenants differ", v.Unequal)
+	}
 	for _, detail := range v.Details {
 		r.note("%s", detail)
 	}
+}
+
+// usage is what live tenants have used: as the API says, and as the ledger has it.
+func usage(v traffic.Verdict) table {
+	t := table{header: []string{"usage", "messages in", "bytes in", "removed", "bytes removed", "stored", "bytes stored", "dead letters"}}
+	for _, row := range []struct {
+		name string
+		used traffic.Usage
+	}{{"by the API", v.Said}, {"by the ledger", v.Used}} {
+		u := row.used
+		t.add(row.name, u.Messages, u.Bytes, u.Removed, u.RemovedBytes, u.Stored, u.StoredBytes, u.DeadLetters)
+	}
+	return t
 }
 
 // services adds what the services took in the beginning and in the end.

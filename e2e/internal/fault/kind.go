@@ -133,9 +133,18 @@ func (e Event) disturbs() resource {
 	if !slices.Contains(Networks(), e.Kind) {
 		return traitsOf(e.Kind).disturbs
 	}
+	return resourceOf(e.server())
+}
+
+func resourceOf(name backing.Name) resource {
 	return map[backing.Name]resource{
 		backing.ServicePostgres: postgres, backing.ServiceRabbitMQ: rabbitmq, backing.ServiceNATS: nats,
-	}[e.server()]
+	}[name]
+}
+
+// CutsOff reports whether a service may be without a server, or lose its connections to it, while the event is in force.
+func (e Event) CutsOff(name backing.Name) bool {
+	return e.Kind != ForeignTransaction && e.disturbs() == resourceOf(name)
 }
 
 // conflict reports whether two events must not be in force at the same time: one would hide the other or undo it.

@@ -109,3 +109,18 @@ func TestFaultsThatHideEachOtherConflict(t *testing.T) {
 		})
 	}
 }
+
+// What cuts a service off from a server excuses that it learns something late; nothing else does.
+func TestCutsOff(t *testing.T) {
+	of := func(name backing.Name) (kinds []Kind) {
+		for _, kind := range Kinds() {
+			if e := (Event{Kind: kind, Param: int64(slices.Index(backing.Names(), name))}); e.CutsOff(name) {
+				kinds = append(kinds, kind)
+			}
+		}
+		return kinds
+	}
+	require.Equal(t, []Kind{StopPostgresImmediate, FreezePostgres, TerminateBackends, Latency, Bandwidth, HalfOpen, Cut}, of(backing.ServicePostgres))
+	require.Equal(t, []Kind{KillNATS, WipeNATS, ChannelDisagrees, Latency, Bandwidth, HalfOpen, Cut}, of(backing.ServiceNATS))
+	require.False(t, Event{Kind: Cut, Param: int64(slices.Index(backing.Names(), backing.ServiceNATS))}.CutsOff(backing.ServicePostgres))
+}

@@ -105,6 +105,34 @@ func (a *Admin) Resize(ctx context.Context, id uuid.UUID, workers int) error {
 	return err
 }
 
+// Limit changes limits of a tenant: nil is the default again. See [Admin.AwaitState] for when that is in force.
+func (a *Admin) Limit(ctx context.Context, id uuid.UUID, patch client.LimitPatch) error {
+	_, err := a.client.PatchTenantConfig(ctx, client.ID(id), patch)
+	return err
+}
+
+// IssueToken issues a token of a tenant that may do everything that its applications do.
+func (a *Admin) IssueToken(ctx context.Context, id uuid.UUID, name string) (client.IssuedToken, error) {
+	return a.client.IssueToken(ctx, client.ID(id), client.NewToken{
+		Name: name, Scopes: []client.Scope{client.ScopeMessagesRead, client.ScopeMessagesWrite, client.ScopeDeadLettersManage},
+	})
+}
+
+// RevokeToken ends a token. It is known to all services within two seconds.
+func (a *Admin) RevokeToken(ctx context.Context, id uuid.UUID, token client.ID) error {
+	return a.client.RevokeToken(ctx, client.ID(id), token)
+}
+
+// IssueCredential makes an AMQP credential of a tenant.
+func (a *Admin) IssueCredential(ctx context.Context, id uuid.UUID, name string) (client.IssuedCredential, error) {
+	return a.client.IssueCredential(ctx, client.ID(id), name)
+}
+
+// RevokeCredential deletes a credential. Its connections are closed when it returns.
+func (a *Admin) RevokeCredential(ctx context.Context, id uuid.UUID, credential client.ID) error {
+	return a.client.RevokeCredential(ctx, client.ID(id), credential)
+}
+
 // Tenant shows a tenant.
 func (a *Admin) Tenant(ctx context.Context, id uuid.UUID) (client.Tenant, error) {
 	return a.client.Tenant(ctx, client.ID(id))

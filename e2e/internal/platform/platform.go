@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 
@@ -22,6 +23,7 @@ type Platform struct {
 	Proxies map[backing.Name]*toxiproxy.Proxy
 
 	admin *Admin
+	keys  string // folder of the key that issued tokens are signed with
 }
 
 // Start starts servers, proxies and services, and returns when all three services are ready. log is told of the progress.
@@ -41,10 +43,14 @@ func Start(ctx context.Context, env map[string]string, log func(format string, a
 	if p.Proxies, opts, err = startProxies(ctx, p.Backing); err != nil {
 		return nil, err
 	}
+	issuing, err := p.issuing()
+	if err != nil {
+		return nil, err
+	}
 	// A channel that has gone wrong is noticed in seconds rather than in a minute: a run has no minutes to wait.
-	ingest := map[string]string{"INGEST_RESYNC": "3s"}
-	maps.Copy(ingest, env)
-	opts.ServiceEnv = map[string]map[string]string{stack.IngestService: ingest}
+	issuing[stack.IngestService]["INGEST_RESYNC"] = "3s"
+	maps.Copy(issuing[stack.IngestService], env)
+	opts.ServiceEnv = issuing
 	if p.Stack, err = stack.New(ctx, opts); err != nil {
 		return nil, fmt.Errorf("start the services: %w", err)
 	}
@@ -67,6 +73,9 @@ func (p *Platform) Close(ctx context.Context) error {
 	if p.Backing != nil {
 		failed = errors.Join(failed, p.Backing.Stop(ctx))
 		p.Backing = nil
+	}
+	if p.keys != "" {
+		failed = errors.Join(failed, os.RemoveAll(p.keys))
 	}
 	return failed
 }

@@ -20,8 +20,23 @@ const auditTimeout = 5 * time.Minute
 
 // Verdict holds the database, the broker and what readers met against the ledger.
 func (t *Traffic) Verdict(ctx context.Context) (Verdict, error) {
+	// What was stored again is not waited for by a drain: it was read before.
+	for _, a := range t.tenants {
+		for more := a.doesRetain(); more; {
+			err := t.retry(ctx, func() (err error) {
+				more, err = t.step(ctx, a)
+				return err
+			})
+			if err != nil {
+				return Verdict{}, fmt.Errorf("read tenant %s to its end: %w", a.tenant, err)
+			}
+		}
+	}
 	j := newJudge(t.ledger)
 	if err := t.auditTables(ctx, j); err != nil {
+		return Verdict{}, err
+	}
+	if err := t.auditRetention(ctx, j); err != nil {
 		return Verdict{}, err
 	}
 	if err := t.auditDeadLetters(ctx, j); err != nil {
@@ -40,6 +55,9 @@ func (t *Traffic) Verdict(ctx context.Context) (Verdict, error) {
 			return Verdict{}, fmt.Errorf("read tenant %s backwards: %w", a.tenant, err)
 		}
 		j.backwards(a.tenant, seqs)
+	}
+	if err := t.auditUsage(ctx, j); err != nil {
+		return Verdict{}, err
 	}
 	return j.verdict(&t.found), nil
 }
@@ -151,18 +169,19 @@ func (t *Traffic) auditTable(ctx context.Context, j *judge, p partition) (n int6
 	case !p.attached:
 		j.found.add(faultLeftover, "the partition of tenant %s is detached", owner)
 	}
-	rows, err := t.operator.Query(ctx, `SELECT tenant_id, id, payload::text FROM ONLY `+pgx.Identifier{"public", p.name}.Sanitize())
+	rows, err := t.operator.Query(ctx, `SELECT tenant_id, id, payload::text, coalesce(bytes, -1) FROM ONLY `+pgx.Identifier{"public", p.name}.Sanitize())
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", p.name, err)
 	}
 	var tenant, id uuid.UUID
 	var payload []byte
-	_, err = pgx.ForEachRow(rows, []any{&tenant, &id, &payload}, func() error {
+	var size int64
+	_, err = pgx.ForEachRow(rows, []any{&tenant, &id, &payload, &size}, func() error {
 		n++
 		if tenant != owner {
 			j.found.add(faultForeign, "message %s of tenant %s is in the partition of tenant %s", id, tenant, owner)
 		}
-		j.row(tenant, id, payload)
+		j.row(tenant, id, payload, size)
 		return nil
 	})
 	if err != nil {

@@ -19,12 +19,12 @@ import (
 	"github.com/srireskianita/multi-tenant-messaging/libs/retry"
 )
 
-// RoundTrip publishes one message to every tenant that is not suspended, and returns when each has been confirmed and
+// RoundTrip publishes one message to every tenant that is neither suspended nor limited, and returns when each has been confirmed and
 // met by the follower of its tenant: the platform works for everybody. It needs Run or Drain to be running.
 func (t *Traffic) RoundTrip(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, a := range append([]*account{t.probe}, t.tenants...) {
-		if a.isQuiet() || !a.isLive() {
+		if a.isHeld() || !a.isLive() {
 			continue
 		}
 		group.Go(func() error {
@@ -42,11 +42,12 @@ func never() bool { return false }
 
 func ignore(item) {}
 
-// await returns when the follower of a has met all items, or the tenant was suspended meanwhile.
+// await returns when the follower of a has met all items, or the tenant was suspended or limited meanwhile. It does not wait for
+// what may be removed.
 func (t *Traffic) await(ctx context.Context, a *account, items []item) error {
 	for {
 		missing := slices.IndexFunc(items, func(m item) bool { return !m.poison && !a.hasSeen(m.seq) })
-		if missing < 0 || a.isQuiet() {
+		if missing < 0 || a.isHidden() {
 			return nil
 		}
 		if retry.Sleep(ctx, probePause) != nil {
@@ -278,6 +279,7 @@ func (t *Traffic) DeletedTenantInRetry(ctx context.Context) error {
 
 // deliverRetries publishes items into the retry tier until each is confirmed.
 func (t *Traffic) deliverRetries(ctx context.Context, a *account, items []item) error {
+	a.publishesDirectly(items...)
 	for wait := shortestPause; len(items) > 0; wait = min(2*wait, longestPause) {
 		messages := make([]publish.Message, len(items))
 		for i, m := range items {

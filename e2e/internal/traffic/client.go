@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ type clients struct {
 }
 
 func newClients(site Site) (*clients, error) {
-	shared, err := client.New(client.URLs{Ingest: site.IngestURL, Query: site.QueryURL}, client.StaticToken(""),
+	shared, err := client.New(client.URLs{Tenant: site.TenantURL, Ingest: site.IngestURL, Query: site.QueryURL}, client.StaticToken(""),
 		client.WithTransport(site.Transport), client.WithRetry(client.Retry{MaxAttempts: 1}), client.WithAttemptTimeout(callTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
@@ -64,25 +65,24 @@ func (c *clients) page(ctx context.Context, tenant uuid.UUID, descending bool, c
 	return of.Messages(client.MessageQuery{Cursor: cursor, Limit: pageLimit, Descending: descending}).Next(ctx)
 }
 
-// publish sends messages, alone or as a batch, and returns one outcome for each. The error is one of those that there were.
-func (c *clients) publish(ctx context.Context, tenant uuid.UUID, messages []client.Publishing, batch bool) ([]outcome, error) {
-	outcomes := make([]outcome, len(messages)) // unknown
+// publish sends messages, alone or as a batch, and returns an error, or nil, for each.
+func (c *clients) publish(ctx context.Context, tenant uuid.UUID, messages []client.Publishing, batch bool) []error {
 	of, err := c.client(tenant)
 	if err != nil {
-		return outcomes, err
+		return slices.Repeat([]error{err}, len(messages))
 	}
+	errs := make([]error, len(messages))
 	if batch {
-		results, err := of.PublishBatch(ctx, messages)
+		results, _ := of.PublishBatch(ctx, messages) // the error is one of the results
 		for i, r := range results {
-			outcomes[i] = outcomeOf(r.Err)
+			errs[i] = r.Err
 		}
-		return outcomes, err
+		return errs
 	}
 	for i, m := range messages {
-		_, failed := of.Publish(ctx, m)
-		outcomes[i], err = outcomeOf(failed), errors.Join(err, failed)
+		_, errs[i] = of.Publish(ctx, m)
 	}
-	return outcomes, err
+	return errs
 }
 
 // publishing is m as the client publishes it.
@@ -96,8 +96,10 @@ func outcomeOf(err error) outcome {
 	switch {
 	case err == nil:
 		return outcomeConfirmed
+	case ok && isDeclined(refused):
+		return outcomeDeclined
 	case ok && refused.Status < http.StatusInternalServerError && refused.Status >= http.StatusBadRequest &&
-		refused.Status != http.StatusRequestTimeout && refused.Status != http.StatusTooManyRequests:
+		refused.Status != http.StatusRequestTimeout:
 		return outcomeRefused
 	default:
 		return outcomeUnknown

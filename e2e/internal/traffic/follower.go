@@ -63,6 +63,9 @@ func (t *Traffic) readPage(a *account, p client.Page[client.Message]) {
 		kind, why := a.meet(uuid.UUID(m.TenantID), uuid.UUID(m.ID), m.Payload)
 		t.found.add(kind, "tenant %s reads message %s: %s", a.tenant, m.ID, why)
 	}
+	if p.Gap && !a.passGap() {
+		t.found.add(faultViolation, "tenant %s: a reader is told that it has missed messages, and none is ever removed", a.tenant)
+	}
 	if p.HasMore && len(p.Items) == 0 {
 		t.found.add(faultViolation, "tenant %s: an empty page says that there is more", a.tenant)
 	}

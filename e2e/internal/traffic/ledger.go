@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"sync"
@@ -32,10 +33,21 @@ type account struct {
 	confirmed bitset // the broker, or the API, has taken responsibility
 	refused   bitset // told to be impossible before any try could have been accepted
 	poison    bitset // cannot be stored
+	declined  bitset // over a limit, or with a token that was revoked: certainly not accepted, and not published again
+	direct    bitset // published over AMQP, all others over HTTP: they differ in their size
+	tooLarge  bitset // good ones that a limit of the payload has made dead letters, as far as a drain has looked
 	seen      bitset // a follower has met it
 	order     []uint32
 	quiet     bool   // suspended: what was offered from quietFrom on must not be consumed
 	quietFrom uint32 // guarded as all of them by mu
+	limited   bool   // limits may be in force
+	squeezed  bool   // that of the payload was once
+
+	retains   bool             // messages are removed; what follows is empty unless they are
+	removed   bitset           // as far as a drain has looked
+	witnessed int64            // owned by the drain: the place of the last removal that it has seen
+	reads     map[uint32]int64 // how often a follower has met a message again
+	gaps      int64            // how often it was told that messages are gone which it has not read
 }
 
 func newAccount(seed int64, tenant uuid.UUID, payloadBytes int) *account {
@@ -85,8 +97,33 @@ func (a *account) resolve(m item, o outcome) {
 		if !m.maybeAccepted && !a.confirmed.has(m.seq) {
 			a.refused.add(m.seq)
 		}
+	case outcomeDeclined:
+		if !m.maybeAccepted {
+			a.declined.add(m.seq)
+		}
 	case outcomeUnknown, outcomeReturned:
 	}
+}
+
+// publishesDirectly notes that items go over AMQP from their first try on.
+func (a *account) publishesDirectly(items ...item) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range items {
+		if !m.repeat {
+			a.direct.add(m.seq)
+		}
+	}
+}
+
+// size is how many bytes of a message are accepted: over HTTP the client sends it without white space. The caller holds a.mu.
+func (a *account) size(seq uint32) int64 {
+	payload := a.payload(seq, 0)
+	size := len(payload)
+	if !a.direct.has(seq) {
+		size -= bytes.Count(payload, []byte(" ")) // its strings have none
+	}
+	return int64(size)
 }
 
 // met picks one of the messages that a follower has met; false if there is none. It is stored.
@@ -99,22 +136,23 @@ func (a *account) met(pick func(n int) int) (uint32, bool) {
 	return a.order[pick(len(a.order))], true
 }
 
-// unresolved are at most n messages of which it is not known whether they were accepted.
-func (a *account) unresolved(n int) (good, poison []item) {
+// unresolved are at most n messages of which it is not known whether they were accepted, by the way in which they were published.
+func (a *account) unresolved(n int) (overHTTP, direct []item) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for seq := range a.next {
+		m := item{seq: seq, poison: a.poison.has(seq), maybeAccepted: true}
 		switch {
-		case len(good)+len(poison) == n:
-			return good, poison
-		case a.confirmed.has(seq) || a.refused.has(seq):
-		case a.poison.has(seq):
-			poison = append(poison, item{seq: seq, poison: true, maybeAccepted: true})
+		case len(overHTTP)+len(direct) == n:
+			return overHTTP, direct
+		case a.confirmed.has(seq) || a.refused.has(seq) || a.declined.has(seq):
+		case m.poison || a.direct.has(seq):
+			direct = append(direct, m)
 		default:
-			good = append(good, item{seq: seq, maybeAccepted: true})
+			overHTTP = append(overHTTP, m)
 		}
 	}
-	return good, poison
+	return overHTTP, direct
 }
 
 func (a *account) hasSeen(seq uint32) bool {
@@ -173,7 +211,10 @@ func (a *account) meet(tenant, id uuid.UUID, payload []byte) (fault, string) {
 	case seq >= a.next:
 		return faultForeign, "nobody has published this number yet"
 	case !a.seen.add(seq):
-		return faultViolation, "read a second time"
+		if !a.retains {
+			return faultViolation, "read a second time"
+		}
+		a.reads[seq]++ // it may have been stored a second time, too
 	}
 	a.order = append(a.order, seq)
 	switch {
@@ -194,18 +235,19 @@ type counts struct {
 	// not been read.
 	unknown, unseen int64
 	poisonConfirmed int64
+	declined        int64
 }
 
 func (a *account) counts() counts {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	unseen := a.confirmed.minus(&a.poison, &a.seen)
+	unseen := a.confirmed.minus(&a.poison, &a.seen, &a.tooLarge, &a.removed)
 	healthy := a.confirmed.minus(&a.poison)
 	refused := a.refused.minus(&a.confirmed)
 	return counts{
 		offered: int64(a.next), confirmed: a.confirmed.count, poison: a.poison.count, refused: refused.count, seen: a.seen.count,
-		unknown: int64(a.next) - a.confirmed.count - refused.count, unseen: unseen.count,
-		poisonConfirmed: a.confirmed.count - healthy.count,
+		unknown: int64(a.next) - a.confirmed.count - refused.count - a.declined.count, unseen: unseen.count,
+		poisonConfirmed: a.confirmed.count - healthy.count, declined: a.declined.count,
 	}
 }
 
@@ -218,12 +260,14 @@ func (c *counts) plus(d counts) {
 	c.unknown += d.unknown
 	c.unseen += d.unseen
 	c.poisonConfirmed += d.poisonConfirmed
+	c.declined += d.declined
 }
 
 // ledger has an account for every tenant that there is or was.
 type ledger struct {
 	seed         int64
 	payloadBytes int
+	large        bool // some messages are larger than others
 
 	mu        sync.Mutex
 	accounts  map[uuid.UUID]*account // guarded by mu
@@ -255,6 +299,7 @@ func newLedger(seed int64, payloadBytes int) *ledger {
 // open makes the account of a new tenant.
 func (l *ledger) open(tenant uuid.UUID) *account {
 	a := newAccount(l.seed, tenant, l.payloadBytes)
+	a.large = l.large
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a.neighbour = l.neighbour

@@ -17,7 +17,8 @@ type identity struct {
 	tenant uuid.UUID
 	tag    [6]byte // begins the ids
 	key    uint64
-	bytes  int // length of a payload, about
+	bytes  int  // length of a payload, about
+	large  bool // some are longer, see isLarge
 }
 
 func newIdentity(seed int64, tenant uuid.UUID, payloadBytes int) identity {
@@ -57,12 +58,16 @@ func (i *identity) seq(id uuid.UUID) (uint32, bool) {
 // that comparing it takes no parsing as a rule. Every revision of a message has another content.
 func (i *identity) payload(seq uint32, revision byte) []byte {
 	const hex, overhead = "0123456789abcdef", 110
-	p := make([]byte, 0, i.bytes+overhead)
+	length := i.bytes - overhead
+	if i.isLarge(seq) {
+		length += largeBytes
+	}
+	p := make([]byte, 0, max(length, 0)+2*overhead)
 	p = append(p, `{"n": `...)
 	p = strconv.AppendUint(p, uint64(seq), 10)
 	p = append(p, `, "pad": "ü\n\"`...) // what has to survive escaping
 	state := mix(i.key ^ uint64(seq)<<8 ^ uint64(revision))
-	for left := i.bytes - overhead; left > 0; left-- {
+	for left := length; left > 0; left-- {
 		if left%16 == 0 {
 			state = mix(state)
 		}
@@ -81,6 +86,15 @@ func (i *identity) payload(seq uint32, revision byte) []byte {
 func (i *identity) is(seq uint32, payload []byte) bool {
 	want := i.payload(seq, 0)
 	return bytes.Equal(want, payload) || sameJSON(want, payload)
+}
+
+// compacted is a payload without white space between its tokens.
+func compacted(payload []byte) []byte {
+	var out bytes.Buffer
+	if json.Compact(&out, payload) != nil { // it is JSON
+		return payload
+	}
+	return out.Bytes()
 }
 
 // claims is the number that a payload has in it; false if it has none, or says that it is of another tenant.

@@ -38,6 +38,19 @@ func TestIdentity(t *testing.T) {
 	})
 }
 
+// Sizes are those of what is sent: over HTTP that is what the client makes of a payload.
+func TestCompacted(t *testing.T) {
+	mine := newAccount(1, uuid.New(), 300)
+	mine.publishesDirectly(item{seq: 20})
+	require.EqualValues(t, len(mine.payload(20, 0)), mine.size(20))
+	for seq := range uint32(20) {
+		sent, err := json.Marshal(json.RawMessage(mine.payload(seq, 0)))
+		require.NoError(t, err)
+		require.Equal(t, string(sent), string(compacted(mine.payload(seq, 0))))
+		require.EqualValues(t, len(sent), mine.size(seq))
+	}
+}
+
 func TestPayload(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		mine := newIdentity(rapid.Int64().Draw(t, "seed"), anyTenant(t, "tenant"), rapid.IntRange(0, 2000).Draw(t, "bytes"))

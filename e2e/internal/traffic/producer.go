@@ -21,7 +21,8 @@ const (
 	outcomeUnknown  outcome = iota // accepted or not: to be repeated under the same id
 	outcomeReturned                // certainly not accepted: to be repeated
 	outcomeConfirmed
-	outcomeRefused // impossible, and no repetition will change that
+	outcomeRefused  // impossible, and no repetition will change that
+	outcomeDeclined // by a limit: certainly not accepted
 )
 
 // item is one message on its way.
@@ -110,7 +111,7 @@ func (p *producer) compose(n int) []item {
 			again.repeat = true
 			items = append(items, again)
 		}
-		if p.random.Float64() >= rewriteShare {
+		if p.random.Float64() >= rewriteShare || p.account.doesRetain() { // once it is removed, the other content may be stored
 			continue
 		}
 		// Only what is stored for certain is published with another content: of two on their way, either may come first.
@@ -134,10 +135,10 @@ func (p *producer) remember(m item) {
 }
 
 // deliver publishes items until each is confirmed or refused, or ctx ends, or the tenant is deleted. It returns what is
-// left.
+// left. What a limit declines it lets go of, and waits as it is told, unless an earlier try may have been accepted.
 func (t *Traffic) deliver(ctx context.Context, a *account, way way, items []item, confirmed func(item)) []item {
 	for wait := shortestPause; len(items) > 0 && ctx.Err() == nil && a.isLive(); {
-		outcomes := t.try(ctx, a, way, items)
+		outcomes, asked := t.try(ctx, a, way, items)
 		var left []item
 		for i, m := range items {
 			a.resolve(m, outcomes[i])
@@ -150,11 +151,18 @@ func (t *Traffic) deliver(ctx context.Context, a *account, way way, items []item
 				left = append(left, m)
 			case outcomeReturned:
 				left = append(left, m)
+			case outcomeDeclined:
+				if m.maybeAccepted && !m.repeat {
+					left = append(left, m)
+				}
 			}
 		}
 		if items = left; len(items) > 0 {
-			_ = retry.Sleep(ctx, wait)
+			asked = max(asked, wait)
 			wait = min(2*wait, longestPause)
+		}
+		if asked > 0 {
+			_ = retry.Sleep(ctx, asked)
 		}
 	}
 	return items
@@ -165,8 +173,8 @@ const (
 	longestPause  = time.Second
 )
 
-// try publishes items once.
-func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (outcomes []outcome) {
+// try publishes items once, and tells how long to wait if the platform asks for that.
+func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (outcomes []outcome, asked time.Duration) {
 	var err error
 	switch way {
 	case wayHTTP, wayBatch:
@@ -174,8 +182,20 @@ func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (o
 		for i, m := range items {
 			messages[i] = a.publishing(m)
 		}
-		outcomes, err = t.clients.publish(ctx, a.tenant, messages, way == wayBatch)
+		limited := a.isLimited()
+		errs := t.clients.publish(ctx, a.tenant, messages, way == wayBatch)
+		outcomes = make([]outcome, len(items))
+		for i := range errs {
+			outcomes[i], asked = outcomeOf(errs[i]), max(asked, retryAfter(errs[i]))
+		}
+		t.noteLimits(a, limited, outcomes, errs)
+		for i, o := range outcomes {
+			if err == nil && o != outcomeDeclined {
+				err = errs[i]
+			}
+		}
 	case wayAMQP:
+		a.publishesDirectly(items...)
 		messages := make([]publish.Message, len(items))
 		for i, m := range items {
 			messages[i] = a.message(m)
@@ -190,7 +210,7 @@ func (t *Traffic) try(ctx context.Context, a *account, way way, items []item) (o
 	if err != nil && ctx.Err() == nil {
 		t.remark(a, err)
 	}
-	return outcomes
+	return outcomes, asked
 }
 
 // message is m as it is published to the broker.

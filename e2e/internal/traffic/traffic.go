@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -35,11 +36,17 @@ type Options struct {
 	PoisonShare float64
 	// PayloadBytes is the length of a payload, about; 256 if 0.
 	PayloadBytes int
+	// Limits has limits of tenants changed during the run, and some messages larger than they allow.
+	Limits bool
+	// Retention has some tenants keep their messages for seconds only while [Traffic.Run] runs.
+	Retention bool
+	// Revocation has tokens and AMQP credentials issued, used and revoked during the run.
+	Revocation bool
 }
 
 // Site is where a platform is reached.
 type Site struct {
-	IngestURL, QueryURL string
+	TenantURL, IngestURL, QueryURL string
 	// The servers themselves: what producers and the judge see must not depend on the ways that are disturbed.
 	DatabaseURL, RabbitMQURL, RabbitMQManagementURL string
 	// Token is one that may do everything that the applications of a tenant do.
@@ -67,15 +74,19 @@ type Traffic struct {
 	producers []*producer
 	churned   atomic.Uint64 // numbers the choices of Churn
 
-	mu      sync.Mutex
-	armed   [hostileKinds]int64 // guarded by mu: confirmed messages, by kind
-	remarks map[string]int64    // guarded by mu: answers that a healthy platform never gives, by their code
+	limitChanges, rateLimited, tooLarge atomic.Int64
+
+	mu       sync.Mutex
+	armed    [hostileKinds]int64 // guarded by mu: confirmed messages, by kind
+	remarks  map[string]int64    // guarded by mu: answers that a healthy platform never gives, by their code
+	failures []error             // guarded by mu
+	revoked  Revocations         // guarded by mu
 }
 
 // New makes the traffic of p.
 func New(p *platform.Platform, opts Options) (*Traffic, error) {
 	return newTraffic(Site{
-		IngestURL: p.Stack.Ingest.URL, QueryURL: p.Stack.Query.URL,
+		TenantURL: p.Stack.Tenant.URL, IngestURL: p.Stack.Ingest.URL, QueryURL: p.Stack.Query.URL,
 		DatabaseURL: p.Backing.DatabaseURL, RabbitMQURL: p.Backing.RabbitMQURL, RabbitMQManagementURL: p.Backing.RabbitMQManagementURL,
 		Token: p.Stack.TenantToken, Admin: p.Admin(),
 	}, opts)
@@ -92,9 +103,11 @@ func newTraffic(site Site, opts Options) (*Traffic, error) {
 	if err != nil {
 		return nil, err
 	}
+	ledger := newLedger(opts.Seed, opts.PayloadBytes)
+	ledger.large = opts.Limits
 	return &Traffic{
-		site: site, opts: opts, ledger: newLedger(opts.Seed, opts.PayloadBytes), clients: clients,
-		hangUp: func() error { return nil }, remarks: make(map[string]int64),
+		site: site, opts: opts, ledger: ledger, clients: clients,
+		hangUp: func() error { return nil }, remarks: make(map[string]int64), revoked: newRevocations(),
 	}, nil
 }
 
@@ -124,18 +137,23 @@ func (t *Traffic) Start(ctx context.Context) error {
 		t.tenants = append(t.tenants, open())
 	}
 	const atOnce = 4
-	group, ctx := errgroup.WithContext(ctx)
+	group, creating := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for _, a := range t.ledger.all() {
 		group.Go(func() error {
-			if err := t.site.Admin.Create(ctx, a.tenant, workers); err != nil {
+			if err := t.site.Admin.Create(creating, a.tenant, workers); err != nil {
 				return err
 			}
-			return t.site.Admin.AwaitState(ctx, a.tenant, client.ConsumerRunning, workers)
+			return t.site.Admin.AwaitState(creating, a.tenant, client.ConsumerRunning, workers)
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("create the tenants: %w", err)
+	}
+	if t.opts.Retention {
+		if err := t.retain(ctx); err != nil {
+			return err
+		}
 	}
 	t.hire()
 	return nil
@@ -196,8 +214,32 @@ func (t *Traffic) Run(ctx context.Context) error {
 	for _, p := range t.producers {
 		group.Go(func() { p.run(ctx) })
 	}
+	if t.opts.Limits {
+		for range limiters {
+			group.Go(func() { t.limit(ctx) })
+		}
+	}
+	if t.opts.Revocation {
+		group.Go(func() { t.revokeTokens(ctx) })
+		group.Go(func() { t.revokeCredentials(ctx) })
+	}
 	group.Wait()
+	t.keepAll(ctx)
 	return nil
+}
+
+// fail notes that something was not done that has nothing to do with a message.
+func (t *Traffic) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failures = append(t.failures, err)
+}
+
+// Failures are what an operator could not do during the run.
+func (t *Traffic) Failures() []error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.failures)
 }
 
 // probePause is between two looks of a follower whose meeting of a message is waited for.
@@ -282,12 +324,12 @@ func (t *Traffic) Drain(ctx context.Context, say func(format string, args ...any
 // clear publishes what has no outcome until all of it has one, or ctx ends.
 func (t *Traffic) clear(ctx context.Context, a *account) {
 	for ctx.Err() == nil {
-		good, poison := a.unresolved(largestBatch)
-		if len(good)+len(poison) == 0 {
+		overHTTP, direct := a.unresolved(largestBatch)
+		if len(overHTTP)+len(direct) == 0 {
 			return
 		}
-		t.deliver(ctx, a, wayBatch, good, ignore)
-		t.deliver(ctx, a, wayAMQP, poison, ignore)
+		t.deliver(ctx, a, wayBatch, overHTTP, ignore)
+		t.deliver(ctx, a, wayAMQP, direct, ignore)
 		_ = retry.Sleep(ctx, shortestPause) // what is refused now may have been accepted before, and stays without an outcome
 	}
 }
@@ -309,6 +351,9 @@ func (t *Traffic) left(ctx context.Context) (rest, error) {
 	r := rest{deleting: int64(len(t.ledger.in(phaseDeleting)))}
 	var buried int64
 	accounts := t.ledger.in(phaseLive)
+	if err := t.lookForRemoved(ctx, accounts); err != nil {
+		return rest{}, err
+	}
 	tenants := make([]uuid.UUID, len(accounts))
 	for i, a := range accounts {
 		c := a.counts()
@@ -322,7 +367,11 @@ func (t *Traffic) left(ctx context.Context) (rest, error) {
 	if err != nil {
 		return rest{}, fmt.Errorf("count dead letters: %w", err)
 	}
-	r.unburied = max(r.unburied-buried, 0)
+	overLimit, err := t.overLimit(ctx, accounts)
+	if err != nil {
+		return rest{}, err
+	}
+	r.unburied = max(r.unburied-(buried-overLimit), 0)
 	queues, err := t.queues(ctx)
 	if err != nil {
 		return rest{}, err
@@ -331,6 +380,26 @@ func (t *Traffic) left(ctx context.Context) (rest, error) {
 		r.queued += q.Messages
 	}
 	return r, nil
+}
+
+// overLimit is how many good messages a limit of the payload has made dead letters. Nobody waits for those to be read.
+func (t *Traffic) overLimit(ctx context.Context, accounts []*account) (n int64, err error) {
+	for _, a := range accounts {
+		if !a.isSqueezed() {
+			continue
+		}
+		rows, err := t.operator.Query(ctx, `SELECT DISTINCT message_id FROM dead_letters WHERE tenant_id = $1 AND reason = $2 AND message_id IS NOT NULL`,
+			a.tenant, contract.ReasonTooLarge)
+		if err != nil {
+			return 0, fmt.Errorf("look for large dead letters: %w", err)
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return 0, fmt.Errorf("look for large dead letters: %w", err)
+		}
+		n += a.bury(ids)
+	}
+	return n, nil
 }
 
 // remark counts an answer that says neither yes nor "not now".

@@ -35,7 +35,7 @@ func start(t *testing.T, opts Options) *Traffic {
 	admin, err := platform.NewAdmin(s, client.WithTransport(transport), client.WithRetry(client.Retry{MaxAttempts: 1})) // nothing is disturbed
 	require.NoError(t, err)
 	traffic, err := newTraffic(Site{
-		IngestURL: s.Ingest.URL, QueryURL: s.Query.URL,
+		TenantURL: s.Tenant.URL, IngestURL: s.Ingest.URL, QueryURL: s.Query.URL,
 		DatabaseURL: on.DatabaseURL, RabbitMQURL: broker.URL, RabbitMQManagementURL: broker.ManagementURL,
 		Token: s.TenantToken, Admin: admin, Transport: transport,
 	}, opts)
@@ -137,6 +137,8 @@ func spoil(t *testing.T, traffic *Traffic, clean Verdict) {
 	require.Equal(t, int64(2), v.Corrupted, "in the table and by a reader: %v", v.Details)
 	require.Equal(t, int64(1), v.Leftover, "%v", v.Details)
 	require.Positive(t, v.Violations, "%v", v.Details)
+	require.Positive(t, v.Miscounted, "%v", v.Details)
+	require.Positive(t, v.Unequal, "%v", v.Details)
 }
 
 // Comparing contents is a comparison of bytes as long as PostgreSQL spells them as they were sent.

@@ -11,6 +11,13 @@ type Verdict struct {
 	// Offered is how many messages were made, Confirmed how many of them the platform took responsibility for. Poison
 	// are those of the confirmed ones that cannot be stored. Stored and DeadLettered are rows in the database.
 	Offered, Confirmed, Poison, Stored, DeadLettered int64
+	// Removed are those that a retention has removed, which is no loss; StoredAgain is how often one was stored after it had been removed.
+	Removed, StoredAgain int64
+	// Gaps is how often a reader that follows a cursor was told that messages were removed which it had not read.
+	Gaps int64
+	// Declined were over a limit or came with a revoked token, and are not stored. OverLimit are the good ones among the dead letters,
+	// which were larger than a limit of their tenant allowed when they were to be stored.
+	Declined, OverLimit int64
 
 	// Lost: confirmed, and neither stored nor a dead letter. Those of a deleted tenant were deleted by request.
 	Lost int64
@@ -32,6 +39,13 @@ type Verdict struct {
 	Refused int64
 	// Unknown: offered again and again, and never confirmed.
 	Unknown int64
+	// Miscounted: stored with another size than was accepted, and tenants whose usage is not what is stored.
+	Miscounted int64
+
+	// Used is what live tenants have used by the rows, each of which was held against the ledger; Said is what the API says of them,
+	// and Unequal are the tenants of which the two differ.
+	Used, Said Usage
+	Unequal    int64
 
 	// Details are the first of each kind.
 	Details []string
@@ -40,7 +54,7 @@ type Verdict struct {
 // Clean reports whether every promise was kept.
 func (v *Verdict) Clean() bool {
 	return v.Lost == 0 && v.Duplicated == 0 && v.Foreign == 0 && v.Violations == 0 && v.Corrupted == 0 &&
-		v.Misplaced == 0 && v.Leftover == 0 && v.Refused == 0 && v.Unknown == 0
+		v.Misplaced == 0 && v.Leftover == 0 && v.Refused == 0 && v.Unknown == 0 && v.Miscounted == 0
 }
 
 // fault is a kind of broken promise.
@@ -57,11 +71,13 @@ const (
 	faultLeftover
 	faultRefused
 	faultUnknown
+	faultMiscounted
+	faultKinds
 )
 
 func (f fault) String() string {
 	return [...]string{
-		"none", "lost", "duplicated", "foreign", "violation", "corrupted", "misplaced", "left over", "refused", "unknown",
+		"none", "lost", "duplicated", "foreign", "violation", "corrupted", "misplaced", "left over", "refused", "unknown", "miscounted",
 	}[f]
 }
 
@@ -71,7 +87,7 @@ const shownOfEach = 20
 // findings count faults while the run continues. They are safe for concurrent use; their zero value has none.
 type findings struct {
 	mu      sync.Mutex
-	count   [faultUnknown + 1]int64
+	count   [faultKinds]int64
 	details []string
 }
 
@@ -93,7 +109,7 @@ func (f *findings) into(v *Verdict) {
 	for kind, counter := range map[fault]*int64{
 		faultLost: &v.Lost, faultDuplicated: &v.Duplicated, faultForeign: &v.Foreign, faultViolation: &v.Violations,
 		faultCorrupted: &v.Corrupted, faultMisplaced: &v.Misplaced, faultLeftover: &v.Leftover, faultRefused: &v.Refused,
-		faultUnknown: &v.Unknown,
+		faultUnknown: &v.Unknown, faultMiscounted: &v.Miscounted,
 	} {
 		*counter += f.count[kind]
 	}
