@@ -110,9 +110,9 @@ func TestFractionsOfASecondCount(t *testing.T) {
 	require.Equal(t, 401, do(t, app, http.MethodGet, "/read", "").status) // starts fasthttp's clock, which never stops, outside of the bubble
 	synctest.Test(t, func(t *testing.T) {
 		token := withClaims(t, map[string]string{"exp": strconv.FormatInt(time.Now().Unix()-30, 10) + ".999"})
-		time.Sleep(998 * time.Millisecond) // of the clock of the bubble, which began with a second
+		time.Sleep(998 * time.Millisecond) //nolint:forbidigo // of the clock of the bubble, which began with a second
 		require.Equal(t, 200, do(t, app, http.MethodGet, "/read", token).status)
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) //nolint:forbidigo // likewise
 		require.Equal(t, 401, do(t, app, http.MethodGet, "/read", token).status)
 	})
 }

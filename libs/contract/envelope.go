@@ -9,12 +9,16 @@ import (
 
 // Limits of an [Envelope].
 const (
-	// MaxTypeBytes and MaxKeyBytes: those of a short string of AMQP 0-9-1, in which a type travels.
-	MaxTypeBytes, MaxKeyBytes = 255, 255
+	// MaxTypeBytes is that of a short string of AMQP 0-9-1, in which a type travels.
+	MaxTypeBytes = 255
+	// MaxKeyBytes is the same for the key.
+	MaxKeyBytes = 255
 	// MaxAttributes is the number of attributes of a message.
 	MaxAttributes = 16
-	// MaxAttributeNameBytes and MaxAttributeValueBytes are those of one attribute.
-	MaxAttributeNameBytes, MaxAttributeValueBytes = 64, 512
+	// MaxAttributeNameBytes is for the name of an attribute.
+	MaxAttributeNameBytes = 64
+	// MaxAttributeValueBytes is for its value.
+	MaxAttributeValueBytes = 512
 	// MaxAttributesBytes is for names and values of all attributes of a message together.
 	MaxAttributesBytes = 4 << 10
 )

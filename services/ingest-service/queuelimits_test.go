@@ -56,10 +56,10 @@ func (w *rateWorld) sendOne(tenant uuid.UUID, size int) error {
 }
 
 // fill publishes over AMQP until the queue refuses, and returns how many it has accepted.
-func (w *rateWorld) fill(tenant uuid.UUID, size int) (accepted int) {
+func (w *rateWorld) fill(tenant uuid.UUID) (accepted int) {
 	w.t.Helper()
 	for ; accepted < 1000; accepted++ {
-		err := w.sendOne(tenant, size)
+		err := w.sendOne(tenant, 1000)
 		if errors.Is(err, publish.ErrRejected) {
 			return accepted
 		}
@@ -130,15 +130,15 @@ func TestQueueLimits(t *testing.T) {
 
 			require.Equal(t, 5, w.accepted(instances-1, byMessages, 5), "below the limit nothing is refused")
 			require.Equal(t, 5, w.accepted(0, byBytes, 5))
-			require.InDelta(t, 5, w.fill(byMessages, 1000), slack)
-			require.InDelta(t, 5, w.fill(byBytes, 1000), slack)
+			require.InDelta(t, 5, w.fill(byMessages), slack)
+			require.InDelta(t, 5, w.fill(byBytes), slack)
 			w.requireFull(byMessages, all)
 			w.requireFull(byBytes, all)
 			require.Equal(t, 200, w.accepted(0, unlimited, 200), "what others have is nothing to it")
 
 			w.suspend(byMessages, 2, contract.Limits{QueueMaxMessages: 20}, w.names)
 			w.awaitLimit(byMessages, `{"max-length":20,"overflow":"reject-publish"}`)
-			require.InDelta(t, 10, w.fill(byMessages, 1000), 2*slack)
+			require.InDelta(t, 10, w.fill(byMessages), 2*slack)
 			w.requireFull(byMessages, all)
 
 			if instances > 1 { // the one that writes stops
@@ -222,11 +222,11 @@ func TestRaisedQueueLimits(t *testing.T) {
 	w.suspend(tenant, 1, contract.Limits{}, w.names)
 	w.suspend(raised, 1, contract.Limits{QueueMaxBytes: 20_000}, w.names)
 	w.awaitReason(raised, "")
-	require.InDelta(t, 20, w.fill(raised, 1000), slack)
+	require.InDelta(t, 20, w.fill(raised), slack)
 
 	w.suspend(tenant, 2, contract.Limits{QueueMaxBytes: 20_000}, w.names)
 	require.EqualValues(t, 5000, w.awaitReason(tenant, contract.QueueLimitsArgument).MaxBytes)
-	require.InDelta(t, 5, w.fill(tenant, 1000), slack)
+	require.InDelta(t, 5, w.fill(tenant), slack)
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	session, err := w.link.Session(ctx)
@@ -237,7 +237,7 @@ func TestRaisedQueueLimits(t *testing.T) {
 	}))
 	w.awaitReason(tenant, "")
 	require.Eventually(t, func() bool { return w.sendOne(tenant, 1000) == nil }, waitLimit, tick)
-	require.InDelta(t, 20, w.fill(tenant, 1000), slack+1)
+	require.InDelta(t, 20, w.fill(tenant), slack+1)
 }
 
 // An installation without the management API stores the limits of queues, and says that they are not enforced.

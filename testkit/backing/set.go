@@ -24,7 +24,7 @@ func NewSet(ctx context.Context) (_ *Set, err error) {
 			err = errors.Join(err, s.Release(context.WithoutCancel(ctx)))
 		}
 	}()
-	postgres, err := shared.server(ServicePostgres, nil)
+	postgres, err := shared.server(ServicePostgres, nil) //nolint:contextcheck // it outlives whoever asks first
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func NewSet(ctx context.Context) (_ *Set, err error) {
 		return nil, err
 	}
 	s.DatabaseURL, s.release = database.url, append(s.release, database.drop)
-	rabbitmq, err := shared.server(ServiceRabbitMQ, nil)
+	rabbitmq, err := shared.server(ServiceRabbitMQ, nil) //nolint:contextcheck // likewise
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func TestOutcomes(t *testing.T) {
 
 // What a tenant is given has to be taken: limits that contradict each other are refused.
 func TestLimitsDoNotContradictEachOther(t *testing.T) {
-	dice := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // reproducible
+	dice := rand.New(rand.NewPCG(1, 2))
 	seen := make(map[client.Limit]int)
 	for range 200 {
 		patch, workers := limits(dice)

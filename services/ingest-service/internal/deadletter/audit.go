@@ -96,7 +96,7 @@ func replayStepEvent(by audit.Origin, tenant uuid.UUID, filter Filter) func([]Re
 				step.Replayed++
 			case ResultAlreadyStored:
 				step.AlreadyStored++
-			case resultRefused: // nothing has changed
+			case resultRefused, resultRateLimited: // nothing has changed
 			}
 		}
 		step.Kept = step.Replayed + step.AlreadyStored - removed

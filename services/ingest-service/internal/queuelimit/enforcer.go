@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -382,10 +383,11 @@ const maxShown = 5
 // report tells of queues that drop messages.
 func (e *Enforcer) report(dropping []queue) {
 	e.dropping.Set(float64(len(dropping)))
-	named := ""
+	var shown []string
 	for _, q := range dropping[:min(maxShown, len(dropping))] {
-		named += fmt.Sprintf(" %s (%s)", q.Name, q.Policy)
+		shown = append(shown, fmt.Sprintf("%s (%s)", q.Name, q.Policy))
 	}
+	named := strings.Join(shown, " ")
 	if named == e.dropped {
 		return
 	}
@@ -395,7 +397,7 @@ func (e *Enforcer) report(dropping []queue) {
 		e.cfg.Degrade(nil)
 		return
 	}
-	err := fmt.Errorf("%w: %d, such as%s", errDropping, len(dropping), named)
+	err := fmt.Errorf("%w: %d, such as %s", errDropping, len(dropping), named)
 	e.log.Error("remove overflow from the policy; see the runbook", zap.Error(err))
 	e.cfg.Degrade(err)
 }

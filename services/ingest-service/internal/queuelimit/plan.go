@@ -193,7 +193,7 @@ func naming(limits Limits, ids []uuid.UUID, begun map[string]int) []policy {
 		if short := name[:shortID]; begun[short] == 1 {
 			name = short
 		}
-		part := hash.Sum32() % uint32(parts) //nolint:gosec // few
+		part := hash.Sum32() % uint32(parts)
 		named[part] = append(named[part], name)
 	}
 	var policies []policy
@@ -215,7 +215,7 @@ const exactBits = 4
 // 1 to 4 keep 4 to 1 significant bits, so that the loss is below an eighth, a quarter and a half; the next ones keep powers of 4, 16, 256 and
 // so on. On the last level, the tenth, there is one step.
 func roundDown(limit int64, level int) int64 {
-	length := bits.Len64(uint64(limit)) //nolint:gosec // never negative
+	length := bits.Len64(uint64(limit))
 	switch {
 	case limit == 0 || level == 0:
 		return limit
