@@ -61,7 +61,7 @@ func TestEnvelopesOnEveryWay(t *testing.T) {
 	_, err = c.ReplayDeadLetter(t.Context(), dead[0].ID)
 	problem, ok := errors.AsType[*client.Problem](err)
 	require.True(t, ok, "%v", err)
-	require.Equal(t, "bad_envelope", problem.Code)
+	require.EqualValues(t, "bad_envelope", problem.Code)
 	_, err = c.ReplayDeadLetterEdited(t.Context(), dead[0].ID, client.Edit{Envelope: &full})
 	require.NoError(t, err)
 	want[broken] = full

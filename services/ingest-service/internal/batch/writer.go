@@ -74,7 +74,7 @@ type Stats struct {
 }
 
 // reasonCount is held to the number of contract.Reasons by a test.
-const reasonCount = 8
+const reasonCount = 9
 
 // DeadLettered is the counter of one reason.
 func (s *Stats) DeadLettered(reason contract.Reason) *atomic.Int64 {

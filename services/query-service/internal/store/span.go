@@ -176,7 +176,7 @@ func pageSQL(db *gorm.DB, query Query, s span, newest int32, n int) (statement s
 		rows = `(` + rows + strings.Repeat(` UNION ALL (?)`, len(parts)-1) + ` LIMIT ?)`
 		args = append(args, n)
 	}
-	made := db.Raw(`WITH `+with+` SELECT NULL::uuid, NULL::jsonb, NULL::timestamptz, epoch, xid, ord FROM removed UNION ALL `+rows, args...).
+	made := db.Raw(`WITH `+with+` SELECT NULL::uuid, NULL::jsonb, NULL::text, NULL::text, NULL::jsonb, NULL::timestamptz, epoch, xid, ord FROM removed UNION ALL `+rows, args...).
 		Find(&[]map[string]any{}).Statement
 	return made.SQL.String(), made.Vars
 }
