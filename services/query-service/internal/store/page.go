@@ -189,7 +189,7 @@ func (p *pageReader) readRemoved(rows pgx.Rows) (over bool, err error) {
 	if rows.RawValues()[0] != nil {
 		return false, errDisorder
 	}
-	if err := rows.Scan(nil, nil, nil, &removed.Epoch, &removed.Xid, &removed.Ord); err != nil {
+	if err := rows.Scan(nil, nil, nil, nil, nil, nil, &removed.Epoch, &removed.Xid, &removed.Ord); err != nil {
 		return false, err
 	}
 	if p.messages == 0 {
