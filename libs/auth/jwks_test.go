@@ -77,7 +77,7 @@ func TestKeysStayWhileTheKeySetIsDown(t *testing.T) {
 	server.fail(true)
 
 	require.Equal(t, 401, do(t, app, http.MethodGet, "/read", k.rs256(t, "unknown")).status)
-	require.Equal(t, 1, logs.FilterMessageSnippet("could not be refreshed").Len(), "it has been tried")
+	require.Eventually(t, func() bool { return logs.FilterMessageSnippet("could not be refreshed").Len() == 1 }, 20*time.Second, 10*time.Millisecond, "it has been tried")
 	require.Equal(t, 200, do(t, app, http.MethodGet, "/read", k.rs256(t, "rsa")).status)
 }
 

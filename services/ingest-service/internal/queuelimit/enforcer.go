@@ -27,20 +27,21 @@ type Registry interface {
 	Registered(ctx context.Context, behind uuid.UUID) ([]store.Registration, error)
 }
 
+// Everything is done at multiples of [Config.Interval].
 const (
-	// interval is between two looks at whether the registry has changed. What changes in between is written together.
-	interval = time.Second
+	// defaultInterval is between two looks at whether the registry has changed. What changes in between is written together.
+	defaultInterval = time.Second
 	// retryLongest is the longest pause after a fault, give or take a half: a login that is refused is so for hours.
-	retryLongest = 10 * time.Second
-	// compareInterval is between two comparisons with the policies that are there, although nothing was changed.
-	compareInterval = 5 * time.Second
-	// standbyInterval is the same for an instance that does not lead: the one that does may be of a version that knows nothing of this.
-	standbyInterval = 30 * time.Second
-	// verifyInterval is between two looks at the queues, verifyDiffering while some are held to something else, and verifyPause after a
+	retryLongest = 10
+	// compareEvery is between two comparisons with the policies that are there, although nothing was changed.
+	compareEvery = 5
+	// standbyEvery is the same for an instance that does not lead: the one that does may be of a version that knows nothing of this.
+	standbyEvery = 30
+	// verifyEvery is between two looks at the queues, verifyDiffering while some are held to something else, and verifyPause after a
 	// change: that is the shortest time, as long as a look takes no more than a tenth of it.
-	verifyInterval  = time.Minute
-	verifyDiffering = 15 * time.Second
-	verifyPause     = 5 * time.Second
+	verifyEvery     = 60
+	verifyDiffering = 15
+	verifyPause     = 5
 	verifyShare     = 10
 )
 
@@ -54,7 +55,12 @@ type Config struct {
 	Changed func(tenant uuid.UUID)
 	// Degrade is told what is wrong with queues, nil for nothing.
 	Degrade func(error)
+	// Interval is between two looks at the registry; others are multiples of it. Default: a second.
+	Interval time.Duration
 }
+
+// times is so many intervals.
+func (c Config) times(n int) time.Duration { return time.Duration(n) * c.Interval }
 
 // Enforcer has the broker hold all queues to the limits of their tenants.
 type Enforcer struct {
@@ -89,6 +95,9 @@ func New(cfg Config, registry Registry, reg prometheus.Registerer, log *zap.Logg
 	api, err := management.New(cfg.ManagementURL, cfg.URL)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = defaultInterval
 	}
 	e := &Enforcer{
 		cfg: cfg, broker: broker{api}, registry: registry, log: log,
@@ -136,9 +145,9 @@ func (e *Enforcer) Of(tenant uuid.UUID, limits contract.Limits) *contract.QueueL
 
 // Run enforces limits until ctx ends. Whatever fails is tried again.
 func (e *Enforcer) Run(ctx context.Context) error {
-	pauses := retry.Backoff(interval, retryLongest)
+	pauses := retry.Backoff(e.cfg.Interval, e.cfg.times(retryLongest))
 	for ctx.Err() == nil {
-		pause := interval
+		pause := e.cfg.Interval
 		if err := e.round(ctx); err != nil {
 			pause = pauses.NextBackOff()
 			e.reportFailure(ctx, err)
@@ -170,7 +179,7 @@ func (e *Enforcer) round(ctx context.Context) error {
 	leads := e.cfg.Leads()
 	if !leads {
 		e.stand()
-		if time.Since(e.compared) < standbyInterval {
+		if time.Since(e.compared) < e.cfg.times(standbyEvery) {
 			return nil
 		}
 	}
@@ -178,7 +187,7 @@ func (e *Enforcer) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !changed && !e.failing && leads && time.Since(e.compared) < compareInterval {
+	if !changed && !e.failing && leads && time.Since(e.compared) < e.cfg.times(compareEvery) {
 		return e.verifyIfDue(ctx)
 	}
 	err = e.enforce(ctx)
@@ -259,14 +268,14 @@ func (e *Enforcer) enforce(ctx context.Context) error {
 
 // verifyIfDue looks at what the queues are held to.
 func (e *Enforcer) verifyIfDue(ctx context.Context) error {
-	pause := verifyInterval
+	pause := e.cfg.times(verifyEvery)
 	switch {
 	case e.unverified:
-		pause = verifyPause
+		pause = e.cfg.times(verifyPause)
 	case e.differing:
-		pause = verifyDiffering
+		pause = e.cfg.times(verifyDiffering)
 	}
-	if time.Since(e.verifiedAt) < max(pause, min(verifyShare*e.verifyTook, verifyInterval)) {
+	if time.Since(e.verifiedAt) < max(pause, min(verifyShare*e.verifyTook, e.cfg.times(verifyEvery))) {
 		return nil
 	}
 	began := time.Now()

@@ -35,6 +35,8 @@ import (
 )
 
 const (
+	// interval makes a second of the enforcer short. What the broker tells of its queues is still up to five seconds old.
+	interval  = 100 * time.Millisecond
 	waitLimit = time.Minute // a limit for a machine that is busy with other packages; nothing takes nearly as long
 	poll      = 20 * time.Millisecond
 )
@@ -160,6 +162,7 @@ func (w *world) start() (stop func()) {
 			defer w.mu.Unlock()
 			w.degraded = err
 		},
+		Interval: interval,
 	}, w.registry, metrics, zap.NewNop())
 	require.NoError(w.t, err)
 	w.enforcer, w.metrics = enforcer, metrics
