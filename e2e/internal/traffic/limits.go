@@ -23,8 +23,8 @@ const (
 	largeEvery   = 32
 	largeBytes   = 4 << 10
 	payloadLimit = 1 << 10
-	// patience is the longest that a producer waits because it was asked to: the limit may be lifted before.
-	patience = 2 * time.Second
+	// longestWait is the longest that a producer waits because it was asked to: the limit may be lifted before.
+	longestWait = 2 * time.Second
 )
 
 // isLarge reports whether a message is larger than a limit of its tenant may allow.
@@ -203,7 +203,7 @@ func isDeclined(refused *client.Problem) bool {
 // retryAfter is how long an error asks to wait, within what a producer is willing to.
 func retryAfter(err error) time.Duration {
 	if refused, ok := errors.AsType[*client.Problem](err); ok {
-		return min(refused.RetryAfter, patience)
+		return min(refused.RetryAfter, longestWait)
 	}
 	return 0
 }

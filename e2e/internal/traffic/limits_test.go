@@ -43,7 +43,7 @@ func TestOutcomes(t *testing.T) {
 			require.Equal(t, want == outcomeDeclined, traffic.Limits() != Limits{}, name)
 		}
 	}
-	require.Equal(t, patience, retryAfter(fmt.Errorf("publish: %w", rate)), "no longer than the limit may last")
+	require.Equal(t, longestWait, retryAfter(fmt.Errorf("publish: %w", rate)), "no longer than the limit may last")
 	require.Zero(t, retryAfter(nil))
 }
 
